@@ -1,0 +1,73 @@
+"""Resumable streams on the storage you already run.
+
+The contract is in `streamstores.store`, and every error in `streamstores.errors`. The store
+classes load their drivers when they are first touched.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from streamstores.errors import (
+    Conflict,
+    CorruptData,
+    InvalidRequest,
+    LimitExceeded,
+    OffsetOutOfRange,
+    OutcomeUnknown,
+    ProducerLost,
+    StoreUnavailable,
+    StreamClosed,
+    StreamExists,
+    StreamNotFound,
+    StreamStoreError,
+)
+from streamstores.follow import Follower, follow
+from streamstores.limits import Limits
+from streamstores.opening import load_class, open_store
+from streamstores.store import Page, Record, State, StreamInfo, StreamStore
+from streamstores.writer import StreamWriter
+
+if TYPE_CHECKING:
+    from streamstores.backends.memory import MemoryStreamStore as MemoryStreamStore
+    from streamstores.backends.sqlite import SQLiteStreamStore as SQLiteStreamStore
+
+__version__ = "0.1.0"
+
+# Not in __all__: `from streamstores import *` must not need every driver.
+_STORES = frozenset({"MemoryStreamStore", "SQLiteStreamStore"})
+
+__all__ = [
+    "Conflict",
+    "CorruptData",
+    "Follower",
+    "InvalidRequest",
+    "LimitExceeded",
+    "Limits",
+    "OffsetOutOfRange",
+    "OutcomeUnknown",
+    "Page",
+    "ProducerLost",
+    "Record",
+    "State",
+    "StoreUnavailable",
+    "StreamClosed",
+    "StreamExists",
+    "StreamInfo",
+    "StreamNotFound",
+    "StreamStore",
+    "StreamStoreError",
+    "StreamWriter",
+    "follow",
+    "open_store",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _STORES:
+        return load_class(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_STORES])

@@ -1,0 +1,126 @@
+"""What a mutation may do to a stream: the rules every backend keeps, as pure functions.
+
+A backend either runs them under its own lock (memory, SQLite, S3), or states the same
+conditions in its own language (SQL, Lua) and calls `refuse` to say why nothing matched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from itertools import accumulate
+from typing import NamedTuple
+
+from streamstores import limits as bounds
+from streamstores.errors import Conflict, InvalidRequest, StreamClosed
+from streamstores.limits import Limits
+from streamstores.store import Record, State, StateLike, StreamInfo
+
+
+class Mutation(NamedTuple):
+    """A checked request to `append`."""
+
+    chunks: tuple[bytes, ...]
+    at: int | None
+    version: int | None
+    state: State | None
+    error: str | None
+    attributes: Mapping[str, str] | None
+    """None: they stay."""
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.chunks))
+
+
+def check_mutation(
+    limits: Limits,
+    chunks: tuple[bytes, ...],
+    at: int | None,
+    version: int | None,
+    state: StateLike | None,
+    error: str | None,
+    attributes: Mapping[str, str] | None,
+) -> Mutation:
+    """The request in its checked form; raises `InvalidRequest`."""
+    new_state = None if state is None else check_state(state)
+    if error is not None and new_state is not State.ERROR:
+        raise InvalidRequest("error goes with state='error'")
+    bounds.check_error(error, limits)
+    return Mutation(
+        bounds.check_chunks(chunks, limits),
+        None if at is None else bounds.check_offset(at, "at"),
+        None if version is None else bounds.check_version(version),
+        new_state,
+        error,
+        None if attributes is None else bounds.check_attributes(attributes, limits),
+    )
+
+
+def check_state(state: StateLike) -> State:
+    try:
+        return State(state)
+    except ValueError as exc:
+        raise InvalidRequest(f"a state is one of {', '.join(State)}, not {state!r}") from exc
+
+
+def check_end_state(state: StateLike) -> State:
+    """What `mark_done` accepts: every state but streaming."""
+    end_state = check_state(state)
+    if end_state is State.STREAMING:
+        raise InvalidRequest("mark_done takes 'stopped', 'done' or 'error'")
+    return end_state
+
+
+def changes_nothing(info: StreamInfo, mutation: Mutation) -> bool:
+    """Whether the stream already is what `mutation` wants: a repeated stop or end."""
+    return (
+        info.state is mutation.state
+        and info.state is not State.STREAMING
+        and not mutation.chunks
+        and mutation.attributes is None
+    )
+
+
+def refuse(info: StreamInfo, mutation: Mutation) -> None:
+    """Raise `StreamClosed` or `Conflict` where `mutation` may not happen to this stream."""
+    if not _state_allows(info.state, mutation):
+        raise StreamClosed(f"stream {info.id!r} is {info.state}", info)
+    if mutation.at is not None and mutation.at != info.tail:
+        raise Conflict(f"stream {info.id!r} ends at {info.tail}, not {mutation.at}", info)
+    if mutation.version is not None and mutation.version != info.version:
+        raise Conflict(
+            f"stream {info.id!r} is at version {info.version}, not {mutation.version}", info
+        )
+
+
+def _state_allows(state: State, mutation: Mutation) -> bool:
+    if state is State.STREAMING:
+        return True
+    if state is State.STOPPED:
+        if mutation.state is State.STREAMING:
+            return True
+        return mutation.state in (State.DONE, State.ERROR) and not mutation.chunks
+    return False
+
+
+def mutated(info: StreamInfo, mutation: Mutation, now: datetime) -> StreamInfo:
+    """The info after `mutation`, at `now` on the backend's clock."""
+    return StreamInfo(
+        info.id,
+        info.state if mutation.state is None else mutation.state,
+        info.tail + mutation.size,
+        info.version + 1,
+        info.error if mutation.error is None else mutation.error,
+        info.attributes if mutation.attributes is None else mutation.attributes,
+        info.created_at,
+        info.ttl,
+        info.expires_at if info.ttl is None else now + timedelta(seconds=info.ttl),
+    )
+
+
+def records_of(chunks: tuple[bytes, ...], tail: int) -> list[Record]:
+    """The records that `chunks` become; `tail` is the end after the last of them."""
+    start = tail - sum(map(len, chunks))
+    offsets = accumulate(map(len, chunks[:-1]), initial=start)
+    return list(map(Record, offsets, chunks))

@@ -1,0 +1,210 @@
+"""The in-process table of who wants to hear of which stream, held by each backend.
+
+A backend tells it of every mutation it committed itself (`committed`), of every stream that
+ended, and of every notice that arrived from elsewhere (`noticed`, `noticed_all`). A notice
+carries no truth: it only makes the watcher ask the backend again, so one too many does no
+harm, and one too few is mended by the poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timezone
+
+from streamstores.errors import StoreUnavailable, StreamNotFound
+from streamstores.store import Record, StreamInfo
+
+_LONGEST_SLEEP = 86_400.0
+
+Absorb = Callable[[StreamInfo, Sequence[Record]], bool]
+
+
+class Bell:
+    """A flag that one party sets and one other waits for, much cheaper than an Event and a
+    `wait_for`."""
+
+    __slots__ = ("_rung", "_waiter")
+
+    def __init__(self) -> None:
+        self._rung = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        self._rung = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def clear(self) -> None:
+        self._rung = False
+
+    async def wait(self, timeout: float | None) -> bool:
+        """Wait for a ring, at most `timeout` seconds; True, and cleared, if there was one."""
+        if not self._rung and (timeout is None or timeout > 0):
+            await self._sleep(timeout)
+        rung, self._rung = self._rung, False
+        return rung
+
+    async def _sleep(self, timeout: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        waiter = self._waiter = loop.create_future()
+        timer = None
+        if timeout is not None:
+            timer = loop.call_later(min(timeout, _LONGEST_SLEEP), _finish, waiter)
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+
+class Watch(Bell):
+    """One party's interest in one stream.
+
+    `absorb` takes what this process itself committed; where it says True, the watcher
+    knows all that the commit changed and is not woken.
+    """
+
+    __slots__ = ("_absorb", "_closed", "_wakeups", "stream_id")
+
+    def __init__(self, wakeups: Wakeups, stream_id: str, absorb: Absorb | None) -> None:
+        super().__init__()
+        self.stream_id = stream_id
+        self._wakeups = wakeups
+        self._absorb = absorb
+        self._closed = False
+
+    def committed(self, info: StreamInfo, records: Sequence[Record]) -> None:
+        if self._absorb is None or not self._absorb(info, records):
+            self.ring()
+
+    def shut(self) -> None:
+        self._closed = True
+        self.ring()
+
+    async def wait(self, timeout: float | None) -> bool:
+        """As a bell's; raises `StoreUnavailable` when the store is closed."""
+        if not self._closed:
+            rung = await super().wait(timeout)
+        if self._closed:
+            raise StoreUnavailable("the store was closed")
+        return rung
+
+    def __enter__(self) -> Watch:
+        self._wakeups.add(self)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._wakeups.remove(self)
+
+
+class Wakeups:
+    """The table of watches.
+
+    `on_watched(stream_id, watched)` hears of a stream's first watcher and of its last.
+    """
+
+    def __init__(self, on_watched: Callable[[str, bool], None] | None = None) -> None:
+        self._watches: dict[str, list[Watch]] = {}
+        self._on_watched = on_watched
+        self._closed = False
+
+    def watch(self, stream_id: str, absorb: Absorb | None = None) -> Watch:
+        """A watch, registered while it is entered. Enter it before reading: then nothing
+        can slip between the read and the wait."""
+        return Watch(self, stream_id, absorb)
+
+    def add(self, watch: Watch) -> None:
+        watches = self._watches.get(watch.stream_id)
+        if watches is None:
+            self._watches[watch.stream_id] = [watch]
+            if self._on_watched is not None:
+                self._on_watched(watch.stream_id, True)
+        else:
+            watches.append(watch)
+        if self._closed:
+            watch.shut()
+
+    def remove(self, watch: Watch) -> None:
+        watches = self._watches.get(watch.stream_id)
+        if watches is None or watch not in watches:
+            return
+        watches.remove(watch)
+        if not watches:
+            del self._watches[watch.stream_id]
+            if self._on_watched is not None:
+                self._on_watched(watch.stream_id, False)
+
+    @property
+    def watched(self) -> list[str]:
+        """The ids that somebody watches now."""
+        return list(self._watches)
+
+    def committed(self, info: StreamInfo, records: Sequence[Record] = ()) -> None:
+        """This store applied a mutation: `info` is its result, `records` what it added."""
+        for watch in self._watches.get(info.id, ()):
+            watch.committed(info, records)
+
+    def noticed(self, stream_id: str) -> None:
+        """The stream may have changed, ended or begun anew, here or elsewhere."""
+        for watch in self._watches.get(stream_id, ()):
+            watch.ring()
+
+    def noticed_all(self) -> None:
+        """Notices may have been lost: everybody asks again."""
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.ring()
+
+    def close(self) -> None:
+        self._closed = True
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.shut()
+
+    async def wait(
+        self,
+        info: Callable[[str], Awaitable[StreamInfo]],
+        stream_id: str,
+        *,
+        version: int,
+        timeout: float,
+        poll_interval: float,
+    ) -> StreamInfo:
+        """`StreamStore.wait`, made of a store's `info` and its notices: one `info` at first
+        and one for each notice."""
+        deadline = time.monotonic() + timeout
+        with self.watch(stream_id) as watch:
+            first = current = await info(stream_id)
+            while current.version == version:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                await watch.wait(min(left, recheck_after(current, poll_interval)))
+                current = await info(stream_id)
+                if is_namesake(first, current):
+                    raise StreamNotFound(stream_id)
+            return current
+
+
+def is_namesake(earlier: StreamInfo, later: StreamInfo) -> bool:
+    """Whether `later` is another stream that was begun under the same id (clause 11)."""
+    return later.created_at != earlier.created_at or later.version < earlier.version
+
+
+def recheck_after(info: StreamInfo, poll_interval: float) -> float:
+    """Seconds to the next look at a quiet stream: the poll, or its end if that is sooner.
+
+    The end is on the backend's clock; where this machine's is wrong the poll still finds it.
+    """
+    if info.expires_at is None:
+        return poll_interval
+    to_the_end = (info.expires_at - datetime.now(timezone.utc)).total_seconds()
+    return min(poll_interval, max(to_the_end, 0.0) + 0.05)
+
+
+def _finish(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

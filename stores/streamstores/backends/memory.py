@@ -1,0 +1,298 @@
+"""Streams in this process's memory: the reference for the contract's semantics."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import weakref
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime, timedelta, timezone
+
+from streamstores import limits as bounds
+from streamstores._rules import (
+    Mutation,
+    changes_nothing,
+    check_end_state,
+    check_mutation,
+    check_state,
+    mutated,
+    records_of,
+    refuse,
+)
+from streamstores._wakeups import Wakeups
+from streamstores.errors import (
+    InvalidRequest,
+    OffsetOutOfRange,
+    StreamExists,
+    StreamNotFound,
+)
+from streamstores.limits import Limits
+from streamstores.store import Page, Record, State, StateLike, StreamInfo
+
+__all__ = ["MemoryStreamStore"]
+
+
+class _Stream:
+    __slots__ = ("ends", "info", "records")
+
+    def __init__(self, info: StreamInfo) -> None:
+        self.info = info
+        self.records: list[Record] = []
+        self.ends: list[int] = []  # ends[i] == records[i].end, for bisection
+
+
+class MemoryStreamStore:
+    """Streams kept in plain lists of one process, for one event loop.
+
+    Survives nothing: all streams end with the process. Every operation is a few dictionary
+    and list steps without a suspension, so each is atomic and none is ever `OutcomeUnknown`.
+    Expired streams leave memory by a timer, at their time.
+    """
+
+    capabilities = frozenset({"list"})
+
+    def __init__(self, *, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self._streams: dict[str, _Stream] = {}
+        self._wakeups = Wakeups()
+        self._closed = False
+        # (time, id), at least one entry for each stream that expires, at its end or before.
+        self._ends: list[tuple[datetime, str]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def from_url(cls, url: str) -> MemoryStreamStore:
+        """`memory://`: a new store of its own at every call."""
+        if url.rstrip("/") != "memory:":
+            raise InvalidRequest(f"memory:// takes no path and no options: {url!r}")
+        return cls()
+
+    async def create(
+        self,
+        stream_id: str,
+        *chunks: bytes,
+        ttl: float | None = None,
+        expires_at: datetime | None = None,
+        attributes: Mapping[str, str] | None = None,
+        state: StateLike = State.STREAMING,
+    ) -> StreamInfo:
+        bounds.check_stream_id(stream_id, self.limits)
+        ttl = bounds.check_expiry(ttl, expires_at)
+        chunks = bounds.check_chunks(chunks, self.limits)
+        attributes = bounds.check_attributes(attributes, self.limits)
+        state = check_state(state)
+        existing = self._find(stream_id)
+        if existing is not None:
+            raise StreamExists(f"stream {stream_id!r} exists", existing.info)
+        now = _now()
+        info = StreamInfo(
+            stream_id,
+            state,
+            sum(map(len, chunks)),
+            bounds.first_version(),
+            None,
+            attributes,
+            now,
+            ttl,
+            expires_at if ttl is None else now + timedelta(seconds=ttl),
+        )
+        stream = self._streams[stream_id] = _Stream(info)
+        _extend(stream, records_of(chunks, info.tail))
+        self._remember_end(info)
+        self._wakeups.noticed(stream_id)
+        return info
+
+    async def append(
+        self,
+        stream_id: str,
+        *chunks: bytes,
+        at: int | None = None,
+        version: int | None = None,
+        state: StateLike | None = None,
+        error: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> StreamInfo:
+        mutation = check_mutation(self.limits, chunks, at, version, state, error, attributes)
+        return self._apply(self._get(stream_id), mutation)
+
+    def _apply(self, stream: _Stream, mutation: Mutation) -> StreamInfo:
+        if changes_nothing(stream.info, mutation):
+            return stream.info
+        refuse(stream.info, mutation)
+        info = stream.info = mutated(stream.info, mutation, _now())
+        records = records_of(mutation.chunks, info.tail)
+        _extend(stream, records)
+        self._wakeups.committed(info, records)
+        return info
+
+    async def mark_done(
+        self,
+        stream_id: str,
+        state: StateLike = State.DONE,
+        *,
+        error: str | None = None,
+        version: int | None = None,
+    ) -> StreamInfo:
+        return await self.append(
+            stream_id, state=check_end_state(state), error=error, version=version
+        )
+
+    async def read(
+        self, stream_id: str, offset: int = 0, *, max_bytes: int = 1_048_576
+    ) -> Page:
+        offset = bounds.check_offset(offset)
+        bounds.check_max_bytes(max_bytes)
+        stream = self._get(stream_id)
+        info = stream.info
+        if offset >= info.tail:
+            if offset > info.tail:
+                raise OffsetOutOfRange(stream_id, offset, tail=info.tail)
+            return Page([], offset, info)
+        first = bisect_right(stream.ends, offset)
+        last = max(bisect_right(stream.ends, offset + max_bytes), first + 1)
+        records = stream.records[first:last]
+        head = records[0]
+        if head.offset < offset:
+            records[0] = Record(offset, head.data[offset - head.offset :])
+        return Page(records, records[-1].end, info)
+
+    async def wait(self, stream_id: str, *, version: int, timeout: float) -> StreamInfo:
+        bounds.check_seconds(timeout, "timeout")
+        return await self._wakeups.wait(
+            self.info,
+            stream_id,
+            version=bounds.check_version(version),
+            timeout=timeout,
+            poll_interval=self.limits.poll_interval,
+        )
+
+    async def info(self, stream_id: str) -> StreamInfo:
+        return self._get(stream_id).info
+
+    async def expire(
+        self,
+        stream_id: str,
+        ttl: float | None = None,
+        *,
+        expires_at: datetime | None = None,
+    ) -> StreamInfo:
+        ttl = bounds.check_expiry(ttl, expires_at)
+        stream = self._get(stream_id)
+        now = _now()
+        if ttl is not None:
+            expires_at = now + timedelta(seconds=ttl)
+        info = stream.info = stream.info._replace(ttl=ttl, expires_at=expires_at)
+        if expires_at is not None and expires_at <= now:
+            self._end(stream_id)
+        else:
+            self._remember_end(info)
+        return info
+
+    async def delete(self, stream_id: str) -> None:
+        self._get(stream_id)
+        self._end(stream_id)
+
+    async def list(self, prefix: str = "") -> AsyncIterator[StreamInfo]:
+        bounds.check_prefix(prefix)
+        self._check_open()
+        for stream_id in [each for each in self._streams if each.startswith(prefix)]:
+            stream = self._find(stream_id)
+            if stream is not None:
+                yield stream.info
+
+    async def sweep(self, *, limit: int = 1000) -> int:
+        bounds.check_sweep_limit(limit)
+        self._check_open()
+        return self._sweep(limit)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._wakeups.close()
+        self._streams.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def __aenter__(self) -> MemoryStreamStore:
+        self._check_open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    def _get(self, stream_id: str) -> _Stream:
+        stream = self._find(stream_id)
+        if stream is None:
+            bounds.check_stream_id(stream_id, self.limits)
+            self._check_open()
+            raise StreamNotFound(stream_id)
+        return stream
+
+    def _find(self, stream_id: str) -> _Stream | None:
+        stream = self._streams.get(stream_id) if isinstance(stream_id, str) else None
+        if stream is None or not _has_expired(stream.info, _now()):
+            return stream
+        self._end(stream_id)
+        return None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidRequest("the store is closed")
+
+    def _end(self, stream_id: str) -> None:
+        del self._streams[stream_id]
+        self._wakeups.noticed(stream_id)
+
+    def _remember_end(self, info: StreamInfo) -> None:
+        """Note when to look at a stream's end. Sliding ends are pushed once and looked up
+        again when their entry comes due, so an append never touches the heap."""
+        if info.expires_at is None:
+            return
+        heapq.heappush(self._ends, (info.expires_at, info.id))
+        if self._ends[0] == (info.expires_at, info.id):
+            self._arm_timer()
+
+    def _arm_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._ends:
+            delay = min(max((self._ends[0][0] - _now()).total_seconds(), 0.0), 86_400)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(delay, _sweep_by_timer, weakref.ref(self))
+
+    def _sweep(self, limit: int) -> int:
+        now = _now()
+        swept = 0
+        while self._ends and self._ends[0][0] <= now and swept < limit:
+            stream_id = heapq.heappop(self._ends)[1]
+            stream = self._streams.get(stream_id)
+            if stream is None or stream.info.expires_at is None:
+                continue
+            if _has_expired(stream.info, now):
+                self._end(stream_id)
+                swept += 1
+            else:
+                heapq.heappush(self._ends, (stream.info.expires_at, stream_id))
+        self._arm_timer()
+        return swept
+
+
+def _sweep_by_timer(ref: weakref.ref[MemoryStreamStore]) -> None:
+    store = ref()
+    if store is not None:
+        store._sweep(limit=1000)
+
+
+def _extend(stream: _Stream, records: list[Record]) -> None:
+    stream.records += records
+    stream.ends += [record.end for record in records]
+
+
+def _has_expired(info: StreamInfo, now: datetime) -> bool:
+    return info.expires_at is not None and info.expires_at <= now
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

@@ -1,0 +1,125 @@
+"""Every exception of streamstores, named by what the caller must do.
+
+    StreamStoreError
+    ├── InvalidRequest (ValueError)   fix the call; nothing happened
+    │   ├── LimitExceeded             a bound of the store's `Limits`: .limit, .value
+    │   └── OffsetOutOfRange          a read beyond the end: .tail
+    ├── StreamNotFound                never existed, was deleted, or expired
+    ├── StreamExists                  create of a living id: .info
+    ├── StreamClosed                  the stream is not streaming: .info
+    ├── Conflict                      `at` or `version` does not match: .info
+    ├── ProducerLost                  no sign of life from the producer: .info, .silent_seconds
+    ├── StoreUnavailable              nothing was applied: retry freely
+    ├── OutcomeUnknown                perhaps applied: read before retrying
+    └── CorruptData                   stop: the stored bytes are not what was written
+
+No exception of a driver leaks out of a store; it is chained as `__cause__`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from streamstores.store import StreamInfo
+
+__all__ = [
+    "Conflict",
+    "CorruptData",
+    "InvalidRequest",
+    "LimitExceeded",
+    "OffsetOutOfRange",
+    "OutcomeUnknown",
+    "ProducerLost",
+    "StoreUnavailable",
+    "StreamClosed",
+    "StreamExists",
+    "StreamNotFound",
+    "StreamStoreError",
+]
+
+
+class StreamStoreError(Exception):
+    """The root: catches everything a store, a follower or a writer raises."""
+
+
+class InvalidRequest(StreamStoreError, ValueError):
+    """The call itself is wrong and nothing happened: fix it, a retry will not help."""
+
+
+class LimitExceeded(InvalidRequest):
+    """A value is over a bound in the store's `Limits`; nothing happened.
+
+    `limit` is the bound and `value` what was given, in the unit the message names.
+    """
+
+    def __init__(self, message: str, *, limit: int, value: int) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.value = value
+
+
+class OffsetOutOfRange(InvalidRequest):
+    """A read began beyond the end of the stream, whose end is `tail`."""
+
+    def __init__(self, stream_id: str, offset: int, *, tail: int) -> None:
+        super().__init__(f"offset {offset} is beyond the tail {tail} of stream {stream_id!r}")
+        self.stream_id = stream_id
+        self.offset = offset
+        self.tail = tail
+
+
+class StreamNotFound(StreamStoreError):
+    """No such stream now: it never existed, was deleted, or has expired."""
+
+    def __init__(self, stream_id: str) -> None:
+        super().__init__(f"no stream {stream_id!r}")
+        self.stream_id = stream_id
+
+
+class _RefusedByState(StreamStoreError):
+    """Refused because of what the stream is, which `info` tells; nothing happened."""
+
+    def __init__(self, message: str, info: StreamInfo) -> None:
+        super().__init__(message)
+        self.info = info
+
+
+class StreamExists(_RefusedByState):
+    """A living stream has this id already; `info` describes it."""
+
+
+class StreamClosed(_RefusedByState):
+    """The stream is not streaming, so the append was refused; `info` says how it ended."""
+
+
+class Conflict(_RefusedByState):
+    """`at` or `version` no longer matches: another writer was first; `info` is its result."""
+
+
+class ProducerLost(StreamStoreError):
+    """A follower saw no change for `silent_seconds`: the producer is taken for dead.
+
+    Nothing is lost: `info` is the stream as last seen, and it can be followed again or
+    taken over with `append(…, version=info.version)`.
+    """
+
+    def __init__(self, info: StreamInfo, silent_seconds: float) -> None:
+        super().__init__(
+            f"the producer of stream {info.id!r} gave no sign of life "
+            f"for {silent_seconds:.1f} seconds"
+        )
+        self.info = info
+        self.silent_seconds = silent_seconds
+
+
+class StoreUnavailable(StreamStoreError):
+    """The backend cannot be used now and nothing was applied: retry freely."""
+
+
+class OutcomeUnknown(StreamStoreError):
+    """The backend went away in mid-call and may have applied it: read before retrying."""
+
+
+class CorruptData(StreamStoreError):
+    """What is stored is not what a store wrote: stop, and look at the backend."""

@@ -1,0 +1,82 @@
+"""`open_store(url)`, and the only place that imports backends."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from streamstores.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from streamstores.store import StreamStore
+
+__all__ = ["load_class", "open_store"]
+
+ENTRY_POINT_GROUP = "streamstores.stores"
+
+# class: (module, extra that brings its driver)
+_BACKENDS = {
+    "MemoryStreamStore": ("streamstores.backends.memory", None),
+    "SQLiteStreamStore": ("streamstores.backends.sqlite", "sqlite"),
+    "PostgresStreamStore": ("streamstores.backends.postgres", "postgres"),
+    "RedisStreamStore": ("streamstores.backends.redis", "redis"),
+    "S3StreamStore": ("streamstores.backends.s3", "s3"),
+}
+
+# scheme: class
+_SCHEMES = {
+    "memory": "MemoryStreamStore",
+    "sqlite": "SQLiteStreamStore",
+    "postgresql": "PostgresStreamStore",
+    "postgres": "PostgresStreamStore",
+    "redis": "RedisStreamStore",
+    "rediss": "RedisStreamStore",
+    "redis+sentinel": "RedisStreamStore",
+    "redis+cluster": "RedisStreamStore",
+    "s3": "S3StreamStore",
+}
+
+
+def open_store(url: str) -> StreamStore:
+    """The store that a URL names, at once: it connects on first use or in `async with`.
+
+    `memory://`, `sqlite:///path.db` (`sqlite:////absolute.db`). Other schemes come from
+    installed packages, by an entry point in the group `streamstores.stores` whose name is
+    the scheme and whose object, called with the URL, returns a store.
+
+    Raises `InvalidRequest` for an unknown scheme or option, and `ImportError` naming the
+    extra to install where the backend's driver is missing.
+    """
+    if not isinstance(url, str):
+        raise InvalidRequest(f"a store URL is a str, not {type(url).__name__}")
+    scheme = urlsplit(url).scheme
+    if not scheme:
+        raise InvalidRequest(f"a store URL begins with a scheme, like sqlite:///x.db: {url!r}")
+    make_store = _find(scheme)
+    store: StreamStore = make_store(url)
+    return store
+
+
+def load_class(name: str) -> Any:
+    """A store class by name; imports its driver, and says which extra brings a missing one."""
+    module, extra = _BACKENDS[name]
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as exc:
+        if extra is None or (exc.name or "").startswith("streamstores"):
+            raise
+        raise ImportError(
+            f'{name} needs {exc.name}: pip install "streamstores[{extra}]"', name=exc.name
+        ) from exc
+
+
+def _find(scheme: str) -> Any:
+    if scheme in _SCHEMES:
+        return load_class(_SCHEMES[scheme]).from_url
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        if entry_point.name == scheme:
+            return entry_point.load()
+    known = ", ".join(sorted(_SCHEMES))
+    raise InvalidRequest(f"no store for the scheme {scheme!r}; known here: {known}")
