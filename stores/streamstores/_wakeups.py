@@ -64,15 +64,17 @@ class Watch(Bell):
     """One party's interest in one stream.
 
     `absorb` takes what this process itself committed; where it says True, the watcher
-    knows all that the commit changed and is not woken.
+    knows all that the commit changed and is not woken. `version` is the newest one that the
+    watcher knows, where it says so: a notice of that or an older one does not wake it.
     """
 
-    __slots__ = ("_absorb", "_closed", "_wakeups", "stream_id")
+    __slots__ = ("_absorb", "_closed", "_wakeups", "stream_id", "version")
 
     def __init__(self, wakeups: Wakeups, stream_id: str, absorb: Absorb | None) -> None:
         super().__init__()
         self.stream_id = stream_id
         self._wakeups = wakeups
+        self.version = -1
         self._absorb = absorb
         self._closed = False
 
@@ -147,10 +149,15 @@ class Wakeups:
         for watch in self._watches.get(info.id, ()):
             watch.committed(info, records)
 
-    def noticed(self, stream_id: str) -> None:
-        """The stream may have changed, ended or begun anew, here or elsewhere."""
+    def noticed(self, stream_id: str, version: int | None = None) -> None:
+        """The stream may have changed, ended or begun anew, here or elsewhere.
+
+        `version` is the one it has reached, where the notice tells and the stream has not
+        ended: whoever knows it already is left alone, so one's own commits cost no read.
+        """
         for watch in self._watches.get(stream_id, ()):
-            watch.ring()
+            if version is None or version > watch.version:
+                watch.ring()
 
     def noticed_all(self) -> None:
         """Notices may have been lost: everybody asks again."""

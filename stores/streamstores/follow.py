@@ -303,9 +303,8 @@ class _Tail:
         return self._end == self._info.tail
 
     def _begin(self, info: StreamInfo) -> None:
-        self._info = info
+        self._know(info)
         self._start = self._end = info.tail
-        self._changed_at = self._loop.time()
         name = f"streamstores: follow {self._stream_id}"
         self._pump = self._loop.create_task(self._run(), name=name)
 
@@ -333,10 +332,15 @@ class _Tail:
 
     def _update(self, info: StreamInfo, *, woken: bool) -> None:
         changed_state = info.state is not self.info.state
-        self._info = info
-        self._changed_at = self._loop.time()
+        self._know(info)
         if woken or changed_state:
             self._wake()
+
+    def _know(self, info: StreamInfo) -> None:
+        self._info = info
+        self._changed_at = self._loop.time()
+        if self._watch is not None:
+            self._watch.version = info.version
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, set()
