@@ -1,0 +1,43 @@
+-- One row a stream. `key` is never used again (AUTOINCREMENT), so that records of a deleted
+-- stream cannot show up in its namesake. `changed` is the number of the transaction that
+-- touched the stream last: what a watcher in another process looks for. Times are microseconds
+-- since 1970, `ttl` is seconds.
+CREATE TABLE streamstores_streams (
+    key        INTEGER PRIMARY KEY AUTOINCREMENT,
+    id         TEXT    NOT NULL UNIQUE,
+    state      TEXT    NOT NULL,
+    tail       INTEGER NOT NULL,
+    version    INTEGER NOT NULL,
+    error      TEXT,
+    attributes TEXT,
+    created_at INTEGER NOT NULL,
+    ttl        REAL,
+    expires_at INTEGER,
+    changed    INTEGER NOT NULL
+);
+
+CREATE INDEX streamstores_streams_changed ON streamstores_streams (changed);
+
+CREATE INDEX streamstores_streams_expires_at ON streamstores_streams (expires_at)
+    WHERE expires_at IS NOT NULL;
+
+-- Keyed by where a record ends, so that "what is after this offset" is a range of the key.
+CREATE TABLE streamstores_records (
+    stream INTEGER NOT NULL,
+    "end"  INTEGER NOT NULL,
+    data   BLOB    NOT NULL,
+    PRIMARY KEY (stream, "end")
+) WITHOUT ROWID;
+
+-- Streams that are gone and whose records are still to be removed, a slice at a time.
+CREATE TABLE streamstores_trash (
+    stream INTEGER PRIMARY KEY
+);
+
+-- The number of the last transaction, and of the last one that ended a stream.
+CREATE TABLE streamstores_clock (
+    changed INTEGER NOT NULL,
+    ended   INTEGER NOT NULL
+);
+
+INSERT INTO streamstores_clock VALUES (0, 0);

@@ -1,0 +1,1 @@
+"""The parts of the SQLite store that run in its threads."""

@@ -1,0 +1,117 @@
+"""Notices changes that other processes commit, by looking at `PRAGMA data_version`."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable
+from typing import NamedTuple
+
+from streamstores.backends._sqlite.database import Settings, connect
+
+__all__ = ["Changes", "Watcher"]
+
+
+class Changes(NamedTuple):
+    """What was committed since the last look, by this process or another."""
+
+    versions: list[tuple[str, int]]
+    """Ids of changed streams, and the version each has reached."""
+    may_have_ended: bool
+    """Whether a stream was deleted, or began anew: then anything may be missing above."""
+
+
+class Watcher:
+    """A thread that looks every `interval` seconds while somebody watches.
+
+    A look without a change is one `PRAGMA data_version`: no I/O, a few microseconds. What
+    changed is called back in the event loop, in the order of commits.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        interval: float,
+        on_changes: weakref.WeakMethod[Callable[[Changes], None]],
+    ) -> None:
+        self._settings = settings
+        self._interval = interval
+        self._on_changes = on_changes
+        self._loop = asyncio.get_running_loop()
+        self._watched = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name="streamstores sqlite watcher", daemon=True
+        )
+        self._thread.start()
+
+    def set_watched(self, watched: bool) -> None:
+        """Look or rest. The first look after a rest reports that anything may have changed."""
+        if watched:
+            self._watched.set()
+        else:
+            self._watched.clear()
+
+    def stop(self) -> None:
+        self._closing.set()
+        self._watched.set()
+
+    async def aclose(self) -> None:
+        self.stop()
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._watched.wait()
+            try:
+                self._watch()
+            except sqlite3.Error:
+                # Busy or broken: the store's poll goes on, and its calls say what is wrong.
+                self._closing.wait(1.0)
+
+    def _watch(self) -> None:
+        """Look, from here on, until nobody watches any more."""
+        connection = connect(self._settings)
+        try:
+            seen = _data_version(connection)
+            changed, ended = _clock(connection)
+            self._report(Changes([], may_have_ended=True))
+            while self._watched.is_set() and not self._closing.wait(self._interval):
+                # The version first: a commit that slips in is then found at the next look.
+                version = _data_version(connection)
+                if version == seen:
+                    continue
+                seen = version
+                rows = connection.execute(
+                    "SELECT id, version, changed FROM streamstores_streams WHERE changed > ?",
+                    (changed,),
+                ).fetchall()
+                ended_before = ended
+                _, ended = _clock(connection)
+                changed = max((row[2] for row in rows), default=changed)
+                changes = Changes([row[:2] for row in rows], ended != ended_before)
+                if changes.versions or changes.may_have_ended:
+                    self._report(changes)
+        finally:
+            connection.close()
+
+    def _report(self, changes: Changes) -> None:
+        on_changes = self._on_changes()
+        if on_changes is None:
+            return
+        try:
+            self._loop.call_soon_threadsafe(on_changes, changes)
+        except RuntimeError:  # the loop was closed under an unclosed store
+            self._closing.set()
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA data_version").fetchone()[0]
+    return version
+
+
+def _clock(connection: sqlite3.Connection) -> tuple[int, int]:
+    row = connection.execute("SELECT changed, ended FROM streamstores_clock").fetchone()
+    return int(row[0]), int(row[1])
