@@ -1,0 +1,1 @@
+"""What `streamstores.client` is made of: judging answers, parsing events."""

@@ -1,0 +1,75 @@
+"""Server-sent events from bytes; no I/O."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+
+class ServerSentEvent(NamedTuple):
+    """One event as the parser gives it; `name` is empty where the event has none."""
+
+    name: str
+    data: str
+    id: str | None
+    """The event's own `id:` field; None without one."""
+
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
+class EventParser:
+    """`text/event-stream` from bytes in any slicing, as the HTML standard parses it.
+
+    By bytes, because only CR, LF and CRLF end a line: a text line may hold U+2028, NUL and
+    whatever else `str.splitlines` splits at. An event without its empty line is dropped.
+
+    Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+    """
+
+    def __init__(self) -> None:
+        self._rest: list[bytes] = []  # of a line whose end has not come
+        self._after_cr = False
+        self._first = True
+        self._name = ""
+        self._data: list[str] = []
+        self._id: str | None = None
+
+    def feed(self, chunk: bytes) -> list[ServerSentEvent]:
+        """The events that `chunk` completes."""
+        if self._after_cr and chunk:
+            chunk = chunk.removeprefix(b"\n")  # the second half of a CRLF
+            self._after_cr = False
+        if not chunk:
+            return []
+        self._after_cr = chunk.endswith(b"\r")
+        head, *lines = _LINE_END.split(chunk)
+        self._rest.append(head)
+        if not lines:
+            return []
+        complete = [b"".join(self._rest), *lines[:-1]]
+        self._rest = [lines[-1]]
+        return [event for line in complete if (event := self._line(line)) is not None]
+
+    def _line(self, line: bytes) -> ServerSentEvent | None:
+        if self._first:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+            self._first = False
+        if not line:
+            return self._dispatch()
+        name, _, raw = line.partition(b":")
+        value = raw.removeprefix(b" ").decode(errors="replace")
+        if name == b"data":
+            self._data.append(value)
+        elif name == b"event":
+            self._name = value
+        elif name == b"id" and "\0" not in value:
+            self._id = value
+        return None
+
+    def _dispatch(self) -> ServerSentEvent | None:
+        event = None
+        if self._data:
+            event = ServerSentEvent(self._name, "\n".join(self._data), self._id)
+        self._name, self._data, self._id = "", [], None
+        return event
