@@ -58,6 +58,10 @@ class SQLiteStreamStore:
 
     capabilities = frozenset({"durable", "multi_process", "list"})
 
+    # Here because `__del__` runs also where `__init__` refused its arguments.
+    _writer: aiosqlite.Connection | None = None
+    _watcher: Watcher | None = None
+
     def __init__(
         self,
         path: str | PathLike[str],
@@ -86,9 +90,7 @@ class SQLiteStreamStore:
         self._watch_interval = watch_interval
         self._reader_count = readers
         self._wakeups = Wakeups(self._on_watched)
-        self._writer: aiosqlite.Connection | None = None
         self._readers: list[aiosqlite.Connection] = []
-        self._watcher: Watcher | None = None
         self._next_reader = 0
         self._opening: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -130,7 +132,7 @@ class SQLiteStreamStore:
             attributes=bounds.check_attributes(attributes, self.limits),
             state=check_state(state),
         )
-        return await self._mutate(create, then=self._has_begun_or_ended)
+        return await self._mutate(create, then=self._has_begun)
 
     async def append(
         self,
@@ -200,7 +202,7 @@ class SQLiteStreamStore:
     async def delete(self, stream_id: str) -> None:
         bounds.check_stream_id(stream_id, self.limits)
         delete = partial(database.delete, stream_id=stream_id)
-        await self._mutate(delete, then=self._has_begun_or_ended)
+        await self._mutate(delete, then=self._has_ended)
 
     async def list(self, prefix: str = "") -> AsyncIterator[StreamInfo]:
         bounds.check_prefix(prefix)
@@ -239,9 +241,8 @@ class SQLiteStreamStore:
         if self._watcher is not None:
             self._watcher.stop()
         if self._writer is not None:
-            warnings.warn(
-                f"{self!r} was not closed", ResourceWarning, stacklevel=1, source=self
-            )
+            message = f"unclosed SQLiteStreamStore({self._settings.path!r})"
+            warnings.warn(message, ResourceWarning, stacklevel=1)
 
     async def _open(self) -> None:
         if self._is_closed:
@@ -327,13 +328,16 @@ class SQLiteStreamStore:
     def _has_grown(self, chunks: tuple[bytes, ...], info: StreamInfo) -> None:
         self._wakeups.committed(info, records_of(chunks, info.tail))
 
-    def _has_begun_or_ended(self, info: StreamInfo) -> None:
+    def _has_begun(self, info: StreamInfo) -> None:
+        self._wakeups.noticed(info.id)  # those of a namesake that expired
+
+    def _has_ended(self, info: StreamInfo) -> None:
         self._wakeups.noticed(info.id)
         self._rubbish.ring()
 
     def _has_new_end(self, info: StreamInfo) -> None:
         if info.expires_at is not None and info.expires_at <= datetime.now(timezone.utc):
-            self._has_begun_or_ended(info)
+            self._has_ended(info)
 
     def _on_watched(self, stream_id: str, watched: bool) -> None:
         if self._watcher is not None:
@@ -383,7 +387,12 @@ async def _connected(settings: Settings) -> aiosqlite.Connection:
     # that ends without closing its store.
     thread: Any = getattr(connection, "_thread", connection)
     thread.daemon = True
-    return await connection
+    try:
+        return await connection
+    except BaseException:
+        # Its thread reports its own end to this loop, which may be closed soon.
+        await asyncio.to_thread(thread.join)
+        raise
 
 
 async def _run(connection: aiosqlite.Connection, function: Callable[..., T], *args: Any) -> T:

@@ -1,0 +1,254 @@
+"""What a SQLite store does when its file is busy, full, read-only, broken, or not its own."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import warnings
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from streamstores import (
+    CorruptData,
+    InvalidRequest,
+    SQLiteStreamStore,
+    StoreUnavailable,
+    StreamNotFound,
+)
+
+IMAGE = b"x" * 100_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "streams.db"
+
+
+async def test_a_busy_database_is_unavailable_after_busy_timeout_and_recovers(path):
+    async with SQLiteStreamStore(path, busy_timeout=0.1) as store:
+        await store.create("a", b"1")
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            with pytest.raises(StoreUnavailable, match="locked") as caught:
+                await store.append("a", b"2")
+            assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+            assert (await store.read("a")).next_offset == 1, "readers do not wait for writers"
+        finally:
+            other.execute("ROLLBACK")
+            other.close()
+        assert (await store.append("a", b"2", at=1)).tail == 2
+
+
+async def test_a_full_database_takes_nothing_and_recovers(path):
+    async with SQLiteStreamStore(path) as store:
+        before = await store.create("a", b"1")
+        writer = store._writer
+        assert writer is not None
+        pages = (await writer.execute_fetchall("PRAGMA page_count"))[0][0]
+        await writer.execute_fetchall(f"PRAGMA max_page_count = {pages + 1}")
+        with pytest.raises(StoreUnavailable, match="full"):
+            await store.append("a", IMAGE, state="done")
+        assert await store.info("a") == before
+        await writer.execute_fetchall("PRAGMA max_page_count = 1000000")
+        assert (await store.append("a", IMAGE, state="done")).tail == 1 + len(IMAGE)
+
+
+def test_a_file_that_cannot_grow_takes_nothing_and_keeps_what_it_has(path):
+    """A real limit of the operating system: the write itself fails half-way."""
+    script = """
+        import asyncio, resource, signal, sys
+        from streamstores import SQLiteStreamStore, OutcomeUnknown, StoreUnavailable
+
+        async def main():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            async with SQLiteStreamStore(sys.argv[1]) as store:
+                await store.create("a", b"kept")
+                resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+                try:
+                    for _ in range(10):
+                        await store.append("a", b"x" * 100_000)
+                except (StoreUnavailable, OutcomeUnknown):
+                    info = await store.info("a")
+                    page = await store.read("a", 4, max_bytes=10**7)
+                    assert page.next_offset == info.tail, (page.next_offset, info)
+                    assert all(record.data == b"x" * 100_000 for record in page.records)
+                    print("refused at", info.tail)
+
+        asyncio.run(main())
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("refused at "), run.stdout
+
+
+async def test_a_database_that_cannot_be_written_is_unavailable(path):
+    async with SQLiteStreamStore(path) as store:
+        await store.create("a", b"1")
+        assert store._writer is not None
+        await store._writer.execute_fetchall("PRAGMA query_only = ON")
+        with pytest.raises(StoreUnavailable, match="readonly"):
+            await store.append("a", b"2")
+        assert (await store.info("a")).tail == 1
+
+
+async def test_a_folder_that_does_not_exist_is_unavailable_and_named(tmp_path):
+    path = tmp_path / "no" / "such" / "x.db"
+    async with aclosing(SQLiteStreamStore(path)) as store:
+        with pytest.raises(StoreUnavailable, match="no/such/x.db"):
+            await store.info("a")
+        path.parent.mkdir(parents=True)
+        with pytest.raises(StreamNotFound):
+            await store.info("a")
+
+
+async def test_a_file_that_is_no_database_is_corrupt_and_left_alone(path):
+    text = b"Dear diary, this is no database. " * 100
+    path.write_bytes(text)
+    with pytest.raises(CorruptData, match="not a database"):
+        async with SQLiteStreamStore(path):
+            pass
+    assert path.read_bytes() == text
+
+
+async def test_a_hole_in_the_records_is_corrupt_not_a_short_read(path):
+    async with SQLiteStreamStore(path) as store:
+        await store.create("a", b"11", b"22", b"33")
+        with sqlite3.connect(path) as other:
+            other.execute("""DELETE FROM streamstores_records WHERE "end" = 4""")
+        other.close()
+        with pytest.raises(CorruptData):
+            await store.read("a")
+        assert (await store.read("a", 4)).records[0].data == b"33"
+
+
+async def test_a_schema_of_a_newer_version_is_refused_and_left_alone(path):
+    async with SQLiteStreamStore(path) as store:
+        await store.create("a")
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE streamstores_schema SET version = 99")
+    other.close()
+    with pytest.raises(StoreUnavailable, match="schema 99"):
+        async with SQLiteStreamStore(path):
+            pass
+
+
+async def test_a_database_of_an_application_is_shared_without_touching_its_tables(path):
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE streams (mine TEXT)")
+        other.execute("PRAGMA user_version = 7")
+    other.close()
+    async with SQLiteStreamStore(path) as store:
+        await store.create("a", b"1")
+    with sqlite3.connect(path) as other:
+        assert other.execute("SELECT count(*) FROM streams").fetchone() == (0,)
+        assert other.execute("PRAGMA user_version").fetchone() == (7,)
+    other.close()
+
+
+async def test_many_processes_may_open_a_new_file_at_once(path):
+    script = (
+        "import asyncio, sys; from streamstores import SQLiteStreamStore\n"
+        "async def main():\n"
+        "    async with SQLiteStreamStore(sys.argv[1]) as store:\n"
+        "        await store.create(sys.argv[2])\n"
+        "asyncio.run(main())"
+    )
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script, path, f"s{n}", stderr=asyncio.subprocess.PIPE
+        )
+        for n in range(6)
+    ]
+    errors = [(await process.communicate())[1] for process in processes]
+    assert errors == [b""] * 6
+    async with SQLiteStreamStore(path) as store:
+        assert {info.id async for info in store.list()} == {f"s{n}" for n in range(6)}
+
+
+def test_what_an_append_returned_survives_a_killed_process(path):
+    script = (
+        "import asyncio, os, signal, sys; from streamstores import SQLiteStreamStore\n"
+        "async def main():\n"
+        "    store = SQLiteStreamStore(sys.argv[1])\n"
+        "    await store.create('a')\n"
+        "    for n in range(50):\n"
+        "        await store.append('a', b'%03d' % n)\n"
+        "    asyncio.create_task(store.append('a', b'last'))\n"
+        "    await asyncio.sleep(0)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "asyncio.run(main())"
+    )
+    subprocess.run([sys.executable, "-c", script, path], timeout=60, check=False)
+
+    async def read() -> bytes:
+        async with SQLiteStreamStore(path) as store:
+            page = await store.read("a")
+            assert page.next_offset == page.info.tail
+            return b"".join(record.data for record in page.records)
+
+    data = asyncio.run(read())
+    acknowledged = b"".join(b"%03d" % n for n in range(50))
+    assert data in (acknowledged, acknowledged + b"last")
+
+
+def test_a_process_that_never_closes_its_store_can_end(path):
+    script = (
+        "import asyncio, sys; from streamstores import SQLiteStreamStore\n"
+        "store = SQLiteStreamStore(sys.argv[1])\n"
+        "asyncio.run(store.create('a'))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script, path], timeout=30, check=False)
+    assert run.returncode == 0
+
+
+async def test_an_unclosed_store_warns(path):
+    store = SQLiteStreamStore(path)
+    await store.create("a")
+    threads = [connection._thread for connection in (store._writer, *store._readers)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del store
+        gc.collect()
+    assert any("SQLiteStreamStore" in str(warning.message) for warning in caught)
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite://host/x.db",
+        "sqlite:///:memory:",
+        "sqlite:///x.db?durability=none",
+        "sqlite:///x.db?busy_timeout=soon",
+        "sqlite:///x.db?busy_timeout=-1",
+        "sqlite:///x.db?readers=0",
+        "sqlite:///x.db?watch_interval=0",
+        "sqlite:///x.db?cache=shared",
+    ],
+)
+def test_a_wrong_url_is_refused(url):
+    with pytest.raises(InvalidRequest):
+        SQLiteStreamStore.from_url(url)
+
+
+async def test_a_url_names_the_file_with_its_odd_characters(tmp_path):
+    url = f"sqlite:///{tmp_path}/a%20b%3F.db?durability=power&busy_timeout=1"
+    async with SQLiteStreamStore.from_url(url) as store:
+        await store.create("a")
+    assert (tmp_path / "a b?.db").exists()
