@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from streamstores._rules import check_state
+from streamstores._rules import check_mutation
 from streamstores._wakeups import Bell
 from streamstores.errors import (
     Conflict,
@@ -141,11 +141,13 @@ class StreamWriter:
 
         Without any of these the stream is left as it is. Returns its info, None if nothing
         was ever asked of the store. Idempotent: the first call decides. Raises what ended the
-        writer. A cancelled close goes on in the background.
+        writer, and `InvalidRequest`, which leaves it open. A cancelled close goes on in the
+        background.
         """
         if self._ending is None:
-            new_state = None if state is None else check_state(state)
-            self._ending = _Ending(new_state, error, attributes)
+            limits = self._store.limits
+            checked = check_mutation(limits, (), None, None, state, error, attributes)
+            self._ending = _Ending(checked.state, error, attributes)
             if self._ending != _NO_CHANGE:
                 self.start()
         self._work.ring()

@@ -1,0 +1,202 @@
+"""Followers of one process share what they read; how often they ask the store is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+
+from streamstores import (
+    InvalidRequest,
+    MemoryStreamStore,
+    ProducerLost,
+    SQLiteStreamStore,
+    State,
+    StoreUnavailable,
+    StreamNotFound,
+    follow,
+)
+from streamstores.follow import RECENT_BYTES, _Tail
+from tests.wrapping import Counting, Wrapping
+
+
+async def collect(follower) -> bytes:
+    return b"".join([record.data async for record in follower])
+
+
+async def started(store, stream_id, count, offset=0):
+    """`count` followers that have read all there is now, each with its task."""
+    followers = [follow(store, stream_id, offset) for _ in range(count)]
+    tasks = [asyncio.create_task(collect(follower)) for follower in followers]
+    while not all(follower._live for follower in followers):
+        await asyncio.sleep(0.001)
+    return tasks
+
+
+async def test_many_followers_cost_one_read_a_change():
+    store = Counting()
+    await store.create("a", b"0")
+    tasks = await started(store, "a", 50)
+    assert store.calls["read"] == 50, "one each at the start"
+    for n in range(10):
+        before = store.calls["read"]
+        info = await store.append("a", b"x")
+        tail = _Tail._tails[id(store), "a"]
+        while tail.info.version < info.version:
+            await asyncio.sleep(0)
+        assert store.calls["read"] == before + 1, n
+    await store.mark_done("a")
+    assert await asyncio.gather(*tasks) == [b"0" + b"x" * 10] * 50
+
+
+async def test_what_this_process_appends_costs_its_followers_no_read(tmp_path, monkeypatch):
+    async with SQLiteStreamStore(tmp_path / "x.db") as store:
+        await store.create("a", b"0")
+        tasks = await started(store, "a", 5)
+        reads = []
+        read = store.read
+        monkeypatch.setattr(store, "read", lambda *args: reads.append(args) or read(*args))
+        for _ in range(20):
+            await store.append("a", b"x")
+        await store.mark_done("a")
+        assert await asyncio.gather(*tasks) == [b"0" + b"x" * 20] * 5
+        # The watcher's look can overtake the news of a commit, which costs a read.
+        assert len(reads) <= 5, reads
+
+
+async def test_a_follower_that_is_behind_reads_for_itself_and_misses_nothing():
+    store = MemoryStreamStore()
+    await store.create("a")
+    slow = follow(store, "a")
+    [fast] = await started(store, "a", 1)
+    chunk = b"x" * 100_000
+    await store.append("a", b"first")
+    assert (await anext(slow)).data == b"first"
+    for n in range(60):
+        await store.append("a", bytes([n]), chunk)
+        await asyncio.sleep(0)
+    tail = _Tail._tails[id(store), "a"]
+    kept = sum(len(record.data) for record in tail._records)
+    assert kept <= 2 * RECENT_BYTES + 2 * len(chunk)
+    await store.mark_done("a")
+    expected = b"".join(bytes([n]) + chunk for n in range(60))
+    assert await collect(slow) == expected
+    assert await fast == b"first" + expected
+
+
+async def test_nothing_is_kept_when_the_followers_have_left():
+    store = MemoryStreamStore()
+    await store.create("a", b"1")
+    await started_and_cancelled(store)
+    async with follow(store, "a") as follower:
+        await anext(follower)
+    abandoned = follow(store, "a")
+    await anext(abandoned)
+    del abandoned
+    await asyncio.sleep(0)  # a task's last exception outlives it by one turn of the loop
+    gc.collect()
+    assert (id(store), "a") not in _Tail._tails
+    assert store._wakeups.watched == []
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def started_and_cancelled(store):
+    [task] = await started(store, "a", 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_cancelled_step_can_be_made_again():
+    store = MemoryStreamStore()
+    await store.create("a")
+    follower = follow(store, "a")
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(anext(follower), 0.01)
+    await store.append("a", b"later", state="done")
+    assert await collect(follower) == b"later"
+
+
+async def test_batches_and_steps_mix():
+    store = MemoryStreamStore()
+    await store.create("a", b"1", b"2", b"3", b"4", state="done")
+    follower = follow(store, "a")
+    assert (await anext(follower)).data == b"1"
+    assert follower.offset == 1
+    assert [record.data for record in await follower.batch()] == [b"2", b"3", b"4"]
+    assert follower.offset == 4
+    assert await follower.batch() == []
+    assert follower.info.state is State.DONE
+
+
+async def test_an_unavailable_store_is_reported_and_following_goes_on_from_there():
+    class Away(Wrapping):
+        away = False
+
+        async def read(self, stream_id, offset=0, **options):
+            if self.away:
+                raise StoreUnavailable("away")
+            return await super().read(stream_id, offset, **options)
+
+    store = Away()
+    await store.create("a", b"1")
+    followers = [follow(store, "a") for _ in range(3)]
+    for follower in followers:
+        await anext(follower)
+    waiting = [asyncio.create_task(anext(follower)) for follower in followers]
+    await asyncio.sleep(0.01)
+    store.away = True
+    await store.append("a", b"2", state="done")
+    for task in waiting:
+        with pytest.raises(StoreUnavailable):
+            await task
+    store.away = False
+    assert await collect(follow(store, "a", followers[0].offset)) == b"2"
+
+
+async def test_a_heartbeat_that_no_notice_told_of_is_found_before_the_verdict():
+    """The notices are lost: only a look at the store can tell that the producer lives."""
+
+    class Deaf(MemoryStreamStore):
+        def __init__(self):
+            super().__init__()
+            self._wakeups.committed = lambda *args: None
+
+    store = Deaf()
+    info = await store.create("a")
+    follower = follow(store, "a", producer_timeout=0.2)
+    step = asyncio.create_task(anext(follower))
+    while not follower._live:
+        await asyncio.sleep(0)
+    beat = await store.append("a")
+    with pytest.raises(ProducerLost) as caught:
+        await step
+    assert caught.value.info.version == beat.version > info.version
+    assert caught.value.silent_seconds == 0.2
+
+
+async def test_a_namesake_in_another_process_is_not_read_from_the_shared_records(tmp_path):
+    """Deleted and begun anew elsewhere, with the notices lost: the next reader finds out."""
+    path = tmp_path / "x.db"
+    here, there = SQLiteStreamStore(path, watch_interval=1), SQLiteStreamStore(path)
+    async with here, there:
+        await here.create("a", b"old")
+        old = follow(here, "a")
+        await anext(old)
+        waiting = asyncio.create_task(anext(old))
+        await there.delete("a")
+        await there.create("a", b"new", state="done")
+        assert await collect(follow(here, "a")) == b"new"
+        with pytest.raises(StreamNotFound):
+            await waiting
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"offset": -1}, {"offset": "0"}, {"offset": True}, {"producer_timeout": -1}],
+)
+def test_wrong_arguments_are_refused_at_once(arguments):
+    with pytest.raises(InvalidRequest):
+        follow(MemoryStreamStore(), "a", **arguments)

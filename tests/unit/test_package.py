@@ -1,0 +1,65 @@
+"""What `import streamstores` gives, and what it does not load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import streamstores
+
+DRIVERS = ("aiosqlite", "asyncpg", "redis", "boto3", "httpx", "starlette", "typer", "pytest")
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_import_loads_no_driver():
+    code = f"import sys, streamstores; print([d for d in {DRIVERS} if d in sys.modules])"
+    run = python(code)
+    assert (run.stdout.strip(), run.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "driver", "extra"),
+    [
+        ("SQLiteStreamStore", "sqlite:///x.db", "aiosqlite", "sqlite"),
+        ("PostgresStreamStore", "postgresql://localhost/x", "asyncpg", "postgres"),
+        ("RedisStreamStore", "redis://localhost", "redis", "redis"),
+        ("S3StreamStore", "s3://bucket", "boto3", "s3"),
+    ],
+)
+def test_a_missing_driver_names_its_extra(name, url, driver, extra):
+    for use in (f"streamstores.{name}", f"streamstores.open_store({url!r})"):
+        run = python(f"import sys; sys.modules[{driver!r}] = None; import streamstores; {use}")
+        assert f'pip install "streamstores[{extra}]"' in run.stderr.splitlines()[-1]
+
+
+def test_every_public_name_is_there():
+    for name in [*streamstores.__all__, *streamstores._STORES]:
+        assert getattr(streamstores, name) is not None
+    assert set(dir(streamstores)) >= {*streamstores.__all__, *streamstores._STORES}
+    with pytest.raises(AttributeError):
+        _ = streamstores.NoSuchStreamStore
+
+
+@pytest.mark.parametrize("url", ["", "x.db", "ftp://x", "memory://x", "memory://?a=1", None])
+def test_open_store_refuses_what_it_does_not_know(url):
+    with pytest.raises(streamstores.InvalidRequest):
+        streamstores.open_store(url)
+
+
+async def test_open_store_finds_schemes_of_other_packages(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    from streamstores import opening
+
+    point = EntryPoint("mine", "streamstores:MemoryStreamStore", opening.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(opening, "entry_points", lambda group: [point])
+    monkeypatch.setattr(streamstores.MemoryStreamStore, "__init__", lambda self, url: None)
+    store = streamstores.open_store("mine://x")
+    assert isinstance(store, streamstores.MemoryStreamStore)
