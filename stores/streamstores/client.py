@@ -336,6 +336,7 @@ class Stream:
             async with self._open(request) as response:
                 await check(response)
                 self._is_known = True
+                self._wake()
                 self._set(Status.STREAMING)
                 silence = 3 * ping_seconds(response)
                 scope.deadline = anyio.current_time() + silence
@@ -422,9 +423,12 @@ class Stream:
             self._announce()
 
     def _announce(self) -> None:
+        self._wake()
+        self._call(self._on_change, self)
+
+    def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-        self._call(self._on_change, self)
 
     async def _next_change(self) -> None:
         await self._changed.wait()

@@ -1,0 +1,156 @@
+"""An HTTP server whose every answer the test decides: the chat handler's wire, byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+
+class Request(NamedTuple):
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """As tests/data/transitions.json names it."""
+        mode = self.query.get("mode")
+        return f"{self.method} {self.path}" + (f" mode={mode}" if mode else "")
+
+    @property
+    def stream_id(self) -> str:
+        return self.body["id"] if self.method == "POST" else self.query["id"]
+
+
+class Exchange:
+    """A request and the answer that the test gives it."""
+
+    def __init__(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        self.request = request
+        self._writer = writer
+
+    async def open(self, *events: bytes, ping: float = 15.0) -> None:
+        head = (
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+            f"X-Stream-Id: {self.request.stream_id}\r\nX-Stream-Ping: {ping}\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n"
+        )
+        self._writer.write(head.encode())
+        await self.send(event("stream-id", self.request.stream_id), *events)
+
+    async def send(self, *events: bytes) -> None:
+        for each in events:
+            self._writer.write(b"%x\r\n%b\r\n" % (len(each), each))
+        await self._writer.drain()
+
+    async def end(self) -> None:
+        """A clean end of the body."""
+        self._writer.write(b"0\r\n\r\n")
+        await self._writer.drain()
+        self._writer.close()
+
+    def cut(self) -> None:
+        """The connection ends in the middle; what was sent before still arrives."""
+        self._writer.close()
+
+    async def answer(
+        self, status: int, body: dict[str, Any] | str, **headers: str | float
+    ) -> None:
+        text = body if isinstance(body, str) else json.dumps(body)
+        lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(text.encode())}"]
+        lines += ["Connection: close", "Content-Type: application/json"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        self._writer.write(("\r\n".join(lines) + "\r\n\r\n" + text).encode())
+        await self._writer.drain()
+        self._writer.close()
+
+    async def refuse(self, status: int, code: str, **headers: str | float) -> None:
+        await self.answer(status, {"error": f"it is {code}", "code": code}, **headers)
+
+
+class ScriptedServer:
+    """Requests wait until the test takes and answers them."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self._waiting: deque[Exchange] = deque()
+        self._arrived = asyncio.Event()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @property
+    def endpoint(self) -> str:
+        port = self._server.sockets[0].getsockname()[1]
+        return f"http://127.0.0.1:{port}/stream"
+
+    async def next(self) -> Exchange:
+        """The oldest request that waits; waits for one."""
+        await asyncio.wait_for(self.asked(), 10)
+        return self._waiting.popleft()
+
+    async def asked(self) -> None:
+        """Returns when a request waits."""
+        while not self._waiting:
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def cut_all(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+    def forget(self) -> None:
+        """Drop what waits: the client is about to leave it."""
+        self._waiting.clear()
+
+    async def __aenter__(self) -> ScriptedServer:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            request = await _read_request(reader)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+            return
+        self.requests.append(request)
+        self._waiting.append(Exchange(request, writer))
+        self._arrived.set()
+
+
+async def _read_request(reader: asyncio.StreamReader) -> Request:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    method, target, _ = head[0].split(" ")
+    headers = {}
+    for line in head[1:-2]:
+        name, _, value = line.partition(": ")
+        headers[name.lower()] = value
+    size = int(headers.get("content-length", 0))
+    body = json.loads(await reader.readexactly(size)) if size else {}
+    url = urlsplit(target)
+    query = {name: values[0] for name, values in parse_qs(url.query).items()}
+    return Request(method, url.path, query, headers, body)
+
+
+def event(name: str, data: str = "", offset: int | None = None) -> bytes:
+    """One event as the handler writes it, with LF as line end."""
+    lines = [] if offset is None else [f"id: {offset}"]
+    if name:
+        lines.append(f"event: {name}")
+    lines += [f"data: {line}" if line else "data:" for line in data.split("\n")]
+    return ("\n".join(lines) + "\n\n").encode()
+
+
+DONE = event("done")
+STOPPED = event("stopped") + DONE
+PING = event("ping")
