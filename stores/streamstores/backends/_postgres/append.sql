@@ -1,0 +1,36 @@
+-- $1 id, $2 size, $3 at, $4 version, $5 state, $6 error, $7 attributes,
+-- $8 ends of the chunks counted from the tail, $9 chunks
+--
+-- The row after the mutation, or (applied = false) the one that refused it. UPDATE waits for
+-- the row's lock and then tests its newest version; the refusing row is of the statement's
+-- snapshot, so it may be older than what refused: ask again where it shows no reason.
+WITH applied AS (
+    UPDATE {streams} SET
+        state = coalesce($5, state),
+        tail = tail + $2::bigint,
+        version = version + 1,
+        error = coalesce($6, error),
+        attributes = coalesce($7, attributes),
+        expires_at = CASE
+            WHEN ttl IS NULL THEN expires_at
+            ELSE clock_timestamp() + ttl * interval '1 second'
+        END
+    WHERE id = $1 AND (expires_at IS NULL OR expires_at > clock_timestamp())
+        AND ($3::bigint IS NULL OR tail = $3)
+        AND ($4::bigint IS NULL OR version = $4)
+        AND (
+            state = 'streaming'
+            OR state = 'stopped' AND $5 = 'streaming'
+            OR state = 'stopped' AND $5 IN ('done', 'error') AND $2 = 0
+        )
+    RETURNING key, {columns}
+), added AS (
+    INSERT INTO {records} (stream_key, end_offset, data)
+    SELECT key, tail - $2 + chunk.end_offset, chunk.data
+    FROM applied, unnest($8::bigint[], $9::bytea[]) AS chunk (end_offset, data)
+)
+SELECT true AS applied, {columns} FROM applied
+UNION ALL
+SELECT false, {columns} FROM {streams}
+WHERE id = $1 AND (expires_at IS NULL OR expires_at > clock_timestamp())
+    AND NOT EXISTS (SELECT FROM applied)
