@@ -95,7 +95,7 @@ class SQLiteStreamStore:
         self._opening: asyncio.Task[None] | None = None
         self._is_closed = False
         self._queue: list[_Queued] = []
-        self._committer: asyncio.Task[None] | None = None
+        self._in_flight: asyncio.Future[Sequence[Any]] | None = None
         self._rubbish = Bell()
         self._housekeeper: asyncio.Task[None] | None = None
 
@@ -226,8 +226,8 @@ class SQLiteStreamStore:
             self._housekeeper.cancel()
         if self._opening is not None:
             await asyncio.wait([self._opening])
-        if self._committer is not None:
-            await asyncio.wait([self._committer])
+        while self._in_flight is not None:
+            await asyncio.wait([self._in_flight])
         await self._disconnect()
 
     async def __aenter__(self) -> SQLiteStreamStore:
@@ -259,7 +259,7 @@ class SQLiteStreamStore:
             with _translate_errors(self._settings.path):
                 writer = await _connected(self._settings)
                 self._readers.append(writer)  # so that a failure below closes it
-                await _run(writer, database.migrate)
+                await _submit(writer, database.migrate)
                 for _ in range(self._reader_count):
                     self._readers.append(await _connected(self._settings))
         except BaseException:
@@ -288,7 +288,7 @@ class SQLiteStreamStore:
         await self._open()
         self._next_reader = (self._next_reader + 1) % len(self._readers)
         with _translate_errors(self._settings.path):
-            return await _run(self._readers[self._next_reader], question, *args)
+            return await _submit(self._readers[self._next_reader], question, *args)
 
     async def _mutate(
         self,
@@ -300,30 +300,33 @@ class SQLiteStreamStore:
         await self._open()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.append(_Queued(operation, then, future))
-        if self._committer is None:
-            self._committer = asyncio.create_task(self._commit_queue())
+        if self._in_flight is None:
+            self._commit_queue()
         return await future
 
-    async def _commit_queue(self) -> None:
-        """Group commit: whatever is queued goes out in one transaction, until nothing is."""
-        try:
-            while self._queue:
-                batch = [each for each in self._queue[:_BATCH] if not each.future.done()]
-                del self._queue[:_BATCH]
-                await self._commit(batch)
-        finally:
-            self._committer = None
-
-    async def _commit(self, batch: Sequence[_Queued]) -> None:
+    def _commit_queue(self) -> None:
+        """Group commit: hand what is queued to the writing thread, as one transaction. What
+        is queued meanwhile goes out with the next one, when this one is settled."""
+        batch = [each for each in self._queue[:_BATCH] if not each.future.done()]
+        del self._queue[:_BATCH]
         assert self._writer is not None
         operations = [queued.operation for queued in batch]
+        self._in_flight = _submit(self._writer, database.commit, operations)
+        self._in_flight.add_done_callback(partial(self._settle, batch))
+
+    def _settle(
+        self, batch: Sequence[_Queued], committed: asyncio.Future[Sequence[Any]]
+    ) -> None:
+        self._in_flight = None
         try:
             with _translate_errors(self._settings.path):
-                outcomes = await _run(self._writer, database.commit, operations)
+                outcomes = committed.result()
         except Exception as exc:
             outcomes = [exc] * len(batch)
         for queued, outcome in zip(batch, outcomes, strict=True):
             queued.settle(outcome)
+        if self._queue:
+            self._commit_queue()
 
     def _has_grown(self, chunks: tuple[bytes, ...], info: StreamInfo) -> None:
         self._wakeups.committed(info, records_of(chunks, info.tail))
@@ -395,12 +398,15 @@ async def _connected(settings: Settings) -> aiosqlite.Connection:
         raise
 
 
-async def _run(connection: aiosqlite.Connection, function: Callable[..., T], *args: Any) -> T:
+def _submit(
+    connection: aiosqlite.Connection, function: Callable[..., T], *args: Any
+) -> asyncio.Future[T]:
     """Call `function(sqlite3_connection, *args)` in the connection's thread: one hop, where
     aiosqlite's public methods take one for each statement."""
-    execute: Any = connection._execute
-    result: T = await execute(function, connection._conn, *args)
-    return result
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    call = partial(function, connection._conn, *args)
+    connection._tx.put_nowait((future, call))
+    return future
 
 
 @contextmanager

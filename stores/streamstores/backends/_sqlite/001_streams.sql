@@ -34,10 +34,10 @@ CREATE TABLE streamstores_trash (
     stream INTEGER PRIMARY KEY
 );
 
--- The number of the last transaction, and of the last one that ended a stream.
-CREATE TABLE streamstores_clock (
-    changed INTEGER NOT NULL,
-    ended   INTEGER NOT NULL
+-- The `changed` of the last transaction that ended a stream before its time, which leaves no
+-- row to find it by.
+CREATE TABLE streamstores_ended (
+    changed INTEGER NOT NULL
 );
 
-INSERT INTO streamstores_clock VALUES (0, 0);
+INSERT INTO streamstores_ended VALUES (0);

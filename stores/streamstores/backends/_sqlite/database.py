@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import resources
-from itertools import accumulate
 from typing import Any, NamedTuple, Union
 
 from streamstores import limits as bounds
@@ -37,6 +36,10 @@ _UPDATE = (
     "UPDATE streamstores_streams SET state = ?, tail = ?, version = ?, error = ?,"
     " attributes = ?, expires_at = ?, changed = ? WHERE key = ?"
 )
+_NEXT_CHANGED = (
+    "SELECT max(changed, ifnull((SELECT max(changed) FROM streamstores_streams), 0)) + 1"
+    " FROM streamstores_ended"
+)
 _INSERT_RECORD = "INSERT INTO streamstores_records VALUES (?, ?, ?)"
 _PURGE_RECORDS = 5_000
 """Records removed in one transaction, so that purging never holds up the appends for long."""
@@ -59,28 +62,16 @@ class Stream(NamedTuple):
 
 
 class Transaction:
-    """An open write transaction; `now` is its time in microseconds."""
+    """An open write transaction. `now` is its time in microseconds, `moment` the same, and
+    `changed` the number of the transaction, which watchers in other processes look for."""
 
-    __slots__ = ("_changes_before", "changed", "connection", "ended", "moment", "now")
+    __slots__ = ("changed", "connection", "moment", "now")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.now = time.time_ns() // 1_000
         self.moment = bounds.from_microseconds(self.now)
-        self._changes_before = connection.total_changes
-        row = connection.execute("SELECT changed FROM streamstores_clock").fetchone()
-        self.changed: int = row[0] + 1
-        self.ended = False
-
-    def finish(self) -> None:
-        """Count this transaction, which is what watchers in other processes look at."""
-        if self.connection.total_changes == self._changes_before:
-            return
-        if self.ended:
-            sql = "UPDATE streamstores_clock SET changed = ?1, ended = ?1"
-        else:
-            sql = "UPDATE streamstores_clock SET changed = ?1"
-        self.connection.execute(sql, (self.changed,))
+        self.changed: int = connection.execute(_NEXT_CHANGED).fetchone()[0]
 
     def find(self, stream_id: str) -> Stream | None:
         """The stream, unless it never was or has expired."""
@@ -103,15 +94,15 @@ class Transaction:
         )
 
     def add_records(self, key: int, start: int, chunks: tuple[bytes, ...]) -> None:
-        ends = accumulate(map(len, chunks), initial=start)
-        next(ends)
-        rows = [(key, end, chunk) for end, chunk in zip(ends, chunks, strict=True)]
-        self.connection.executemany(_INSERT_RECORD, rows)
+        end = start
+        for chunk in chunks:
+            end += len(chunk)
+            self.connection.execute(_INSERT_RECORD, (key, end, chunk))
 
     def end(self, key: int) -> None:
         """Remove the stream, and let watchers in other processes know."""
         self.remove(key)
-        self.ended = True
+        self.connection.execute("UPDATE streamstores_ended SET changed = ?", (self.changed,))
 
     def remove(self, key: int) -> None:
         """Remove the stream now, and file its records to be removed later."""
@@ -198,7 +189,9 @@ def statements_of(name: str) -> list[str]:
     return [statement for statement in "\n".join(lines).split(";\n") if statement.strip()]
 
 
-def commit(connection: sqlite3.Connection, operations: Sequence[Operation]) -> list[Outcome]:
+def commit(
+    connection: sqlite3.Connection, operations: Sequence[Operation]
+) -> Sequence[Outcome]:
     """Run the operations in one transaction: for each its result, or why it was refused.
 
     All of them fail together where SQLite fails, which raises its error: nothing was
@@ -213,7 +206,6 @@ def commit(connection: sqlite3.Connection, operations: Sequence[Operation]) -> l
                 outcomes.append(operation(transaction))
             except StreamStoreError as exc:
                 outcomes.append(exc)
-        transaction.finish()
     except BaseException:
         _roll_back(connection)
         raise

@@ -13,6 +13,10 @@ from streamstores.backends._sqlite.database import Settings, connect
 
 __all__ = ["Changes", "Watcher"]
 
+_CHANGED_AFTER = (
+    "SELECT id, version, changed FROM streamstores_streams WHERE changed > ? ORDER BY changed"
+)
+
 
 class Changes(NamedTuple):
     """What was committed since the last look, by this process or another."""
@@ -76,7 +80,7 @@ class Watcher:
         connection = connect(self._settings)
         try:
             seen = _data_version(connection)
-            changed, ended = _clock(connection)
+            changed, ended = _last_changed(connection), _ended(connection)
             self._report(Changes([], may_have_ended=True))
             while self._watched.is_set() and not self._closing.wait(self._interval):
                 # The version first: a commit that slips in is then found at the next look.
@@ -84,13 +88,9 @@ class Watcher:
                 if version == seen:
                     continue
                 seen = version
-                rows = connection.execute(
-                    "SELECT id, version, changed FROM streamstores_streams WHERE changed > ?",
-                    (changed,),
-                ).fetchall()
-                ended_before = ended
-                _, ended = _clock(connection)
-                changed = max((row[2] for row in rows), default=changed)
+                rows = connection.execute(_CHANGED_AFTER, (changed,)).fetchall()
+                changed = rows[-1][2] if rows else changed
+                ended_before, ended = ended, _ended(connection)
                 changes = Changes([row[:2] for row in rows], ended != ended_before)
                 if changes.versions or changes.may_have_ended:
                     self._report(changes)
@@ -112,6 +112,12 @@ def _data_version(connection: sqlite3.Connection) -> int:
     return version
 
 
-def _clock(connection: sqlite3.Connection) -> tuple[int, int]:
-    row = connection.execute("SELECT changed, ended FROM streamstores_clock").fetchone()
-    return int(row[0]), int(row[1])
+def _last_changed(connection: sqlite3.Connection) -> int:
+    sql = "SELECT ifnull(max(changed), 0) FROM streamstores_streams"
+    changed: int = connection.execute(sql).fetchone()[0]
+    return changed
+
+
+def _ended(connection: sqlite3.Connection) -> int:
+    changed: int = connection.execute("SELECT changed FROM streamstores_ended").fetchone()[0]
+    return changed
