@@ -12,12 +12,13 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import ClassVar
 
 from streamstores._wakeups import Wakeups, Watch, is_namesake, recheck_after
-from streamstores.errors import ProducerLost, StreamNotFound
+from streamstores.errors import OffsetOutOfRange, ProducerLost, StreamNotFound
 from streamstores.limits import check_offset, check_seconds
-from streamstores.store import Record, State, StreamInfo, StreamStore
+from streamstores.store import Page, Record, State, StreamInfo, StreamStore
 
 __all__ = ["Follower", "follow"]
 
@@ -167,7 +168,8 @@ class Follower:
     async def _replay(self) -> list[Record]:
         """One page from the store. Where it reaches what the tail shares, live begins."""
         tail = self._tail or self._join()
-        page = await self._store.read(self.stream_id, self.offset)
+        read = self._store.read if self.info is None else partial(_read_on, self._store)
+        page = await read(self.stream_id, self.offset)
         if self.info is not None and is_namesake(self.info, page.info):
             raise StreamNotFound(self.stream_id)
         if tail.belongs_to_namesake_of(page.info):
@@ -388,7 +390,7 @@ class _Tail:
             while not self.info.state.is_final or self._end < self.info.tail:
                 if self._end == self.info.tail:
                     await self._next_notice()
-                page = await self._store.read(self._stream_id, self._end)
+                page = await _read_on(self._store, self._stream_id, self._end)
                 if is_namesake(self.info, page.info):
                     raise StreamNotFound(self._stream_id)
                 self.offer(page.info, page.records, page.next_offset)
@@ -428,6 +430,15 @@ class _Silence:
 
     def cancel(self) -> None:
         self._handle.cancel()
+
+
+async def _read_on(store: StreamStore, stream_id: str, offset: int) -> Page:
+    """Read from an offset that the stream has reached: it can be beyond the tail only of a
+    shorter namesake."""
+    try:
+        return await store.read(stream_id, offset)
+    except OffsetOutOfRange as exc:
+        raise StreamNotFound(stream_id) from exc
 
 
 def _offset_of(record: Record) -> int:

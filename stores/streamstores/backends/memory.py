@@ -82,6 +82,7 @@ class MemoryStreamStore:
         chunks = bounds.check_chunks(chunks, self.limits)
         attributes = bounds.check_attributes(attributes, self.limits)
         state = check_state(state)
+        self._check_open()
         existing = self._find(stream_id)
         if existing is not None:
             raise StreamExists(f"stream {stream_id!r} exists", existing.info)
