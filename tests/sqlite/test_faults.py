@@ -7,6 +7,7 @@ import gc
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
 import warnings
 from contextlib import aclosing
@@ -92,6 +93,49 @@ def test_a_file_that_cannot_grow_takes_nothing_and_keeps_what_it_has(path):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("refused at "), run.stdout
+
+
+def test_a_read_only_file_is_unavailable_and_named():
+    """As a user without write permission, which root has to become first."""
+    script = """
+        import asyncio, concurrent.futures.thread, os, sys
+        from streamstores import SQLiteStreamStore, StoreUnavailable
+
+        async def main():
+            if os.geteuid() == 0:
+                os.setegid(65534)
+                os.seteuid(65534)
+            try:
+                async with SQLiteStreamStore(sys.argv[1]) as store:
+                    await store.append("a", b"x")
+            except StoreUnavailable as exc:
+                print(exc)
+
+        asyncio.run(main())
+    """
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to other users
+        path = Path(folder, "x.db")
+        asyncio.run(create_a_stream(path))
+        before = path.read_bytes()
+        path.chmod(0o444)
+        Path(folder).chmod(0o555)
+        run = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script), path],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        Path(folder).chmod(0o755)
+        assert run.returncode == 0, run.stderr
+        assert str(path) in run.stdout
+        assert "readonly" in run.stdout or "unable to open" in run.stdout
+        assert path.read_bytes() == before
+
+
+async def create_a_stream(path: Path) -> None:
+    async with SQLiteStreamStore(path) as store:
+        await store.create("a")
 
 
 async def test_a_database_that_cannot_be_written_is_unavailable(path):
