@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
@@ -30,18 +31,30 @@ class Request(NamedTuple):
 class Exchange:
     """A request and the answer that the test gives it."""
 
-    def __init__(self, request: Request, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self.request = request
+        self._reader = reader
         self._writer = writer
 
     async def open(self, *events: bytes, ping: float = 15.0) -> None:
-        head = (
-            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
-            f"X-Stream-Id: {self.request.stream_id}\r\nX-Stream-Ping: {ping}\r\n"
-            "Transfer-Encoding: chunked\r\n\r\n"
-        )
-        self._writer.write(head.encode())
+        """Answer with a stream of the chat handler."""
+        await self.begin(X_Stream_Id=self.request.stream_id, X_Stream_Ping=ping)
         await self.send(event("stream-id", self.request.stream_id), *events)
+
+    async def begin(self, **headers: str | float) -> None:
+        """Answer with any stream of server-sent events."""
+        lines = ["HTTP/1.1 200 OK", "Content-Type: text/event-stream; charset=utf-8"]
+        lines += ["Transfer-Encoding: chunked", *_header_lines(headers)]
+        self._writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        await self._writer.drain()
+
+    async def left(self) -> None:
+        """Returns when the client has closed the connection."""
+        with suppress(ConnectionError):
+            while await asyncio.wait_for(self._reader.read(65_536), 10):
+                pass
 
     async def send(self, *events: bytes) -> None:
         for each in events:
@@ -64,7 +77,7 @@ class Exchange:
         text = body if isinstance(body, str) else json.dumps(body)
         lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(text.encode())}"]
         lines += ["Connection: close", "Content-Type: application/json"]
-        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        lines += _header_lines(headers)
         self._writer.write(("\r\n".join(lines) + "\r\n\r\n" + text).encode())
         await self._writer.drain()
         self._writer.close()
@@ -124,7 +137,7 @@ class ScriptedServer:
             writer.close()
             return
         self.requests.append(request)
-        self._waiting.append(Exchange(request, writer))
+        self._waiting.append(Exchange(request, reader, writer))
         self._arrived.set()
 
 
@@ -140,6 +153,10 @@ async def _read_request(reader: asyncio.StreamReader) -> Request:
     url = urlsplit(target)
     query = {name: values[0] for name, values in parse_qs(url.query).items()}
     return Request(method, url.path, query, headers, body)
+
+
+def _header_lines(headers: dict[str, str | float]) -> list[str]:
+    return [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
 
 
 def event(name: str, data: str = "", offset: int | None = None) -> bytes:
