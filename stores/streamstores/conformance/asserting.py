@@ -1,0 +1,158 @@
+"""What checks assert with: each helper says in words what was expected and what came.
+
+The checks run with pytest and without it, so nothing here leans on pytest's rewriting of
+`assert`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import reprlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from streamstores.store import Record, StreamInfo, StreamStore
+
+__all__ = [
+    "PROMPT_SECONDS",
+    "Call",
+    "Raises",
+    "content",
+    "equal",
+    "eventually",
+    "outcome",
+    "raises",
+    "read_all",
+    "tile",
+    "within",
+]
+
+PROMPT_SECONDS = 4.0
+"""What "at once" may take on a busy machine; still less than the default `poll_interval`."""
+
+Call = Callable[[], Awaitable[object]]
+
+T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 400
+_repr.maxlist = _repr.maxdict = _repr.maxtuple = _repr.maxset = 12
+
+
+def equal(actual: object, expected: object, what: str) -> None:
+    """Raise unless the two are equal; `what` names the thing in the failure's text."""
+    __tracebackhide__ = True
+    if actual != expected:
+        raise AssertionError(
+            f"{what}: expected {_repr.repr(expected)}, got {_repr.repr(actual)}"
+        )
+
+
+class Raises(Generic[E]):
+    """A context manager whose block must raise one of `types`; `error` is what it raised."""
+
+    def __init__(self, types: tuple[type[E], ...], what: str) -> None:
+        self._types = types
+        self._what = what
+        self._error: E | None = None
+
+    @property
+    def error(self) -> E:
+        assert self._error is not None, "the block has not raised yet"
+        return self._error
+
+    def __enter__(self) -> Raises[E]:
+        return self
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> bool:
+        __tracebackhide__ = True
+        wanted = " or ".join(each.__name__ for each in self._types)
+        if exc is None:
+            raise AssertionError(f"{self._what}: expected {wanted}, but nothing was raised")
+        if isinstance(exc, self._types):
+            self._error = exc
+            return True
+        if not isinstance(exc, Exception):
+            return False  # cancellation and the like
+        text = f"{self._what}: expected {wanted}, got {type(exc).__name__}: {exc}"
+        raise AssertionError(text) from exc
+
+
+def raises(kind: type[E], what: str, *others: type[E]) -> Raises[E]:
+    return Raises((kind, *others), what)
+
+
+async def within(seconds: float, awaitable: Awaitable[T], what: str) -> T:
+    """The result; raises where it takes longer. For what would otherwise hang."""
+    __tracebackhide__ = True
+    task = asyncio.ensure_future(awaitable)
+    try:
+        done, _ = await asyncio.wait([task], timeout=seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+    if not done:
+        await asyncio.wait([task])
+        raise AssertionError(f"{what}: nothing happened for {seconds:g} seconds")
+    return await task
+
+
+async def eventually(
+    condition: Callable[[], Awaitable[object]], what: str, *, seconds: float = 15.0
+) -> None:
+    """Wait until `condition()` is true, asking again and again."""
+    __tracebackhide__ = True
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: still not so after {seconds:g} seconds")
+        await asyncio.sleep(0.02)
+
+
+async def outcome(awaitable: Awaitable[T]) -> T | Exception:
+    """The result, or the exception instead of raising it. Cancellation passes through."""
+    try:
+        return await awaitable
+    except Exception as exc:
+        return exc
+
+
+def tile(records: list[Record], start: int, what: str) -> int:
+    """Raise unless the records follow each other from `start` without gap; the end."""
+    __tracebackhide__ = True
+    for record in records:
+        equal(type(record.data), bytes, f"{what}: type of the data at {record.offset}")
+        equal(record.offset, start, f"{what}: offset of the next record")
+        if not record.data:
+            raise AssertionError(f"{what}: an empty record at {start}")
+        start = record.end
+    return start
+
+
+async def read_all(
+    store: StreamStore, stream_id: str, offset: int = 0, *, max_bytes: int = 1_048_576
+) -> tuple[list[Record], StreamInfo]:
+    """Every record from `offset` on, page by page, each page checked; and the last info."""
+    __tracebackhide__ = True
+    records: list[Record] = []
+    while True:
+        page = await store.read(stream_id, offset, max_bytes=max_bytes)
+        what = f"page from {offset} with max_bytes={max_bytes}"
+        equal(page.next_offset, tile(page.records, offset, what), f"{what}: next_offset")
+        size = page.next_offset - offset
+        if size > max_bytes and len(page.records) > 1:
+            raise AssertionError(f"{what}: {len(page.records)} records of {size} bytes")
+        records += page.records
+        offset = page.next_offset
+        if offset == page.info.tail:
+            return records, page.info
+        if not page.records:
+            raise AssertionError(f"{what}: empty before the tail {page.info.tail}")
+
+
+async def content(store: StreamStore, stream_id: str, offset: int = 0) -> bytes:
+    """All bytes from `offset` on."""
+    records, _ = await read_all(store, stream_id, offset)
+    return b"".join(record.data for record in records)

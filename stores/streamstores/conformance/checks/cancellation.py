@@ -1,0 +1,197 @@
+"""Clause 9: cancelling any call leaves the store healthy, and no append in halves."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from typing import Any
+
+from streamstores.conformance.asserting import (
+    PROMPT_SECONDS,
+    content,
+    equal,
+    outcome,
+    read_all,
+    within,
+)
+from streamstores.conformance.harness import Harness
+from streamstores.conformance.registry import check
+from streamstores.errors import StreamNotFound
+from streamstores.store import StreamInfo, StreamStore
+
+HEALTHY_SECONDS = 10 * PROMPT_SECONDS
+
+
+async def cancel_after(steps: int, work: Coroutine[Any, Any, Any]) -> Any:
+    """Start it, let the loop turn `steps` times, cancel it; its result, None if cancelled."""
+    task = asyncio.ensure_future(work)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    return None if task.cancelled() else task.result()
+
+
+async def is_healthy(store: StreamStore, harness: Harness) -> None:
+    """Many calls at once still get their turn: no connection or lock was lost."""
+
+    async def use() -> None:
+        stream_id = harness.new_id()
+        await store.create(stream_id, b"abc")
+        await store.append(stream_id, b"def", state="done")
+        equal(await content(store, stream_id), b"abcdef", "bytes of a stream made later")
+
+    together = asyncio.gather(*(use() for _ in range(15)))
+    await within(HEALTHY_SECONDS, together, "15 streams made after the cancellations")
+
+
+@check(9)
+async def check_a_cancelled_append_is_whole_or_nothing(harness: Harness) -> None:
+    """Cancelled at any point, an append happened wholly or not at all."""
+    store, other = await harness.open(), await harness.open()
+    for steps in range(30):
+        stream_id = harness.new_id()
+        before = await store.create(stream_id, b"abc")
+        work = store.append(stream_id, b"de", b"f", state="done", attributes={"a": "b"})
+        result = await cancel_after(steps, work)
+        page = await other.read(stream_id)
+        data = b"".join(record.data for record in page.records)
+        seen = (data, str(page.info.state), dict(page.info.attributes))
+        if page.info.version == before.version and result is None:
+            equal(seen, (b"abc", "streaming", {}), "a stream before the append")
+        else:
+            equal(seen, (b"abcdef", "done", {"a": "b"}), "a stream after the append")
+    await is_healthy(store, harness)
+
+
+@check(9)
+async def check_a_cancelled_create_is_whole_or_nothing(harness: Harness) -> None:
+    """Cancelled at any point, a create made the whole stream or none."""
+    store, other = await harness.open(), await harness.open()
+    for steps in range(20):
+        stream_id = harness.new_id()
+        work = store.create(stream_id, b"ab", b"c", state="done", attributes={"a": "b"})
+        result = await cancel_after(steps, work)
+        page = await outcome(other.read(stream_id))
+        if isinstance(page, StreamNotFound):
+            equal(result, None, "result of a create that did not happen")
+            continue
+        assert not isinstance(page, Exception), f"read raised {page!r}"
+        data = b"".join(record.data for record in page.records)
+        seen = (data, str(page.info.state), dict(page.info.attributes))
+        equal(seen, (b"abc", "done", {"a": "b"}), "the stream")
+    await is_healthy(store, harness)
+
+
+@check(9)
+async def check_a_storm_of_cancelled_appends(harness: Harness) -> None:
+    """Many appends cancelled at random points: each is there wholly, once, or not at all."""
+    stores = [await harness.open(), await harness.open()]
+    stream_id = harness.new_id()
+    await stores[0].create(stream_id)
+    dice = random.Random(20)
+    done: set[int] = set()
+
+    async def append(number: int) -> None:
+        chunks = [b"%03d%s" % (number, part) for part in (b"a", b"bb", b"ccc")]
+        await stores[number % 2].append(stream_id, *chunks)
+        done.add(number)
+
+    tasks = [harness.start(append(number)) for number in range(150)]
+    while any(not task.done() for task in tasks):
+        await asyncio.sleep(0)
+        for task in dice.sample(tasks, 4):
+            task.cancel()
+        if dice.random() < 0.3:
+            await asyncio.sleep(0.001)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+    records, _ = await read_all(stores[0], stream_id)
+    landed = [int(record.data[:3]) for record in records[::3]]
+    expected = [b"%03d%s" % (n, part) for n in landed for part in (b"a", b"bb", b"ccc")]
+    equal([record.data for record in records], expected, "records, in whole appends")
+    equal(len(landed), len(set(landed)), "appends that landed once")
+    equal(sorted(done - set(landed)), [], "appends that returned but are not there")
+    await is_healthy(stores[0], harness)
+    await is_healthy(stores[1], harness)
+
+
+@check(9)
+async def check_a_storm_of_cancelled_reads(harness: Harness) -> None:
+    """Cancelled reads, infos, waits and lists leave the store healthy and the stream alone."""
+    store = await harness.open()
+    stream_id = harness.new_id()
+    info = await store.create(stream_id, b"x" * 1000, b"y" * 1000)
+
+    async def list_all() -> list[StreamInfo]:
+        if "list" not in store.capabilities:
+            return []
+        return [each async for each in store.list(harness.prefix)]
+
+    for steps in range(12):
+        calls: list[Coroutine[Any, Any, Any]] = []
+        for _ in range(8):
+            calls += [
+                store.read(stream_id, 5),
+                store.info(stream_id),
+                store.wait(stream_id, version=info.version, timeout=600),
+                list_all(),
+                store.expire(stream_id, 1000),
+                store.sweep(limit=1),
+            ]
+        await asyncio.gather(*(cancel_after(steps, call) for call in calls))
+    equal((await store.info(stream_id)).version, info.version, "version")
+    equal(len(await content(store, stream_id)), 2000, "bytes")
+    await is_healthy(store, harness)
+
+
+@check(9)
+async def check_a_cancelled_wait_hurts_no_other(harness: Harness) -> None:
+    """When some waiters are cancelled the others still wake."""
+    store = await harness.open()
+    stream_id = harness.new_id()
+    info = await store.create(stream_id)
+    waiters = [
+        harness.start(store.wait(stream_id, version=info.version, timeout=600))
+        for _ in range(40)
+    ]
+    await asyncio.sleep(0.02)
+    for waiter in waiters[::2]:
+        waiter.cancel()
+    changed = await store.append(stream_id, b"x")
+    infos = await within(PROMPT_SECONDS, asyncio.gather(*waiters[1::2]), "the other waiters")
+    equal({each.version for each in infos}, {changed.version}, "versions seen")
+    equal([waiter.cancelled() for waiter in waiters[::2]], [True] * 20, "cancelled waiters")
+
+
+@check(9)
+async def check_cancelled_deletes_and_expires(harness: Harness) -> None:
+    """A cancelled delete happened or not; what is left is a whole stream or none."""
+    store = await harness.open()
+    for steps in range(12):
+        stream_id = harness.new_id()
+        await store.create(stream_id, b"abc", b"def")
+        await cancel_after(steps, store.delete(stream_id))
+        left = await outcome(content(store, stream_id))
+        if not isinstance(left, StreamNotFound):
+            equal(left, b"abcdef", "bytes of a stream whose delete was cancelled")
+            await outcome(store.delete(stream_id))
+        await store.create(stream_id, b"new")
+        equal(await content(store, stream_id), b"new", "bytes of the new stream")
+    await is_healthy(store, harness)
+
+
+@check(9)
+async def check_an_abandoned_listing(harness: Harness) -> None:
+    """Listings left half-way hold nothing back."""
+    store = await harness.open()
+    if "list" in store.capabilities:
+        for _ in range(5):
+            await store.create(harness.new_id())
+        for _ in range(20):
+            listing: Any = store.list(harness.prefix)
+            await listing.__anext__()
+            await listing.aclose()
+    await is_healthy(store, harness)

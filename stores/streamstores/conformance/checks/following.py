@@ -1,0 +1,368 @@
+"""Clause 5: following, as far as it depends on the store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from streamstores.conformance.asserting import (
+    PROMPT_SECONDS,
+    content,
+    equal,
+    eventually,
+    outcome,
+    raises,
+    tile,
+    within,
+)
+from streamstores.conformance.checks.waiting import PAST, bound
+from streamstores.conformance.harness import Harness
+from streamstores.conformance.registry import check
+from streamstores.errors import OffsetOutOfRange, ProducerLost, StreamNotFound
+from streamstores.follow import Follower, follow
+from streamstores.store import Record, State, StreamStore
+
+
+async def everything(follower: Follower) -> list[Record]:
+    """What the follower yields to its normal end, checked for gaps."""
+    start = follower.offset
+    records = [record async for record in follower]
+    equal(tile(records, start, "followed records"), follower.offset, "where it ended")
+    return records
+
+
+def data_of(records: list[Record]) -> bytes:
+    return b"".join(record.data for record in records)
+
+
+async def is_live(store: StreamStore, stream_id: str, follower: Follower) -> None:
+    """Append a record and see the follower yield it: from then on it follows live."""
+    await store.append(stream_id, b"live")
+    record = await within(bound(store, store), follower.__anext__(), "the first live record")
+    equal(record.data, b"live", "the first live record")
+
+
+@check(5)
+async def check_follow_replays_and_goes_on_live(harness: Harness) -> None:
+    """A follower yields what was there, then what comes, and ends with the stream."""
+    store = await harness.open()
+    stream_id = harness.new_id()
+    await store.create(stream_id, b"old", b"er")
+    follower = follow(store, stream_id)
+    following = harness.start(everything(follower))
+    await asyncio.sleep(0.02)
+    for number in range(20):
+        await store.append(stream_id, b"%02d" % number)
+        await asyncio.sleep(0)
+    info = await store.append(stream_id, b"end", state="done")
+    records = await within(bound(store, store), following, "the follower's end")
+    expected = [b"old", b"er", *(b"%02d" % number for number in range(20)), b"end"]
+    equal([record.data for record in records], expected, "records")
+    equal(follower.info, info, "follower.info")
+
+
+@check(5)
+async def check_follow_through_another_store(harness: Harness) -> None:
+    """A follower on one store object sees all that another one appends, and its end."""
+    store, other = await harness.open(), await harness.open()
+    stream_id = harness.new_id()
+    await store.create(stream_id, b"begin")
+    following = harness.start(everything(follow(other, stream_id)))
+    whole = b"begin"
+    for number in range(25):
+        chunks = [b"%02d," % number, b"."][: number % 2 + 1]
+        await store.append(stream_id, *chunks)
+        whole += b"".join(chunks)
+        await asyncio.sleep(0.001 * (number % 3))
+    await store.mark_done(stream_id)
+    seconds = 2 * bound(other, store)
+    equal(data_of(await within(seconds, following, "the follower")), whole, "bytes")
+
+
+@check(5)
+async def check_follow_from_every_offset(harness: Harness) -> None:
+    """A follower may begin anywhere, inside a record too, up to the tail."""
+    store = await harness.open()
+    stream_id = harness.new_id()
+    whole = b"abcdefghij"
+    await store.create(stream_id, whole[:1], whole[1:5], whole[5:7])
+    followers = [follow(store, stream_id, offset) for offset in range(8)]
+    following = [harness.start(everything(follower)) for follower in followers]
+    await asyncio.sleep(0.02)
+    await store.append(stream_id, whole[7:], state="done")
+    for offset, each in enumerate(following):
+        records = await within(bound(store, store), each, f"the follower from {offset}")
+        equal(data_of(records), whole[offset:], f"bytes from {offset}")
+    for offset in range(len(whole) + 1):
+        records = await everything(follow(store, stream_id, offset))
+        equal(data_of(records), whole[offset:], f"bytes of the finished stream from {offset}")
+
+
+@check(5)
+async def check_follow_ends_with_every_end(harness: Harness) -> None:
+    """A follower ends normally when the stream is stopped, done or failed; info says how."""
+    store, other = await harness.open(), await harness.open()
+    for state in (State.STOPPED, State.DONE, State.ERROR):
+        for ender in (store, other):
+            stream_id = harness.new_id()
+            await store.create(stream_id, b"abc")
+            follower = follow(store, stream_id)
+            following = harness.start(everything(follower))
+            await asyncio.sleep(0.02)
+            error = "why" if state is State.ERROR else None
+            info = await ender.mark_done(stream_id, state, error=error)
+            records = await within(bound(store, ender), following, f"its end, {state}")
+            equal(data_of(records), b"abc", "bytes")
+            equal(follower.info, info, "follower.info")
+
+
+@check(5)
+async def check_follow_of_an_ended_stream(harness: Harness) -> None:
+    """A follower of a stream that has ended yields its bytes and ends, with none too."""
+    store = await harness.open()
+    for state in (State.STOPPED, State.DONE, State.ERROR):
+        for chunks in ((), (b"x", b"yz")):
+            stream_id = harness.new_id()
+            await store.create(stream_id, *chunks, state=state)
+            follower = follow(store, stream_id)
+            records = await within(PROMPT_SECONDS, everything(follower), f"its end, {state}")
+            equal([record.data for record in records], list(chunks), "records")
+            assert follower.info is not None, "follower.info is None after the end"
+            equal(follower.info.state, state, "follower.info.state")
+
+
+@check(5)
+async def check_follow_goes_on_after_a_reopening(harness: Harness) -> None:
+    """A stream that was stopped and reopened is followed on from where the reader was."""
+    store = await harness.open()
+    stream_id = harness.new_id()
+    await store.create(stream_id, b"one")
+    stopped = await store.mark_done(stream_id, "stopped")
+    first = follow(store, stream_id)
+    equal(data_of(await everything(first)), b"one", "until the stop")
+    await store.append(stream_id, b"two", state="streaming", version=stopped.version)
+    following = harness.start(everything(follow(store, stream_id, first.offset)))
+    await asyncio.sleep(0.02)
+    await store.append(stream_id, b"three", state="done")
+    records = await within(bound(store, store), following, "the second follower")
+    equal(data_of(records), b"twothree", "after the stop")
+
+
+@check(5)
+async def check_many_followers(harness: Harness) -> None:
+    """Fifty followers that join at different times each get every byte once."""
+    store, other = await harness.open(), await harness.open()
+    stream_id = harness.new_id()
+    await store.create(stream_id)
+    following = []
+    whole = b""
+    for number in range(50):
+        follower = follow(other if number % 5 == 0 else store, stream_id, len(whole) // 2)
+        following.append((follower.offset, harness.start(everything(follower))))
+        await store.append(stream_id, b"<%d>" % number)
+        whole += b"<%d>" % number
+        await asyncio.sleep(0)
+    await store.mark_done(stream_id)
+    for offset, each in following:
+        records = await within(2 * bound(other, store), each, f"the follower from {offset}")
+        equal(data_of(records), whole[offset:], f"bytes from {offset}")
+
+
+@check(5)
+async def check_a_slow_follower_loses_nothing(harness: Harness) -> None:
+    """A follower that pauses for megabytes holds nobody up and then gets every byte."""
+    store = await harness.open()
+    stream_id = harness.new_id()
+    size = min(262_144, store.limits.record_bytes)
+    await store.create(stream_id, b"begin")
+    slow, quick = follow(store, stream_id), follow(store, stream_id)
+    equal((await slow.__anext__()).data, b"begin", "first record")
+    await is_live(store, stream_id, slow)
+    following = harness.start(everything(quick))
+    chunks = [bytes([65 + number]) * size for number in range(16)]
+    for chunk in chunks:
+        await store.append(stream_id, chunk)
+    await store.mark_done(stream_id)
+    whole = b"".join(chunks)
+    records = await within(bound(store, store) * 3, following, "the quick follower")
+    equal(data_of(records) == b"beginlive" + whole, True, "bytes of the quick one are equal")
+    rest = await within(bound(store, store) * 3, everything(slow), "the slow follower")
+    equal(data_of(rest) == whole, True, "bytes of the slow one are equal")
+
+
+@check(5)
+async def check_follow_beyond_the_tail(harness: Harness) -> None:
+    """An offset beyond the tail raises OffsetOutOfRange, while streaming and after."""
+    store = await harness.open()
+    for state in ("streaming", "stopped", "done"):
+        stream_id = harness.new_id()
+        await store.create(stream_id, b"abc", state=state)
+        for offset in (4, 2**40, 10**30):
+            with raises(OffsetOutOfRange, f"follow from {offset}, {state}") as caught:
+                await within(PROMPT_SECONDS, everything(follow(store, stream_id, offset)), "it")
+            equal(caught.error.tail, 3, "OffsetOutOfRange.tail")
+
+
+Vanish = Callable[[StreamStore, str], Awaitable[Any]]
+
+
+async def begin_anew(store: StreamStore, stream_id: str) -> None:
+    await store.delete(stream_id)
+    await store.create(stream_id, b"another stream", state="done")
+
+
+async def begin_a_shorter_one(store: StreamStore, stream_id: str) -> None:
+    await store.delete(stream_id)
+    await store.create(stream_id, b"x", state="done")
+
+
+VANISHING: dict[str, Vanish] = {
+    "delete": lambda store, stream_id: store.delete(stream_id),
+    "expire": lambda store, stream_id: store.expire(stream_id, expires_at=PAST),
+    "create anew": begin_anew,
+    "create anew, shorter": begin_a_shorter_one,
+}
+
+
+@check(5)
+async def check_a_vanished_stream_never_looks_finished(harness: Harness) -> None:
+    """A live follower gets StreamNotFound when its stream is deleted or expired."""
+    store, other = await harness.open(), await harness.open()
+    for name, vanish in VANISHING.items():
+        for ender in (store, other):
+            stream_id = harness.new_id()
+            await store.create(stream_id)
+            follower = follow(store, stream_id)
+            starting = harness.start(is_live(store, stream_id, follower))
+            await starting
+            step = harness.start(outcome(follower.__anext__()))
+            await asyncio.sleep(0.02)
+            await vanish(ender, stream_id)
+            result = await within(bound(store, ender), step, f"the follower, after {name}")
+            equal(type(result), StreamNotFound, f"outcome of the next step after {name}")
+
+
+@check(5)
+async def check_a_stream_that_vanishes_in_replay(harness: Harness) -> None:
+    """A follower in the middle of its replay gets StreamNotFound when the stream vanishes."""
+    store = await harness.open()
+    size = store.limits.record_bytes
+    for name, vanish in VANISHING.items():
+        stream_id = harness.new_id()
+        await store.create(stream_id, b"x" * size, b"y" * size, b"z", state="done")
+        follower = follow(store, stream_id)
+        equal(len((await follower.__anext__()).data), size, "first record")
+        await vanish(store, stream_id)
+        with raises(StreamNotFound, f"the rest of the replay after {name}"):
+            await within(PROMPT_SECONDS, everything(follower), "the rest")
+
+
+@check(5)
+async def check_a_stream_whose_time_is_up_never_looks_finished(harness: Harness) -> None:
+    """A follower of a stream whose ttl runs out gets StreamNotFound."""
+    store = await harness.open()
+    stream_id = harness.new_id()
+    await store.create(stream_id, b"abc", ttl=1)
+    following = outcome(everything(follow(store, stream_id)))
+    seconds = 2 + PROMPT_SECONDS + store.limits.poll_interval
+    equal(type(await within(seconds, following, "the follower")), StreamNotFound, "outcome")
+
+
+@check(5)
+async def check_follow_of_a_missing_stream(harness: Harness) -> None:
+    """A follower of an id that never existed gets StreamNotFound at its first step."""
+    store = await harness.open()
+    stream_id = harness.new_id()
+    for offset in (0, 5):
+        with raises(StreamNotFound, f"follow from {offset}"):
+            await within(PROMPT_SECONDS, everything(follow(store, stream_id, offset)), "it")
+
+
+@check(5)
+async def check_a_dead_producer_is_noticed(harness: Harness) -> None:
+    """Without any change for producer_timeout seconds a follower gets ProducerLost."""
+    store = await harness.open()
+    stream_id = harness.new_id()
+    info = await store.create(stream_id, b"last words")
+    follower = follow(store, stream_id, producer_timeout=0.3)
+    equal((await follower.__anext__()).data, b"last words", "replayed record")
+    result = await within(
+        PROMPT_SECONDS + store.limits.poll_interval,
+        outcome(follower.__anext__()),
+        "the verdict",
+    )
+    equal(type(result), ProducerLost, "outcome of the silence")
+    assert isinstance(result, ProducerLost)
+    equal(result.info, info, "ProducerLost.info")
+    taken = await store.append(stream_id, b"!", version=result.info.version)
+    equal(taken.tail, 11, "tail after a takeover")
+
+
+@check(5)
+async def check_heartbeats_prove_life(harness: Harness) -> None:
+    """Heartbeats from any store object keep a follower from giving the producer up."""
+    store, other = await harness.open(), await harness.open()
+    stream_id = harness.new_id()
+    await store.create(stream_id, b"thinking")
+    longest_gap = 0.0
+    follower = follow(store, stream_id, producer_timeout=1.0)
+    following = harness.start(outcome(everything(follower)))
+    last = begin = time.monotonic()
+    while time.monotonic() < begin + 2.5 and not following.done():
+        await other.append(stream_id)
+        await asyncio.sleep(0.1)
+        longest_gap = max(longest_gap, time.monotonic() - last)
+        last = time.monotonic()
+    if following.done() and longest_gap > 0.8:
+        return  # this machine was too busy to show anything
+    await outcome(other.mark_done(stream_id))
+    result = await within(2 * bound(store, other), following, "the follower's end")
+    assert isinstance(result, list), f"the follower ended with {result!r}"
+    equal(data_of(result), b"thinking", "bytes")
+
+
+@check(5)
+async def check_a_cancelled_step_can_be_made_again(harness: Harness) -> None:
+    """Cancelling a follower's step loses no record and repeats none."""
+    store = await harness.open()
+    stream_id = harness.new_id()
+    await store.create(stream_id)
+    follower = follow(store, stream_id)
+    got = b""
+    for number in range(40):
+        step = harness.start(follower.batch())
+        if number % 2:
+            await store.append(stream_id, b"<%d>" % number)
+        for _ in range(number % 7):
+            await asyncio.sleep(0)
+        if step.done():
+            got += data_of(step.result())
+        else:
+            step.cancel()
+            await asyncio.wait([step])
+            if not step.cancelled():
+                got += data_of(step.result())
+    await store.mark_done(stream_id)
+    got += data_of(await within(bound(store, store), everything(follower), "its end"))
+    equal(got, await content(store, stream_id), "bytes")
+
+
+@check(5)
+async def check_abandoned_followers_cost_nothing(harness: Harness) -> None:
+    """Followers that were given up leave no task of theirs behind."""
+    store = await harness.open()
+    stream_id = harness.new_id()
+    await store.create(stream_id, b"abc")
+    before = len(asyncio.all_tasks())
+    followers = [follow(store, stream_id) for _ in range(20)]
+    for follower in followers:
+        await follower.__anext__()
+    for follower in followers:
+        await follower.aclose()
+
+    async def tasks_are_gone() -> bool:
+        return len(asyncio.all_tasks()) <= before
+
+    await eventually(tasks_are_gone, "the followers' tasks have ended")

@@ -1,0 +1,179 @@
+"""What a check is given: stores on one backend, stream ids of its own, and tidying up."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any, TypeVar
+
+from streamstores.conformance.second_process import SecondProcess
+from streamstores.store import StreamStore
+
+__all__ = ["Harness", "NotOffered", "Target", "run_in_own_loop", "target_of"]
+
+T = TypeVar("T")
+
+SECOND_PROCESS = "second_process"
+"""The need of a check that talks to a real second process; not a capability of a store."""
+
+_TIDY_SECONDS = 30.0
+
+
+class NotOffered(Exception):
+    """The store does not declare what the check needs; the text says what."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The stores under test.
+
+    `make_store()` returns a store that is not entered yet, or an async context manager that
+    gives one; each call another object on the same backend. `second_process` lets a real
+    second process open the same backend: a store URL, or `"module:callable"` of something
+    like `make_store` that the process can import. Without it the checks that need a process
+    are not run.
+    """
+
+    make_store: Callable[[], Any]
+    second_process: str | None = None
+
+
+def target_of(spec: str) -> Target:
+    """The target that a store URL or `"module:callable"` names.
+
+    Raises `ValueError` or `TypeError` where the text is neither, and what the import raises.
+    """
+    if "://" in spec:
+        open_store = load_factory("streamstores:open_store")  # by name: it is above this layer
+        return Target(partial(open_store, spec), spec)
+    return Target(load_factory(spec), spec)
+
+
+def load_factory(path: str) -> Callable[..., Any]:
+    """The callable at `"module:name"`."""
+    module, _, name = path.partition(":")
+    if not module or not name:
+        raise ValueError(f"neither a store URL nor module:callable: {path!r}")
+    factory: Any = import_module(module)
+    for part in name.split("."):
+        factory = getattr(factory, part)
+    if not callable(factory):
+        raise TypeError(f"{path} is not callable")
+    return factory  # type: ignore[no-any-return]  # it came in by name
+
+
+class Harness:
+    """One check's stores, ids and tasks; an async context manager that tidies up.
+
+    It closes every store it opened, cancels every task it started, and deletes the streams
+    whose ids it gave out, so that a check may run against a backend that others use.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._stores: list[StreamStore] = []
+        self._ids: list[str] = []
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._exits = AsyncExitStack()
+        self._token = secrets.token_hex(6)
+
+    async def open(self) -> StreamStore:
+        """A store: another object on the same backend at each call where the store declares
+        `"multi_process"`, otherwise always the same."""
+        if self._stores and "multi_process" not in self._stores[0].capabilities:
+            return self._stores[0]
+        return await self.open_new()
+
+    async def open_new(self) -> StreamStore:
+        """A new store object on the same backend, whatever the store declares."""
+        store: StreamStore = await self._exits.enter_async_context(self._target.make_store())
+        self._stores.append(store)
+        return store
+
+    async def second_process(self) -> SecondProcess:
+        """Another process with a store of its own on the same backend."""
+        if self._target.second_process is None:
+            raise NotOffered("no second_process= was given")
+        process = SecondProcess(self._target.second_process)
+        return await self._exits.enter_async_context(process)
+
+    def new_id(self, suffix: str = "") -> str:
+        """An id that nobody else uses; its stream is deleted after the check."""
+        stream_id = f"{self.prefix}{len(self._ids)}{suffix}"
+        self._ids.append(stream_id)
+        return stream_id
+
+    def own(self, stream_id: str) -> str:
+        """Note an id that the check made itself, to be deleted after it."""
+        self._ids.append(stream_id)
+        return stream_id
+
+    @property
+    def prefix(self) -> str:
+        """How the ids of this check begin."""
+        return f"conformance/{self._token}/"
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run it beside the check, which may cancel it; what is left at the end is."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.append(task)
+        return task
+
+    async def require(self, needs: frozenset[str]) -> None:
+        """Raise `NotOffered` unless the store declares all that is needed."""
+        store = await self.open()
+        missing = sorted(needs - store.capabilities - {SECOND_PROCESS})
+        if missing:
+            raise NotOffered(f"the store does not declare {', '.join(missing)}")
+        if SECOND_PROCESS in needs and self._target.second_process is None:
+            raise NotOffered("no second_process= was given")
+
+    async def __aenter__(self) -> Harness:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        try:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._delete_streams()
+        finally:
+            await self._exits.aclose()
+
+    async def _delete_streams(self) -> None:
+        """Best effort: what a store does here is no verdict on it."""
+        if not self._ids or "durable" not in self._stores[0].capabilities:
+            return
+        with suppress(Exception):
+            store = await self.open_new()  # the check may have closed the others
+            deletes = [store.delete(stream_id) for stream_id in self._ids]
+            together = asyncio.gather(*deletes, return_exceptions=True)
+            await asyncio.wait_for(together, _TIDY_SECONDS)
+
+
+def run_in_own_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end in a new event loop, without touching the thread's current one, which
+    may be the test framework's."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(work)
+    finally:
+        try:
+            _cancel_all(loop)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            loop.close()
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))

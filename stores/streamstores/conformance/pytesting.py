@@ -1,0 +1,99 @@
+"""The suite as pytest items: one for each check of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Union
+
+import pytest
+
+from streamstores.conformance.harness import NotOffered, Target, target_of
+from streamstores.conformance.registry import Check, registered
+from streamstores.conformance.runner import run_check
+
+__all__ = ["StoresUnderTest", "contract_tests", "for_stores", "resolve"]
+
+StoresUnderTest = Union[Callable[[], Any], Target, str]
+"""A `make_store`, a `Target`, a store URL, `"module:callable"`, or the name of a pytest
+fixture that gives any of these."""
+
+TestFunction = Callable[..., None]
+
+
+def contract_tests(
+    make_store: StoresUnderTest,
+    *,
+    second_process: str | None = None,
+    deviations: Mapping[str, str] | None = None,
+) -> TestFunction:
+    """A test function with one pytest item for each check of the contract.
+
+        test_contract = contract_tests(make_store)
+
+    `make_store()` returns a store that is not entered yet (or an async context manager that
+    gives one), at each call another object on the same backend. Instead of it can stand a
+    `Target`, a store URL, `"module:callable"`, or the name of a fixture whose value is one of
+    these: so a session fixture may start the server, and a parametrized one may vary it.
+    Every check calls `make_store` anew, inside an event loop of its own.
+
+    `second_process`, a URL or `"module:callable"`, lets a second process open the backend.
+
+    `deviations` maps check ids to the reason why this store departs from the contract there.
+    Such a check must fail; one that passes, and an id that no check has, fail the run.
+    What a store does not declare in its `capabilities` is skipped as "not offered".
+    """
+    declared = dict(deviations or {})
+    checks = registered()
+    params = [_param(check, declared.get(check.id)) for check in checks]
+    known = {check.id for check in checks}
+    params += [pytest.param(each, id=f"stale-{each}") for each in declared.keys() - known]
+
+    @pytest.mark.parametrize("check", params)
+    @for_stores(make_store)
+    def test_contract(request: pytest.FixtureRequest, check: Check | str) -> None:
+        __tracebackhide__ = True
+        if isinstance(check, str):
+            pytest.fail(f"a deviation names {check!r}, which is no check", pytrace=False)
+        try:
+            run_check(check, resolve(make_store, request, second_process))
+        except NotOffered as exc:
+            pytest.skip(f"not offered: {exc}")
+
+    return test_contract
+
+
+def for_stores(make_store: StoresUnderTest) -> Callable[[TestFunction], TestFunction]:
+    """Brings the fixture in, with its parameters, where one is named."""
+
+    def decorate(function: TestFunction) -> TestFunction:
+        if is_fixture(make_store):
+            return pytest.mark.usefixtures(str(make_store))(function)
+        return function
+
+    return decorate
+
+
+def is_fixture(make_store: StoresUnderTest) -> bool:
+    return isinstance(make_store, str) and ":" not in make_store
+
+
+def resolve(
+    make_store: StoresUnderTest, request: pytest.FixtureRequest, second_process: str | None
+) -> Target:
+    """The target; asks the fixture for it where one is named."""
+    given: Any = make_store
+    if is_fixture(make_store):
+        given = request.getfixturevalue(str(make_store))
+    target = target_of(given) if isinstance(given, str) else given
+    if not isinstance(target, Target):
+        target = Target(target)
+    if second_process is not None:
+        target = Target(target.make_store, second_process)
+    return target
+
+
+def _param(check: Check, deviation: str | None) -> Any:
+    if deviation is None:
+        return pytest.param(check, id=check.id)
+    mark = pytest.mark.xfail(reason=deviation, strict=True)
+    return pytest.param(check, id=check.id, marks=mark)

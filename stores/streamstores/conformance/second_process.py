@@ -1,0 +1,128 @@
+"""A real second process with a store of its own, driven from the first by calls.
+
+The wire is one line a message over the child's stdin and stdout: a pickled tuple in base64.
+Both ends are this package, and the parent started the child, so pickle has nobody to trust.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import pickle
+import sys
+from types import MappingProxyType
+from typing import Any
+
+from streamstores import errors
+from streamstores.store import Page, StreamInfo
+
+__all__ = ["SecondProcess", "from_line", "plain", "to_line"]
+
+_START_SECONDS = 30.0
+_EXIT_SECONDS = 15.0
+_LINE_BYTES = 256 * 1_048_576
+
+
+def to_line(message: object) -> bytes:
+    return base64.b64encode(pickle.dumps(message)) + b"\n"
+
+
+def from_line(line: bytes) -> Any:
+    return pickle.loads(base64.b64decode(line))
+
+
+def plain(value: Any) -> Any:
+    """The value in a form that pickle can carry."""
+    if isinstance(value, Page):
+        return value._replace(info=plain(value.info))
+    if isinstance(value, StreamInfo):
+        return value._replace(attributes=dict(value.attributes))
+    if isinstance(value, MappingProxyType):
+        return dict(value)
+    return value
+
+
+class SecondProcess:
+    """The parent's end; an async context manager.
+
+    `await process.call("append", stream_id, b"x", at=3)` calls that method of the child's
+    store. What it raises is raised here as the same class of error, without its attributes.
+    `"follow"` follows to the end and gives the records; `"bump"` appends records one after
+    another at the tail it finds, and counts the conflicts.
+    """
+
+    def __init__(self, spec: str) -> None:
+        self._spec = spec
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._count = 0
+        self._process: asyncio.subprocess.Process
+        self._reader: asyncio.Task[None]
+
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return await self.start(name, *args, **kwargs)
+
+    def start(self, name: str, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        """Send the call now; the future is its answer."""
+        self._count += 1
+        answer = self._calls[self._count] = asyncio.get_running_loop().create_future()
+        assert self._process.stdin is not None
+        self._process.stdin.write(to_line((self._count, name, args, kwargs)))
+        return answer
+
+    async def kill(self) -> None:
+        """End the process as a crash would: SIGKILL, nothing is tidied up."""
+        self._process.kill()
+        await self._process.wait()
+
+    async def __aenter__(self) -> SecondProcess:
+        module = "streamstores.conformance.child"
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", module, self._spec),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            limit=_LINE_BYTES,
+        )
+        self._reader = asyncio.get_running_loop().create_task(self._read_answers())
+        try:
+            await asyncio.wait_for(self.call("ready"), _START_SECONDS)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), _EXIT_SECONDS)
+        except asyncio.TimeoutError:
+            await self.kill()
+        await self._reader
+        for answer in self._calls.values():
+            answer.cancel()
+
+    async def _read_answers(self) -> None:
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            number, error, value = from_line(line)
+            answer = self._calls.pop(number)
+            if answer.done():
+                continue
+            if error is None:
+                answer.set_result(value)
+            else:
+                answer.set_exception(_error(error, value))
+        for answer in self._calls.values():
+            if not answer.done():
+                answer.set_exception(RuntimeError("the second process ended"))
+
+
+def _error(name: str, text: str) -> Exception:
+    kind = getattr(errors, name, None)
+    if kind is None:
+        return RuntimeError(f"in the second process: {name}: {text}")
+    error: Exception = kind.__new__(kind)  # its own arguments stayed in the other process
+    error.args = (text,)
+    return error

@@ -1,0 +1,8 @@
+"""The memory store against the contract."""
+
+from __future__ import annotations
+
+from streamstores import MemoryStreamStore
+from streamstores.conformance import contract_tests
+
+test_contract = contract_tests(MemoryStreamStore)
