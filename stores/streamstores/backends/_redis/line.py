@@ -1,0 +1,168 @@
+"""One connection that all callers share: requests go out as they come, replies in order.
+
+It is what keeps a cancelled call harmless. A caller holds a future, never the connection, so
+to cancel it takes nothing from the wire: its reply is read all the same, and dropped. And it
+is what makes many callers cheap: what they ask within one step of the event loop is one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from redis.asyncio.connection import Connection
+from redis.exceptions import BusyLoadingError, ReadOnlyError, ResponseError
+
+from streamstores._wakeups import Bell
+
+Handle = Callable[[Any], Any]
+
+
+class NotSent(Exception):
+    """The request never reached the server, or the server refused to look at it."""
+
+
+class ReplyLost(Exception):
+    """The request was sent, and what became of it is not known."""
+
+
+class _Call:
+    __slots__ = ("arguments", "future", "handle", "since")
+
+    def __init__(
+        self, arguments: tuple[Any, ...], handle: Handle, future: asyncio.Future[Any]
+    ) -> None:
+        self.arguments = arguments
+        self.handle = handle
+        self.future = future
+        self.since = time.monotonic()
+
+    def succeed(self, reply: Any) -> None:
+        """Run the handler, also where nobody waits any more: a commit is one all the same."""
+        try:
+            result = self.handle(reply)
+        except Exception as exc:
+            self.fail(exc)
+        else:
+            if not self.future.done():
+                self.future.set_result(result)
+
+    def fail(self, exc: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(exc)
+
+
+class Line:
+    """A connection for all callers, from its first request until it breaks.
+
+    Connecting is part of the first request. A request that gets no reply for `timeout`
+    seconds breaks the line: replies come in order, so none behind it can come either.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], timeout: float) -> None:
+        self._connect = connect
+        self._timeout = timeout
+        self._queue: list[_Call] = []
+        self._sent: deque[_Call] = deque()
+        self._work = Bell()
+        self._loop = asyncio.get_running_loop()
+        self.failure: Exception | None = None
+        self._timer = self._loop.call_later(timeout / 4, self._look_for_delay)
+        self._task = self._loop.create_task(self._run(), name="streamstores: redis line")
+
+    def call(self, *arguments: Any, handle: Handle) -> asyncio.Future[Any]:
+        """Ask, and get a future of what `handle` makes of the reply.
+
+        The future fails with the server's `ResponseError`, with `NotSent` or `ReplyLost`, or
+        with what `handle` raises. A request that is cancelled before it is sent never is.
+        """
+        call = _Call(arguments, handle, self._loop.create_future())
+        if self.failure is not None:
+            call.fail(NotSent(self.failure))
+        else:
+            self._queue.append(call)
+            self._work.ring()
+        return call.future
+
+    async def aclose(self) -> None:
+        self.hang_up(ConnectionError("the line was closed"))
+        await asyncio.wait([self._task])
+
+    def hang_up(self, exc: Exception) -> None:
+        """Break the line: whoever waits hears of `exc`, and nobody can ask any more."""
+        if self.failure is not None:
+            return
+        self.failure = exc
+        self._timer.cancel()
+        self._task.cancel()
+        for call in self._sent:
+            call.fail(_caused(ReplyLost, exc))
+        for call in self._queue:
+            call.fail(_caused(NotSent, exc))
+        self._sent.clear()
+        self._queue.clear()
+
+    async def _run(self) -> None:
+        connection = None
+        try:
+            connection = await asyncio.wait_for(self._connect(), self._timeout)
+            reader = self._loop.create_task(self._read(connection))
+            try:
+                await self._write(connection)
+            finally:
+                reader.cancel()
+                await asyncio.wait([reader])
+        except Exception as exc:
+            self.hang_up(exc)
+        finally:
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+
+    async def _write(self, connection: Connection) -> None:
+        while True:
+            await self._work.wait(None)
+            # A connection that was lost would silently be made anew here, with no reader.
+            if not connection.is_connected:
+                raise ConnectionError("the connection was lost")
+            packed: list[bytes] = []
+            queue, self._queue = self._queue, []
+            for call in queue:
+                if not call.future.cancelled():
+                    packed += connection.pack_command(*call.arguments)
+                    self._sent.append(call)
+            await connection.send_packed_command(packed, check_health=False)
+
+    async def _read(self, connection: Connection) -> None:
+        try:
+            while True:
+                try:
+                    reply = await connection.read_response()
+                except ResponseError as exc:
+                    self._sent.popleft().fail(exc)
+                else:
+                    self._sent.popleft().succeed(reply)
+        except Exception as exc:
+            if self._sent and _is_refusal(exc):
+                self._sent.popleft().fail(_caused(NotSent, exc))
+            self.hang_up(exc)
+
+    def _look_for_delay(self) -> None:
+        oldest = self._sent[0] if self._sent else self._queue[0] if self._queue else None
+        if oldest is not None and time.monotonic() - oldest.since > self._timeout:
+            self.hang_up(TimeoutError(f"no reply in {self._timeout} seconds"))
+        else:
+            self._timer = self._loop.call_later(self._timeout / 4, self._look_for_delay)
+
+
+def _is_refusal(exc: Exception) -> bool:
+    """Whether this is a reply, which redis-py raises as if it were the end of a connection."""
+    return isinstance(exc, BusyLoadingError) or isinstance(exc.__context__, ReadOnlyError)
+
+
+def _caused(kind: type[Exception], cause: Exception) -> Exception:
+    exc = kind(str(cause) or repr(cause))
+    exc.__cause__ = cause
+    return exc

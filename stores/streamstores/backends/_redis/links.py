@@ -1,0 +1,214 @@
+"""Which server keeps which stream, and the lines to these servers."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+from typing import Any, Protocol, Union
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import Connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    TryAgainError,
+)
+
+from streamstores.backends._redis.line import Handle, Line, NotSent, ReplyLost
+from streamstores.backends._redis.scripts import Script
+
+Client = Union[Redis, RedisCluster]
+
+MOST_REDIRECTIONS = 8
+PAUSE_SECONDS = 0.05  # while the cluster makes up its mind
+
+
+class Source(Protocol):
+    """Where connections to one server come from: redis-py's pool, or its cluster node."""
+
+    connection_class: type[Connection]
+    connection_kwargs: dict[str, Any]
+
+
+async def connect(source: Source, timeout: float) -> Connection:
+    """A connection of our own, like those of the client but with nothing done behind our back.
+
+    No retries: a request repeated after an unclear failure may be applied twice. No timeout
+    a read: the line watches over time. RESP2 always: the scripts reply in plain bytes.
+    """
+    options = {
+        name: value
+        for name, value in source.connection_kwargs.items()
+        if not name.startswith(("maint_", "maintenance_", "oss_cluster_", "orig_"))
+    }
+    options |= {
+        "protocol": 2,
+        "socket_timeout": None,
+        "socket_connect_timeout": timeout,
+        "health_check_interval": 0,
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_timeout": False,
+        "retry_on_error": [],
+    }
+    connection = source.connection_class(**options)
+    try:
+        await connection.connect()
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return connection
+
+
+class Links:
+    """The lines to the servers of one client, standalone or cluster, made as they are needed.
+
+    A line that broke is replaced by the next request. Requests that settle have a line of
+    their own: replies come in order, so nothing else should stand behind them.
+    """
+
+    def __init__(self, client: Client, timeout: float) -> None:
+        self._client = client
+        self._timeout = timeout
+        self._lines: dict[tuple[str, str], Line] = {}
+        self.is_cluster = isinstance(client, RedisCluster)
+
+    async def run(
+        self,
+        script: Script,
+        key: bytes,
+        *arguments: Any,
+        handle: Handle,
+        settle: tuple[Any, ...] = (),
+    ) -> Any:
+        """Run a script on the master that has `key`: one round trip, two where it is new there.
+
+        `settle` is a command to wait with until what the script wrote is safe: one more.
+        Follows the slots of a cluster where they move to. Only requests that were refused, or
+        never sent, are sent anew.
+        """
+        source = await self.source(key)
+        is_asking = False
+        for redirections in range(MOST_REDIRECTIONS):
+            line = self._line(source, "settling" if settle else "")
+            try:
+                result = await _evaluate(line, is_asking, script, arguments, handle)
+            except ReadOnlyError as exc:
+                line.hang_up(exc)  # a new connection may lead to the new master
+                raise
+            except (AskError, TryAgainError, NotSent) as exc:
+                if not self.is_cluster or redirections == MOST_REDIRECTIONS - 1:
+                    raise
+                source, is_asking = await self._redirected(exc, key, redirections)
+            else:
+                if settle:
+                    await _settle(line, settle)
+                return result
+        raise AssertionError("the last redirection returns or raises")
+
+    async def ask(self, source: Source, *command: Any) -> Any:
+        """The reply of this server to a command."""
+        return await self._line(source, "").call(*command, handle=_unchanged)
+
+    async def source(self, key: bytes) -> Source:
+        """The master that has `key`, as far as the client knows."""
+        if isinstance(self._client, RedisCluster):
+            await self._client.initialize()
+            node: Source = self._client.get_node_from_key(key.decode())
+            return node
+        pool: Source = self._client.connection_pool
+        return pool
+
+    async def masters(self) -> list[Source]:
+        if isinstance(self._client, RedisCluster):
+            await self._client.initialize()
+            return [*self._client.get_primaries()]
+        return [self._client.connection_pool]
+
+    async def refresh(self, key: bytes) -> None:
+        """Learn anew which master has `key`: the client does, when it is sent elsewhere."""
+        if isinstance(self._client, RedisCluster):
+            await asyncio.wait_for(self._client.exists(key.decode()), self._timeout)
+
+    async def connect(self, source: Source) -> Connection:
+        return await connect(source, self._timeout)
+
+    async def aclose(self) -> None:
+        lines, self._lines = self._lines, {}
+        for line in lines.values():
+            await line.aclose()
+
+    def hang_up(self) -> None:
+        """Let go of everything without waiting, for a store that nobody closed."""
+        for line in self._lines.values():
+            line.hang_up(ConnectionError("the store was never closed"))
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._lines)
+
+    def _line(self, source: Source, purpose: str) -> Line:
+        name = (getattr(source, "name", ""), purpose)
+        line = self._lines.get(name)
+        if line is None or line.failure is not None:
+            line = Line(lambda: self.connect(source), self._timeout)
+            self._lines[name] = line
+        return line
+
+    async def _redirected(
+        self, exc: Exception, key: bytes, redirections: int
+    ) -> tuple[Source, bool]:
+        """Where to ask next, and whether only this once."""
+        if isinstance(exc, AskError) and not isinstance(exc, MovedError):
+            assert isinstance(self._client, RedisCluster)
+            node: Source | None = self._client.get_node(*exc.node_addr)
+            if node is not None:
+                return node, True
+        if redirections:
+            await asyncio.sleep(PAUSE_SECONDS * redirections)
+        if not isinstance(exc, TryAgainError):
+            await self.refresh(key)
+        return await self.source(key), False
+
+
+async def _evaluate(
+    line: Line, is_asking: bool, script: Script, arguments: tuple[Any, ...], handle: Handle
+) -> Any:
+    try:
+        if is_asking:
+            line.call(b"ASKING", handle=_unchanged).add_done_callback(_forget)
+        return await line.call(b"EVALSHA", script.digest, *arguments, handle=handle)
+    except NoScriptError:  # a fresh server, a failover, SCRIPT FLUSH: nothing has happened
+        if is_asking:
+            line.call(b"ASKING", handle=_unchanged).add_done_callback(_forget)
+        return await line.call(b"EVAL", script.text, *arguments, handle=handle)
+
+
+async def _settle(line: Line, command: tuple[Any, ...]) -> None:
+    """Wait, on the connection that wrote: the server answers for what that one has written.
+
+    Raises `ReplyLost` for any failure, because the mutation itself has happened.
+    """
+    try:
+        reply = await line.call(*command, handle=_unchanged)
+    except (NotSent, RedisError) as exc:
+        raise ReplyLost(f"applied, but not settled: {exc}") from exc
+    reached = reply if isinstance(reply, list) else [reply]
+    asked = command[1:-1]
+    if any(map(operator.lt, reached, asked)):
+        raise ReplyLost(f"applied, but in time only {reached} of {[*asked]} have confirmed it")
+
+
+def _unchanged(reply: Any) -> Any:
+    return reply
+
+
+def _forget(future: asyncio.Future[Any]) -> None:
+    """Its failure is that of the request behind it."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,224 @@
+"""Hearing of changes: one pub/sub connection for each server that has a followed stream."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from redis.asyncio.connection import Connection
+from redis.exceptions import RedisError
+
+from streamstores._wakeups import Bell, Wakeups
+from streamstores.backends._redis.links import Links, Source
+
+PROBE_SECONDS = 10.0
+"""After this long without a word the connection is asked whether it lives, and after as long
+again it is taken for dead."""
+
+SHORTEST_DELAY, LONGEST_DELAY = 0.05, 5.0
+MOST_CHANNELS = 500  # in one command
+
+OnNotice = Callable[[str, "int | None"], None]
+_IS_SHARDED = b"return redis.REDIS_VERSION_NUM and 1 or 0"  # as the scripts see it
+
+
+class Notices:
+    """The subscriptions of a store: of each stream that is watched, no other.
+
+    A notice wakes the watchers of its stream in `wakeups`, and so does the server's word that
+    a subscription holds, at first or after a lost connection: what happened before that was
+    not heard, so it has to be looked up.
+    """
+
+    def __init__(self, links: Links, channel_of: Callable[[str], bytes]) -> None:
+        self.wakeups = Wakeups(on_watched=self._watch)
+        self._links = links
+        self._channel_of = channel_of
+        self._wanted: set[str] = set()
+        self._placed: dict[str, _Listener] = {}
+        self._changed: set[str] = set()  # wanted and not placed, or placed and not wanted
+        self._listeners: dict[str, _Listener] = {}
+        self._work = Bell()
+        self._task: asyncio.Task[None] | None = None
+        self._failures = 0
+
+    def _watch(self, stream_id: str, watched: bool) -> None:
+        """Begin or end to listen, soon: what comes and goes at once costs nothing."""
+        if watched:
+            self._wanted.add(stream_id)
+        else:
+            self._wanted.discard(stream_id)
+        self._changed.add(stream_id)
+        self._work.ring()
+        if self._task is None:
+            loop = asyncio.get_running_loop()
+            self._task = loop.create_task(self._run(), name="streamstores: redis notices")
+
+    def hang_up(self) -> None:
+        """Stop without waiting."""
+        if self._task is not None:
+            self._task.cancel()
+        for listener in self._listeners.values():
+            listener.task.cancel()
+
+    async def aclose(self) -> None:
+        self.hang_up()
+        tasks = [each.task for each in self._listeners.values()]
+        if self._task is not None:
+            tasks.append(self._task)
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _run(self) -> None:
+        while True:
+            await self._work.wait(None)
+            try:
+                await self._place()
+            except (RedisError, OSError, asyncio.TimeoutError):
+                self._failures += 1
+                self._work.ring()
+            if self._failures:
+                await asyncio.sleep(_delay(self._failures))
+
+    async def _place(self) -> None:
+        """Give each wanted stream to the listener of its server, and take the others away."""
+        if self._failures:
+            await self._links.refresh(self._channel_of(next(iter(self._changed))))
+        while self._changed:
+            stream_id = next(iter(self._changed))
+            channel = self._channel_of(stream_id)
+            source = await self._links.source(channel)
+            if stream_id not in self._wanted:
+                if stream_id in self._placed:
+                    self._placed.pop(stream_id).drop(channel)
+            elif stream_id not in self._placed:
+                listener = self._placed[stream_id] = self._listener(source)
+                listener.add(channel, stream_id)
+            self._changed.discard(stream_id)
+
+    def _listener(self, source: Source) -> _Listener:
+        name = getattr(source, "name", "")
+        listener = self._listeners.get(name)
+        if listener is None:
+            listener = self._listeners[name] = _Listener(self._links, source, self._heard)
+            listener.task.add_done_callback(lambda _: self._lost(name))
+        return listener
+
+    def _heard(self, stream_id: str, version: int | None) -> None:
+        self._failures = 0
+        self.wakeups.noticed(stream_id, version)
+
+    def _lost(self, name: str) -> None:
+        """A listener has ended: its streams need another one, perhaps elsewhere."""
+        listener = self._listeners.pop(name)
+        for stream_id in [key for key, each in self._placed.items() if each is listener]:
+            del self._placed[stream_id]
+            self._changed.add(stream_id)
+        self._failures += 1
+        self._work.ring()
+
+
+class _Listener:
+    """One pub/sub connection, for as long as it lives."""
+
+    def __init__(self, links: Links, source: Source, on_notice: OnNotice) -> None:
+        self._links = links
+        self._source = source
+        self._on_notice = on_notice
+        self._wanted: dict[bytes, str] = {}
+        self._asked: set[bytes] = set()
+        self._changed: set[bytes] = set()
+        self._leaving: list[bytes] = []  # asked to leave, and not confirmed yet
+        self._work = Bell()
+        self.task = asyncio.get_running_loop().create_task(
+            self._run(), name="streamstores: redis listener"
+        )
+
+    def add(self, channel: bytes, stream_id: str) -> None:
+        self._wanted[channel] = stream_id
+        self._changed.add(channel)
+        self._work.ring()
+
+    def drop(self, channel: bytes) -> None:
+        self._wanted.pop(channel, None)
+        self._changed.add(channel)
+        self._work.ring()
+
+    async def _run(self) -> None:
+        """Listen until the connection is lost; whoever started this begins anew then."""
+        with suppress(RedisError, OSError, asyncio.TimeoutError):
+            connection = await self._links.connect(self._source)
+            try:
+                prefix = b"S" if await self._is_sharded(connection) else b""
+                await self._talk(connection, prefix)
+            finally:
+                await connection.disconnect(nowait=True)
+
+    async def _is_sharded(self, connection: Connection) -> bool:
+        if not self._links.is_cluster:
+            return False
+        await connection.send_command(b"EVAL", _IS_SHARDED, 0)
+        return await connection.read_response() == 1
+
+    async def _talk(self, connection: Connection, prefix: bytes) -> None:
+        writer = asyncio.get_running_loop().create_task(self._subscribe(connection, prefix))
+        try:
+            await self._listen(connection)
+        finally:
+            writer.cancel()
+            await asyncio.wait([writer])
+
+    async def _subscribe(self, connection: Connection, prefix: bytes) -> None:
+        """Tell the server what is wanted, whenever that changes."""
+        while connection.is_connected:
+            changed, self._changed = self._changed, set()
+            wanted = {channel for channel in changed if channel in self._wanted}
+            joining = wanted - self._asked
+            leaving = (changed - wanted) & self._asked
+            self._asked = (self._asked | joining) - leaving
+            self._leaving += leaving
+            # Of a cluster's channels one command may name those of one slot only.
+            size = 1 if prefix else MOST_CHANNELS
+            for verb, channels in ((b"SUBSCRIBE", joining), (b"UNSUBSCRIBE", leaving)):
+                for some in _in_parts(list(channels), size):
+                    await connection.send_command(prefix + verb, *some, check_health=False)
+            await self._work.wait(None)
+
+    async def _listen(self, connection: Connection) -> None:
+        is_probed = False
+        while True:
+            message = await connection.read_response(
+                timeout=PROBE_SECONDS, disconnect_on_error=False
+            )
+            if message is not None:
+                is_probed = False
+                self._take(message)
+            elif is_probed:
+                raise ConnectionError("no sign of life from the pub/sub connection")
+            else:
+                is_probed = True
+                await connection.send_command(b"PING", check_health=False)
+
+    def _take(self, message: Any) -> None:
+        if not isinstance(message, list):
+            return  # the answer to a probe while nothing is subscribed
+        kind, channel, *rest = message
+        if kind == b"sunsubscribe" and channel not in self._leaving:
+            raise ConnectionError("the cluster moved the channel elsewhere")
+        if kind in (b"unsubscribe", b"sunsubscribe"):
+            self._leaving.remove(channel)
+        elif channel in self._wanted:
+            is_versioned = kind in (b"message", b"smessage") and rest[0].isdigit()
+            self._on_notice(self._wanted[channel], int(rest[0]) if is_versioned else None)
+
+
+def _delay(failures: int) -> float:
+    longest = min(SHORTEST_DELAY * 2.0 ** min(failures, 16), LONGEST_DELAY)
+    return longest * random.uniform(0.5, 1.0)
+
+
+def _in_parts(channels: list[bytes], size: int) -> list[list[bytes]]:
+    return [channels[start : start + size] for start in range(0, len(channels), size)]

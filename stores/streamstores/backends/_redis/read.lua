@@ -1,0 +1,61 @@
+-- ARGV: offset, max_bytes, max_records.
+-- Replies 1 and the stream, then a line with the lengths of the records from the offset on, then
+-- their bytes; nothing where there is no stream.
+--
+-- The page is packed here because a client would spend ten times as long on taking thousands of
+-- nested replies apart. It never asks for many entries at once: how big they are is known only
+-- when they are there.
+
+local info = living()
+if not info then
+  return ''
+end
+
+local position, left, room = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local tail = tonumber(info[TAIL])
+local lengths, parts, last_id = {}, {}, nil
+local count = 4
+
+local function take(entry)
+  local data = entry[2][2]
+  if not last_id then
+    local offset = string.match(entry[1], '^%d+') - #data
+    if offset < position then
+      data = string.sub(data, position - offset + 1)
+    end
+  end
+  if #data > left and last_id then
+    return false
+  end
+  left = left - #data
+  position = position + #data
+  lengths[#lengths + 1] = #data
+  parts[#parts + 1] = data
+  last_id = entry[1]
+  return true
+end
+
+local function take_some()
+  local from = whole(position + 1) .. '-0'
+  local entries = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', math.min(count, room))
+  if #entries == 0 then
+    return false
+  end
+  local before = left
+  for _, entry in ipairs(entries) do
+    if not take(entry) then
+      return false
+    end
+  end
+  room = room - #entries
+  local mean = (before - left) / #entries
+  count = math.min(count * 4, math.floor(left / mean) + 1)
+  return true
+end
+
+while position < tail and left > 0 and room > 0 and take_some() do end
+
+if last_id and last_id ~= whole(position) .. '-0' or not last_id and position < tail then
+  return redis.error_reply('CORRUPT records are missing below ' .. whole(position))
+end
+return reply('1', info) .. '\n' .. table.concat(lengths, ',') .. '\n' .. table.concat(parts)

@@ -1,0 +1,106 @@
+"""The Lua scripts, and their replies as the contract's values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from hashlib import sha1
+from importlib import resources
+from itertools import accumulate
+from types import MappingProxyType
+from typing import NamedTuple
+
+from streamstores.errors import CorruptData
+from streamstores.limits import from_microseconds
+from streamstores.store import Record, State, StreamInfo
+
+FIELDS = 8
+_NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
+_STATES = {state.value.encode(): state for state in State}
+
+
+class Script(NamedTuple):
+    text: bytes
+    digest: bytes
+    """By which a server knows the script once it has run it."""
+
+
+def _load(name: str) -> Script:
+    folder = resources.files(__package__)
+    text = (folder / "common.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
+    return Script(text, sha1(text, usedforsecurity=False).hexdigest().encode())
+
+
+CREATE = _load("create")
+APPEND = _load("append")
+INFO = _load("info")
+READ = _load("read")
+EXPIRE = _load("expire")
+DELETE = _load("delete")
+
+
+class Reply(NamedTuple):
+    """What a script said of a living stream."""
+
+    code: bytes
+    info: StreamInfo
+    rest: bytes
+    """What followed the fields of the stream."""
+
+
+def parse(stream_id: str, reply: bytes) -> Reply | None:
+    """The reply of a script in its parts; None where there was no stream.
+
+    Raises `CorruptData` for what no store wrote.
+    """
+    if not reply:
+        return None
+    try:
+        code, state, tail, version, created_at, ttl, expires_at, error, rest = reply.split(
+            b"\n", FIELDS
+        )
+        attributes, _, rest = rest.partition(b"\n")
+        info = StreamInfo(
+            stream_id,
+            _STATES[state],
+            int(tail),
+            int(version),
+            str(json.loads(error)) if error else None,
+            _attributes(attributes) if attributes else _NO_ATTRIBUTES,
+            from_microseconds(int(created_at)),
+            float(ttl) if ttl else None,
+            from_microseconds(int(expires_at)) if expires_at else None,
+        )
+    except (ValueError, KeyError, OverflowError, AttributeError) as exc:
+        raise CorruptData(f"stream {stream_id!r} is not what a store wrote: {exc!r}") from exc
+    return Reply(code, info, rest)
+
+
+def records_in(rest: bytes, offset: int) -> list[Record]:
+    """The records after the fields in the reply of `READ`, the first one at `offset`."""
+    lengths, _, data = rest.partition(b"\n")
+    if not lengths:
+        return []
+    records = []
+    start = 0
+    for end in accumulate(map(int, lengths.split(b","))):
+        records.append(Record(offset + start, data[start:end]))
+        start = end
+    return records
+
+
+def text_of(attributes: Mapping[str, str]) -> bytes:
+    """The attributes in the form that is stored: on one line, whatever they contain."""
+    return json.dumps(dict(attributes), ensure_ascii=False).encode() if attributes else b"{}"
+
+
+def text_of_error(error: str | None) -> bytes:
+    return b"" if error is None else json.dumps(error, ensure_ascii=False).encode()
+
+
+@lru_cache(maxsize=64)
+def _attributes(text: bytes) -> Mapping[str, str]:
+    """Cached: a producer gets the same ones back with every append."""
+    attributes = json.loads(text)
+    return MappingProxyType(dict(attributes.items()))
