@@ -1,0 +1,141 @@
+"""The ASGI side of a handler: finding the endpoint, answering refusals, starting and ending."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from streamstores.http.errors import HttpError, as_http_error
+
+__all__ = ["Endpoint", "Exchange", "StreamHandler"]
+
+_STREAM_JS = Path(__file__).parent / "web" / "stream.js"
+
+_log = logging.getLogger("streamstores.http")
+
+
+@dataclass
+class Exchange:
+    """One request and the way to answer it."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    body: bytes = field(default=b"", init=False)
+    """What was read of the request's body; see `requests.read_body`."""
+
+    @cached_property
+    def headers(self) -> Headers:
+        return Headers(scope=self.scope)
+
+    def request(self) -> Request:
+        """The request for somebody else's eyes, whose body can be read again."""
+        return Request(self.scope, self._replay)
+
+    async def answer(self, response: Response) -> None:
+        await response(self.scope, self.receive, self.send)
+
+    async def _replay(self) -> Message:
+        return {"type": "http.request", "body": self.body, "more_body": False}
+
+
+Endpoint = Callable[[Exchange], Awaitable[None]]
+
+
+class StreamHandler:
+    """An ASGI application to run, or to mount below a path of another one.
+
+    It starts by itself with the first request. It ends with `aclose()`, or with the server
+    where it is the server's application (a mounted one hears nothing of the server's end).
+    `async with handler:` closes it too.
+    """
+
+    def __init__(
+        self,
+        routes: Mapping[str, Mapping[str, Endpoint]],
+        on_close: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._routes = {**routes, "/stream.js": {"GET": _send_stream_js}}
+        self._on_close = on_close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._serve(Exchange(scope, receive, send))
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def aclose(self) -> None:
+        """Hand over the streams that run here, and end their followers' responses, which
+        then reconnect elsewhere. Idempotent; later requests get 503."""
+        await self._on_close()
+
+    async def __aenter__(self) -> StreamHandler:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def _serve(self, exchange: Exchange) -> None:
+        try:
+            await self._endpoint(exchange.scope)(exchange)
+        except (ClientDisconnect, OSError):
+            return  # nobody is left to answer
+        except Exception as exc:
+            await exchange.answer(_refusal(exc).response())
+
+    def _endpoint(self, scope: Scope) -> Endpoint:
+        endpoints = self._routes.get(_path_below_mount(scope))
+        if endpoints is None:
+            raise HttpError(404, "not_found", "no such path")
+        endpoint = endpoints.get(scope["method"])
+        if endpoint is None:
+            allow = ", ".join(sorted(endpoints))
+            message = f"this path takes {allow}"
+            raise HttpError(405, "method_not_allowed", message, headers={"Allow": allow})
+        return endpoint
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self.aclose()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def _path_below_mount(scope: Scope) -> str:
+    """The path without the mount's; some frameworks take that off themselves."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+def _refusal(exc: Exception) -> HttpError:
+    error = as_http_error(exc)
+    if error is None:
+        _log.error("a request failed", exc_info=exc)
+        return HttpError(500, "internal", "a fault of the server")
+    return error
+
+
+async def _send_stream_js(exchange: Exchange) -> None:
+    """The JavaScript client."""
+    if not _STREAM_JS.is_file():
+        raise HttpError(404, "not_found", "no such path")
+    headers = {"Cache-Control": "no-cache"}
+    await exchange.answer(FileResponse(_STREAM_JS, headers=headers, media_type=_JAVASCRIPT))
+
+
+_JAVASCRIPT = "text/javascript; charset=utf-8"

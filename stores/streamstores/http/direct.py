@@ -1,0 +1,85 @@
+"""Answers that nobody keeps: from the model to the client that asked, and no further."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+
+from streamstores.http.app import Exchange, StreamHandler
+from streamstores.http.asking import Asking
+from streamstores.http.errors import HttpError
+from streamstores.http.requests import wants_json_text
+from streamstores.http.sending import event_stream_headers, send_events
+from streamstores.http.sources import StreamRequest, records_from
+from streamstores.http.sse import sse_event, sse_of
+from streamstores.limits import Limits
+from streamstores.runs import TooManyRuns
+from streamstores.store import Record
+
+__all__ = ["DirectChat"]
+
+_log = logging.getLogger("streamstores.http")
+
+
+class DirectChat:
+    """`POST /stream` without a store: no stream id, no offsets, nothing to resume.
+
+    A model is stepped only as fast as its client reads, and is closed when that leaves.
+    """
+
+    def __init__(
+        self,
+        asking: Asking,
+        ping_interval: float,
+        max_runs: int,
+        describe_error: Callable[[Exception], str],
+    ) -> None:
+        self._asking = asking
+        self._ping_interval = ping_interval
+        self._max_runs = max_runs
+        self._describe_error = describe_error
+        self._runs = 0
+        self._closing = asyncio.Event()
+
+    def handler(self) -> StreamHandler:
+        return StreamHandler({"/stream": {"POST": self._start}}, self._close)
+
+    async def _start(self, exchange: Exchange) -> None:
+        fields = await self._asking.read_fields(exchange)
+        request = self._asking.stream_request(fields, exchange, None)
+        await self._asking.check(exchange, "", "start")
+        if self._closing.is_set():
+            raise HttpError(503, "store_unavailable", "closing", headers={"Retry-After": "2"})
+        if self._runs >= self._max_runs:
+            raise TooManyRuns(f"this process produces {self._max_runs} streams already")
+        self._runs += 1
+        try:
+            await send_events(
+                exchange.receive,
+                exchange.send,
+                event_stream_headers(self._ping_interval),
+                self._bodies(request, text_as_json=wants_json_text(exchange)),
+                ping_interval=self._ping_interval,
+                closing=self._closing,
+            )
+        finally:
+            self._runs -= 1
+
+    async def _bodies(
+        self, request: StreamRequest, *, text_as_json: bool
+    ) -> AsyncGenerator[bytes, None]:
+        model = self._asking.models[request.model]
+        records = records_from(model, request, Limits.record_bytes)
+        try:
+            async for data in records:
+                yield sse_of([Record(0, data)], text_as_json=text_as_json, with_ids=False)
+        except Exception as exc:
+            _log.error("model %r failed", request.model, exc_info=exc)
+            yield sse_event("error", self._describe_error(exc))
+        finally:
+            await records.aclose()
+        yield sse_event("done")
+
+    async def _close(self) -> None:
+        self._closing.set()

@@ -1,0 +1,295 @@
+"""Answers that are kept: started, followed, stopped and continued by any process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from starlette.responses import JSONResponse
+
+from streamstores.errors import (
+    OffsetOutOfRange,
+    StoreUnavailable,
+    StreamExists,
+    StreamNotFound,
+    StreamStoreError,
+)
+from streamstores.http import continuing
+from streamstores.http.app import Exchange, StreamHandler
+from streamstores.http.asking import Asking
+from streamstores.http.errors import HttpError
+from streamstores.http.requests import check_id, query_of, start_offset, wants_json_text
+from streamstores.http.sending import event_stream_headers, send_events
+from streamstores.http.sources import StreamRequest, can_continue, records_from
+from streamstores.http.sse import begins_inside, sse_event, sse_of
+from streamstores.runs import RunFollower, Runs, Source, TooManyRuns
+from streamstores.store import Record, State, StreamInfo, StreamStore
+
+__all__ = ["ResumableChat"]
+
+_SEND_BYTES = 65_536
+_PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
+
+_log = logging.getLogger("streamstores.http")
+
+
+class ResumableChat:
+    """The endpoints of `docs/wire.md`, on a store."""
+
+    def __init__(
+        self,
+        asking: Asking,
+        store: StreamStore,
+        *,
+        ttl: float | None,
+        heartbeat: float,
+        ping_interval: float,
+        pause_for: float,
+        cancel_on_disconnect: bool,
+        max_runs: int,
+        describe_error: Callable[[Exception], str],
+        close_store: bool,
+    ) -> None:
+        self._asking = asking
+        self._store = store
+        self._ttl = ttl
+        self._ping_interval = ping_interval
+        self._cancel_on_disconnect = cancel_on_disconnect
+        self._close_store = close_store
+        self._runs = Runs(
+            store,
+            revive=self._revive,
+            heartbeat=heartbeat,
+            pause_for=pause_for,
+            max_runs=max_runs,
+            describe_error=describe_error,
+        )
+        self._readers: Counter[str] = Counter()
+        self._stops: set[asyncio.Future[Any]] = set()
+        self._closing = asyncio.Event()
+
+    def handler(self) -> StreamHandler:
+        routes = {
+            "/stream": {"POST": self._start},
+            "/stream/resume": {"GET": self._resume, "POST": self._continue},
+            "/stream/stop": {"POST": self._stop},
+            "/stream/status": {"GET": self._status},
+        }
+        return StreamHandler(routes, self._close)
+
+    async def _start(self, exchange: Exchange) -> None:
+        """Start a stream and send it; a living one is sent from its start."""
+        fields = await self._asking.read_fields(exchange)
+        request = self._asking.stream_request(fields, exchange, self._store.limits)
+        stream_id = self._own(request.id)
+        is_named = fields.get("id") is not None
+        # Both before either is done: the answer must not tell whether the stream exists.
+        await self._asking.check(exchange, stream_id, "start", *["follow"] * is_named)
+        self._check_open()
+        try:
+            info = await self._begin(request)
+        except StreamExists as exc:
+            info = exc.info
+        except TooManyRuns:
+            if not is_named:
+                raise
+            info = await self._existing(stream_id)
+        await self._send(exchange, info, 0)
+
+    async def _resume(self, exchange: Exchange) -> None:
+        query = query_of(exchange)
+        mode = query.get("mode")
+        if mode not in (None, "follow"):
+            raise HttpError(400, "invalid_mode", "the only mode is follow")
+        action = "continue" if mode is None else "follow"
+        await self._go_on(exchange, query.get("id"), query.get("after"), action)
+
+    async def _continue(self, exchange: Exchange) -> None:
+        fields = await self._asking.read_fields(exchange)
+        await self._go_on(exchange, fields.get("id"), fields.get("after"), "continue")
+
+    async def _go_on(self, exchange: Exchange, stream_id: Any, after: Any, action: str) -> None:
+        stream_id = self._own(stream_id)
+        offset = start_offset(after, exchange)
+        await self._asking.check(exchange, stream_id, action)
+        self._check_open()
+        info = await self._look(stream_id)
+        if offset > info.tail:
+            raise OffsetOutOfRange(stream_id, offset, tail=info.tail)
+        if action == "continue" and info.state is State.STOPPED:
+            info = await self._runs.resume(stream_id)
+        await self._send(exchange, info, offset)
+
+    async def _stop(self, exchange: Exchange) -> None:
+        fields = await self._asking.read_fields(exchange)
+        stream_id = self._own(fields.get("id"))
+        await self._asking.check(exchange, stream_id, "stop")
+        self._check_open()
+        await self._answer_status(exchange, await self._runs.stop(stream_id))
+
+    async def _status(self, exchange: Exchange) -> None:
+        stream_id = self._own(query_of(exchange).get("id"))
+        await self._asking.check(exchange, stream_id, "status")
+        self._check_open()
+        await self._answer_status(exchange, await self._store.info(stream_id))
+
+    def _own(self, stream_id: Any) -> str:
+        """A stream id that clients may use."""
+        checked = check_id(stream_id, self._store.limits)
+        if checked.startswith(continuing.PREFIX):
+            raise HttpError(400, "invalid_id", "ids of this kind are reserved")
+        return checked
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise StoreUnavailable("this process is closing")
+
+    async def _begin(self, request: StreamRequest) -> StreamInfo:
+        model = self._asking.models[request.model]
+        attributes = {continuing.MODEL: request.model}
+        if can_continue(model):
+            attributes |= await continuing.keep_request(self._store, request, self._ttl)
+        records = records_from(model, request, self._store.limits.record_bytes)
+        try:
+            return await self._runs.start(
+                request.id, records, ttl=self._ttl, attributes=attributes
+            )
+        except (StreamExists, TooManyRuns):
+            await continuing.forget_request(self._store, attributes)
+            raise
+
+    async def _existing(self, stream_id: str) -> StreamInfo:
+        """The stream, where there was no room to start one."""
+        try:
+            return await self._look(stream_id)
+        except StreamNotFound:
+            raise TooManyRuns("this process produces as many streams as it may") from None
+
+    async def _look(self, stream_id: str) -> StreamInfo:
+        info = await self._store.info(stream_id)
+        await continuing.touch(self._store, info)
+        return info
+
+    def _revive(self, info: StreamInfo) -> Source | None:
+        """The model's continuation, where it is marked `@continues`."""
+        model = self._asking.models.get(info.attributes.get(continuing.MODEL, ""))
+        if model is None or not can_continue(model) or not continuing.has_request(info):
+            return None
+        return continuing.continued(self._store, info, model)
+
+    async def _send(self, exchange: Exchange, info: StreamInfo, offset: int) -> None:
+        follower = await self._runs.follow(info, offset)
+        self._readers[info.id] += 1
+        try:
+            first = await self._first_batch(follower, info, offset)
+            headers = event_stream_headers(self._ping_interval)
+            headers.append((b"x-stream-id", quote(info.id, safe=_PRINTABLE).encode()))
+            await send_events(
+                exchange.receive,
+                exchange.send,
+                headers,
+                _bodies(follower, info.id, first, text_as_json=wants_json_text(exchange)),
+                ping_interval=self._ping_interval,
+                closing=self._closing,
+            )
+        finally:
+            await follower.aclose()
+            self._left(info.id)
+
+    async def _first_batch(
+        self, follower: RunFollower, info: StreamInfo, offset: int
+    ) -> list[Record]:
+        """What is there already; refuses an offset inside a character or a named event."""
+        if not offset < info.tail:
+            return []
+        batch = await follower.batch()
+        if offset and begins_inside(batch[0].data):
+            raise HttpError(400, "invalid_after", "after is inside a character or an event")
+        return batch
+
+    def _left(self, stream_id: str) -> None:
+        self._readers[stream_id] -= 1
+        if self._readers[stream_id]:
+            return
+        del self._readers[stream_id]
+        if self._cancel_on_disconnect and self._runs.is_running(stream_id):
+            stop = asyncio.ensure_future(self._stop_unread(stream_id))
+            self._stops.add(stop)
+            stop.add_done_callback(self._stops.discard)
+
+    async def _stop_unread(self, stream_id: str) -> None:
+        with suppress(StreamNotFound):
+            try:
+                await self._runs.stop(stream_id)
+            except StreamStoreError as exc:
+                _log.warning("stream %r, which nobody reads, runs on: %s", stream_id, exc)
+
+    async def _answer_status(self, exchange: Exchange, info: StreamInfo) -> None:
+        status = {
+            "id": info.id,
+            "state": str(info.state),
+            "tail": info.tail,
+            "error": info.error,
+            "model": info.attributes.get(continuing.MODEL),
+            "createdAt": _iso(info.created_at),
+            "expiresAt": _iso(info.expires_at),
+        }
+        await exchange.answer(JSONResponse(status, headers={"Cache-Control": "no-store"}))
+
+    async def _close(self) -> None:
+        await self._runs.aclose()
+        self._closing.set()
+        if self._stops:
+            await asyncio.wait(set(self._stops))
+        if self._close_store:
+            await self._store.aclose()
+
+
+async def _bodies(
+    follower: RunFollower, stream_id: str, batch: list[Record], *, text_as_json: bool
+) -> AsyncGenerator[bytes, None]:
+    """The stream as events, to its end; it just ends where the stream cannot be read on."""
+    yield sse_event("stream-id", stream_id)
+    try:
+        while batch := batch or await follower.batch():
+            for part in _parts(batch):
+                yield sse_of(part, text_as_json=text_as_json)
+            batch = []
+    except StreamStoreError as exc:
+        _log.info("a response was cut, its client will ask again: %s", exc)
+        return
+    yield _ending(follower.info)
+
+
+def _parts(batch: list[Record]) -> Iterator[list[Record]]:
+    """A batch in parts of about `_SEND_BYTES`, so that a client that does not read has only
+    that much encoded for it."""
+    part: list[Record] = []
+    size = 0
+    for record in batch:
+        part.append(record)
+        size += len(record.data)
+        if size >= _SEND_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _ending(info: StreamInfo) -> bytes:
+    done = sse_event("done")
+    if info.state is State.STOPPED:
+        return sse_event("stopped") + done
+    if info.state is State.ERROR:
+        return sse_event("error", info.error or "The stream failed.") + done
+    return done
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,0 +1,145 @@
+"""What a chat stream stores, and how it is sent as server-sent events. Pure: no I/O.
+
+A piece of text is stored as one record of UTF-8. A named event is stored as one record
+`FF name LF data FF`; UTF-8 has no byte FF, so no text looks like one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from streamstores.store import Record
+
+__all__ = [
+    "RESERVED_NAMES",
+    "Event",
+    "begins_inside",
+    "encode",
+    "sse_event",
+    "sse_of",
+    "text_of",
+]
+
+RESERVED_NAMES = frozenset({"stream-id", "ping", "stopped", "error", "done", "text"})
+"""Event names that the wire itself uses."""
+
+_MARK = b"\xff"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Event:
+    """A named event in a model's answer, such as `Event("usage", '{"outputTokens": 7}')`.
+
+    `name` has no CR, LF or NUL, is not empty and not one of `RESERVED_NAMES`. `data` is any
+    text; a carriage return in it arrives as a line feed, which is all that the wire carries.
+    It is stored as one record, so it must fit into the store's `record_bytes`.
+
+    Raises `TypeError` and `ValueError`.
+    """
+
+    name: str
+    data: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not isinstance(self.data, str):
+            raise TypeError("an event's name and data are text")
+        if not self.name or _SURROGATE.search(self.name) or set(self.name) & {*"\r\n\0"}:
+            raise ValueError(f"not a name for an event: {self.name!r}")
+        if self.name in RESERVED_NAMES:
+            raise ValueError(f"the event name {self.name!r} is reserved")
+
+
+def encode(piece: str | Event, record_bytes: int) -> Iterator[bytes]:
+    """The records that store a piece: none for empty text, several for a long one.
+
+    Text is split between characters, and lone surrogates become U+FFFD. Raises `TypeError`
+    for what is neither text nor `Event`, `ValueError` for an event over `record_bytes`.
+    """
+    if isinstance(piece, str):
+        yield from _split(_utf8(piece), record_bytes)
+    elif isinstance(piece, Event):
+        record = b"%b%b\n%b%b" % (_MARK, piece.name.encode(), _utf8(piece.data), _MARK)
+        if len(record) > record_bytes:
+            raise ValueError(
+                f"the event {piece.name!r} takes {len(record)} bytes, a record {record_bytes}"
+            )
+        yield record
+    else:
+        raise TypeError(f"a model yields str and Event, not {type(piece).__name__}")
+
+
+def text_of(records: Iterable[Record]) -> str:
+    """The text in whole records, without the named events."""
+    data = b"".join(data for _, data in records if data[:1] != _MARK)
+    return data.decode(errors="replace")
+
+
+def begins_inside(data: bytes) -> bool:
+    """Whether the rest of a record shows that the read began inside a character or an event.
+
+    The rest of an event ends with its closing mark and does not begin with the opening one,
+    or is the closing mark alone.
+    """
+    is_inside_character = data[0] & 0b1100_0000 == 0b1000_0000
+    is_inside_event = data.endswith(_MARK) and (len(data) == 1 or not data.startswith(_MARK))
+    return is_inside_character or is_inside_event
+
+
+def sse_event(name: str, data: str = "") -> bytes:
+    """One event of the wire itself, which has no id."""
+    return b"event: %b\n%b\n" % (name.encode(), _data_lines(_utf8(data)))
+
+
+def sse_of(
+    records: Iterable[Record], *, text_as_json: bool = False, with_ids: bool = True
+) -> bytes:
+    """The events for stored records, each with its end offset as id.
+
+    `text_as_json` sends text that has a carriage return as an event `text` with a JSON
+    string; without it CR LF and CR become LF, because SSE ends lines at all three.
+    """
+    parts = []
+    for offset, data in records:
+        if with_ids:
+            parts.append(b"id: %d\n" % (offset + len(data)))
+        parts.append(_body(data, text_as_json))
+    return b"".join(parts)
+
+
+def _body(data: bytes, text_as_json: bool) -> bytes:
+    if data[:1] == _MARK:
+        name, _, payload = data[1:-1].partition(b"\n")
+        return b"event: %b\n%b\n" % (name, _data_lines(payload))
+    if text_as_json and b"\r" in data:
+        text = json.dumps(data.decode(errors="replace"), ensure_ascii=False)
+        return b"event: text\ndata: %b\n\n" % text.encode()
+    return _data_lines(data) + b"\n"
+
+
+def _data_lines(data: bytes) -> bytes:
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return b"data: %b\n" % data.replace(b"\n", b"\ndata: ")
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("\ufffd", text).encode()
+
+
+def _split(data: bytes, size: int) -> Iterator[bytes]:
+    start = 0
+    while len(data) - start > size:
+        end = start + size
+        while data[end] & 0b1100_0000 == 0b1000_0000:
+            end -= 1  # never between the bytes of a character
+        yield data[start:end]
+        start = end
+    if start < len(data):
+        yield data[start:]
