@@ -390,8 +390,9 @@ class _Tail:
             while not self.info.state.is_final or self._end < self.info.tail:
                 if self._end == self.info.tail:
                     await self._next_notice()
+                before = self.info  # a commit may be absorbed while the read is under way
                 page = await _read_on(self._store, self._stream_id, self._end)
-                if is_namesake(self.info, page.info):
+                if is_namesake(before, page.info):
                     raise StreamNotFound(self._stream_id)
                 self.offer(page.info, page.records, page.next_offset)
         except Exception as exc:

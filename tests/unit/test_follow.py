@@ -85,6 +85,29 @@ async def test_a_follower_that_is_behind_reads_for_itself_and_misses_nothing():
     assert await fast == b"first" + expected
 
 
+async def test_a_read_that_a_local_commit_overtakes_is_not_taken_for_a_namesakes():
+    class Slow(MemoryStreamStore):
+        """Its reads answer what was true when they were asked."""
+
+        gate = None
+
+        async def read(self, *args, **options):
+            page = await super().read(*args, **options)
+            if self.gate is not None:
+                await self.gate.wait()
+            return page
+
+    store = Slow()
+    await store.create("a", b"1")
+    [task] = await started(store, "a", 1)
+    store.gate = asyncio.Event()
+    store._wakeups.noticed("a")  # the shared reader asks, and is kept waiting
+    await asyncio.sleep(0)
+    await store.append("a", b"2", state="done")
+    store.gate.set()
+    assert await task == b"12"
+
+
 async def test_nothing_is_kept_when_the_followers_have_left():
     store = MemoryStreamStore()
     await store.create("a", b"1")
