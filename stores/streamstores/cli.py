@@ -1,0 +1,174 @@
+"""The command line: `streamstores check URL`.
+
+Each command is added to the app by a function of its own, which imports Typer and Rich: the
+core install has neither, and `main` then says what to install.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamstores.conformance import (
+    CLAUSES,
+    Check,
+    Report,
+    Result,
+    Target,
+    all_checks,
+    run_checks,
+    target_of,
+)
+from streamstores.conformance.harness import run_in_own_loop
+
+if TYPE_CHECKING:
+    import typer
+    from rich.console import Console
+
+__all__ = ["build_app", "main"]
+
+EXIT_FAILED = 1
+EXIT_BAD_REQUEST = 2
+
+_TRACEBACK_FRAMES = 3
+
+
+def main() -> None:
+    """The entry point of the `streamstores` command."""
+    try:
+        app = build_app()
+    except ModuleNotFoundError as exc:
+        sys.exit(f'the command line needs {exc.name}: pip install "streamstores[cli]"')
+    app()
+
+
+def build_app() -> typer.Typer:
+    """The app with all its commands. Raises `ModuleNotFoundError` without the extra."""
+    import typer  # noqa: PLC0415  # the core install has no typer
+
+    app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+
+    @app.callback()
+    def streamstores() -> None:
+        """Resumable streams on the storage you already run."""
+
+    _add_check(app)
+    return app
+
+
+def _add_check(app: typer.Typer) -> None:
+    import typer  # noqa: PLC0415  # the core install has neither
+    from rich.console import Console  # noqa: PLC0415
+
+    about_target = typer.Argument(help="A store URL, or module:callable that returns a store.")
+    about_only = typer.Option("", help="Only checks with this in their id; * and ? work.")
+    about_clause = typer.Option([], min=1, max=max(CLAUSES), help="May be repeated.")
+
+    @app.command()
+    def check(
+        target: str = about_target,
+        only: str = about_only,
+        clause: list[int] = about_clause,
+    ) -> None:
+        """Check a store against every clause of the contract.
+
+        The checks create streams whose ids begin with "conformance/", and delete them. Exits
+        with 0 if none failed and each clause had one that passed, 1 if not, 2 if there was
+        nothing to check.
+        """
+        console = Console(highlight=False, markup=False, soft_wrap=True)
+        try:
+            selected = _select(only, clause)
+            stores = _open(target)
+        except Exception as exc:
+            console.print(f"{type(exc).__name__}: {exc}", style="bold red")
+            sys.exit(EXIT_BAD_REQUEST)
+        report = run_checks(selected, stores, on_result=_Progress(console).show)
+        clauses = sorted({each.clause for each in selected})
+        _summarize(console, report, clauses)
+        sys.exit(0 if report.ok(clauses) else EXIT_FAILED)
+
+
+def _select(only: str, clauses: Sequence[int]) -> list[Check]:
+    pattern = only if set(only) & set("*?[") else f"*{only}*"
+    selected = [
+        each
+        for each in all_checks()
+        if fnmatchcase(each.id, pattern) and (not clauses or each.clause in clauses)
+    ]
+    if not selected:
+        raise ValueError(f"no check has an id like {only!r} in the clauses asked for")
+    return selected
+
+
+def _open(text: str) -> Target:
+    """The target, after a look whether it opens at all."""
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does, for module:callable
+    target = target_of(text)
+
+    async def open_once() -> None:
+        async with target.make_store() as store:
+            _ = store.limits, store.capabilities
+
+    run_in_own_loop(open_once())
+    return target
+
+
+class _Progress:
+    """Prints each clause as its checks come, and what failed of it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._clause = 0
+
+    def show(self, result: Result) -> None:
+        if result.check.clause != self._clause:
+            self._clause = result.check.clause
+            self._console.print(f"\n{self._clause}. {CLAUSES[self._clause]}", style="bold")
+        status, style = _LABELS[result.status]
+        note = f" ({result.reason})" if result.reason else ""
+        self._console.print(f"  {status}  ", style=style, end="")
+        self._console.print(f"{result.check.title}{note}")
+        if result.error is not None:
+            self._console.print(f"          {result.check.id}", style="dim")
+            self._console.print(_explain(result.error))
+
+
+_LABELS = {
+    "passed": ("pass", "green"),
+    "failed": ("FAIL", "bold red"),
+    "not offered": ("none", "dim"),
+}
+
+
+def _explain(error: BaseException) -> str:
+    """The text of the failure, and where it happened: the last frames, ours left out."""
+    name = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+    lines = f"{name}{error}".splitlines()
+    stack = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in stack if not frame.filename.endswith("asserting.py")]
+    for frame in frames[-_TRACEBACK_FRAMES:]:
+        lines.append(f"  {frame.filename}:{frame.lineno} in {frame.name}")
+        lines.append(f"    {frame.line}")
+    return "\n".join(f"          {line}" for line in lines)
+
+
+def _summarize(console: Console, report: Report, clauses: Sequence[int]) -> None:
+    console.print(
+        f"\n{report.count('passed')} passed, {report.count('failed')} failed, "
+        f"{report.count('not offered')} not offered"
+    )
+    unproven = report.unproven(clauses)
+    if unproven:
+        listed = ", ".join(map(str, unproven))
+        console.print(f"nothing passed of clause {listed}", style="bold red")
+    proven = len(clauses) - len(unproven)
+    console.print(f"{proven} of {len(clauses)} clauses have a check that passed")
+    if report.ok(clauses):
+        console.print("every clause asked for holds", style="bold green")
+    else:
+        console.print("not every clause asked for is shown to hold", style="bold red")
