@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from streamstores.backends._sqlite.database import Settings, connect
+from streamstores.errors import StreamStoreError
 
 __all__ = ["Changes", "Watcher"]
 
@@ -71,7 +72,7 @@ class Watcher:
             self._watched.wait()
             try:
                 self._watch()
-            except sqlite3.Error:
+            except (sqlite3.Error, StreamStoreError):
                 # Busy or broken: the store's poll goes on, and its calls say what is wrong.
                 self._closing.wait(1.0)
 
