@@ -271,7 +271,7 @@ class Runs:
         """Whether the owner's paused source may still be held, here or elsewhere."""
         if owner.startswith(f"{self._name}."):
             run = self._runs.get(stream_id)
-            return run is not None and run.owner == owner
+            return run is not None and run.owner == owner and not run.is_ending
         return bool(owner)
 
     async def _to_the_end(self, work: Coroutine[Any, Any, StreamInfo]) -> StreamInfo:

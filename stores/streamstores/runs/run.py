@@ -50,6 +50,7 @@ class Run:
 
     def __init__(self, runs: Runs, info: StreamInfo, source: Source) -> None:
         self.stream_id = info.id
+        self.is_ending = False
         self._runs = runs
         self._source = source
         self._position = info.tail  # what was given to a writer ends here
@@ -85,6 +86,8 @@ class Run:
         closing = self._writer.aclose(state, attributes={**info.attributes, OWNER: ""})
         try:
             await asyncio.wait_for(closing, CLOSE_SECONDS)
+        except (StreamClosed, Conflict, StreamNotFound):
+            pass  # it is somebody else's already, or nobody's
         except (StreamStoreError, asyncio.TimeoutError) as exc:
             _log.warning("stream %r was not handed over: %s", self.stream_id, exc)
         self._give_up()
@@ -299,6 +302,7 @@ class Run:
 
     async def _end(self, pull: asyncio.Task[None]) -> None:
         """Close the source and the writer, whatever state they are in."""
+        self.is_ending = True
         for _ in range(2):  # the second time for a source that is stuck in closing
             pull.cancel()
             await asyncio.wait([pull], timeout=CLOSE_SECONDS)
