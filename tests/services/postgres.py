@@ -1,28 +1,34 @@
 """A real PostgreSQL: the one in `STREAMSTORES_TEST_POSTGRES`, else Docker's, else a wheel's.
 
-`postgres(version)` serves tests and benchmarks alike. `own_server(version)` is one that the
-caller may kill and restart, `pgbouncer(url)` a pooler in transaction mode before a server.
+`postgres(version)` serves tests and benchmarks alike, `shared(version)` all tests of a run.
+`own_server(version)` is one that the caller may kill and restart, `pgbouncer(url)` a pooler
+in transaction mode before a server.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import gc
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 
-from tests.services import Unavailable, free_port, given_url
+from tests.services import Unavailable, free_port, give_up, given_url
 
 START_TIMEOUT = 30.0
 
@@ -51,6 +57,35 @@ def postgres(version: int = 18) -> Iterator[str]:
         return
     with own_server(version) as server:
         yield server.url
+
+
+@cache
+def shared(version: int = 18) -> str:
+    """The URL of a server that all tests of this process share; it ends with the process.
+
+    Skips the test that asks, with the reason, where there is none.
+    """
+    server = ExitStack()
+    try:
+        url = server.enter_context(postgres(version))
+    except Unavailable as exc:
+        give_up("postgres", exc)
+    atexit.register(server.close)
+    return url
+
+
+@contextmanager
+def fresh_schema(url: str) -> Iterator[str]:
+    """The URL with a schema of its own, which is dropped at the end with all that is in it."""
+    schema = f"test_{secrets.token_hex(6)}"
+    yield with_options(url, schema=schema)
+    asyncio.run(_execute(url, f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
+
+
+def with_options(url: str, **options: object) -> str:
+    """The URL with these options added."""
+    query = urlencode({**dict(parse_qsl(urlsplit(url).query)), **options})
+    return urlsplit(url)._replace(query=query).geturl()
 
 
 class OwnServer:
@@ -179,12 +214,15 @@ def has_docker() -> bool:
         import docker
     except ModuleNotFoundError:
         return False
-    try:
-        client = docker.from_env()
-    except docker.errors.DockerException:
-        return False
-    client.close()
-    return True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # docker 7 leaves the socket open that did not connect
+        try:
+            docker.from_env().close()
+            answers = True
+        except docker.errors.DockerException:
+            answers = False
+        gc.collect()
+    return answers
 
 
 @contextmanager
@@ -204,6 +242,14 @@ def _binaries(version: int) -> Path:
     if folder is None or sys.platform == "win32":
         raise Unavailable(f"no binaries of PostgreSQL {version} here")
     return Path(wheel.origin).parent / folder / "bin"
+
+
+async def _execute(url: str, sql: str) -> None:
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
 
 
 async def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -122,20 +122,22 @@ class PostgresStreamStore:
         async def prepare(connection: Connection) -> None:
             await migrate(connection, names)
             sweeper.start()
+            notices.start()
 
         self.limits = limits or Limits()
         self._sql = Statements(names)
         self._database = Database(target, options, prepare)
         self._sweeper = sweeper = Sweeper(self._database, self._sql)
-        self._notices: Notices | Polling
+        notices: Notices | Polling
         if notify:
-            self._notices = Notices(self._database, names.channel)
+            notices = Notices(self._database, names.channel)
             if poll_interval is not None:
                 self.limits = replace(self.limits, poll_interval=poll_interval)
         else:
             interval = _POLLING_SECONDS if poll_interval is None else poll_interval
-            self._notices = Polling(self._database, self._sql.changed, interval)
-        self._wakeups = self._notices.wakeups
+            notices = Polling(self._database, self._sql.changed, interval)
+        self._notices = notices
+        self._wakeups = notices.wakeups
 
     @classmethod
     def from_url(cls, url: str) -> PostgresStreamStore:
@@ -304,7 +306,7 @@ class PostgresStreamStore:
     async def aclose(self) -> None:
         """As the contract says. Calls in flight get `timeout` seconds to end."""
         self._wakeups.close()
-        self._database.refuse_from_now_on()
+        await self._database.refuse()
         await self._notices.stop()
         await self._sweeper.stop()
         await self._database.close()

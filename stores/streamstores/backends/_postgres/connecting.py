@@ -184,15 +184,16 @@ class Database:
             finally:
                 connection.terminate()
 
-    def refuse_from_now_on(self) -> None:
-        self._is_closed = True
-
-    async def close(self) -> None:
-        """Close our own pool; a statement in flight gets `timeout` seconds to end."""
+    async def refuse(self) -> None:
+        """From now on refuse every statement; an attempt to open ends."""
         self._is_closed = True
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
+
+    async def close(self) -> None:
+        """Close our own pool; a statement in flight gets `timeout` seconds to end."""
+        await self.refuse()
         pool = self._pool
         if self._url is None or pool is None:
             return

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -55,32 +55,39 @@ class Notices:
         self._database = database
         self._channel = channel
         self._origin = secrets.token_hex(4)  # tells our own notices, which need no reading
-        self._outbox: dict[str, None] = {}
+        self._outbox: dict[str, int | None] = {}  # the version reached; None: perhaps ended
         self._bell = Bell()
         self._echo = Bell()
         self._is_wanted = False
-        self._is_stopped = False
         self._backoff = BACKOFF_SECONDS[0]
         self._task: asyncio.Task[None] | None = None
 
     def _watched(self, stream_id: str, is_watched: bool) -> None:
         if is_watched and not self._is_wanted:
             self._is_wanted = True
-            self._ring()
+            self._bell.ring()
 
     def seen(self, info: StreamInfo) -> None:
         """A read showed this; notices need not know."""
 
     def committed(self, info: StreamInfo) -> None:
         """This store's mutation made the stream what `info` says."""
-        self.changed(info.id)
+        if self._outbox.get(info.id, 0) is not None:
+            self._post(info.id, info.version)
 
     def changed(self, stream_id: str) -> None:
         """This store ended the stream, or changed it, or may have."""
+        self._post(stream_id, None)
+
+    def _post(self, stream_id: str, version: int | None) -> None:
         if len(self._outbox) >= OUTBOX:
             self._outbox = {_EVERY_STREAM: None}
-        self._outbox[stream_id] = None
-        self._ring()
+        self._outbox[stream_id] = version
+        self._bell.ring()
+
+    def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._run())
 
     async def stop(self) -> None:
         self.abandon()
@@ -88,17 +95,13 @@ class Notices:
             await asyncio.wait([self._task])
 
     def abandon(self) -> None:
-        self._is_stopped = True
         if self._task is not None and not self._task.get_loop().is_closed():
             self._task.cancel()
 
-    def _ring(self) -> None:
-        if self._task is None and not self._is_stopped:
-            self._task = asyncio.ensure_future(self._run())
-        self._bell.ring()
-
     async def _run(self) -> None:
         shortest, longest = BACKOFF_SECONDS
+        await self._bell.wait(None)
+        self._bell.ring()
         while True:
             try:
                 async with self._database.reserved() as connection:
@@ -154,27 +157,29 @@ class Notices:
         await connection.execute(_NOTIFY, self._channel, payloads)
         self._backoff = BACKOFF_SECONDS[0]
 
-    def _payloads(self, stream_ids: Iterable[str]) -> Iterator[str]:
-        """The ids, a line each (they have no control characters) after that of the origin."""
+    def _payloads(self, batch: Mapping[str, int | None]) -> Iterator[str]:
+        """`<version> <id>`, a line each (ids have no control characters), after the origin."""
         lines, size = [self._origin], 0
-        for stream_id in stream_ids:
-            size += len(stream_id.encode()) + 1
+        for stream_id, version in batch.items():
+            line = f"{version or ''} {stream_id}"
+            size += len(line.encode()) + 1
             if size > PAYLOAD_BYTES:
                 yield "\n".join(lines)
-                lines, size = [self._origin], len(stream_id.encode()) + 1
-            lines.append(stream_id)
+                lines, size = [self._origin], len(line.encode()) + 1
+            lines.append(line)
         yield "\n".join(lines)
 
     def _heard(self, connection: object, pid: int, channel: str, payload: object) -> None:
-        origin, *stream_ids = str(payload).split("\n")
+        origin, *lines = str(payload).split("\n")
         if origin == self._origin:
             self._echo.ring()
             return
-        for stream_id in stream_ids:
+        for line in lines:
+            version, _, stream_id = line.partition(" ")
             if stream_id == _EVERY_STREAM:
                 self.wakeups.noticed_all()
             else:
-                self.wakeups.noticed(stream_id)
+                self.wakeups.noticed(stream_id, int(version) if version.isdigit() else None)
 
     def _lost(self, connection: object) -> None:
         self._bell.ring()
@@ -201,7 +206,6 @@ class Polling:
         self._interval = interval
         self._known: dict[str, int | None] = {}
         self._bell = Bell()
-        self._is_stopped = False
         self._task: asyncio.Task[None] | None = None
 
     def _watched(self, stream_id: str, is_watched: bool) -> None:
@@ -209,8 +213,6 @@ class Polling:
             self._known.pop(stream_id, None)
             return
         self._known[stream_id] = None
-        if self._task is None and not self._is_stopped:
-            self._task = asyncio.ensure_future(self._run())
         self._bell.ring()
 
     def seen(self, info: StreamInfo) -> None:
@@ -227,13 +229,16 @@ class Polling:
     def changed(self, stream_id: str) -> None:
         """The next query finds it."""
 
+    def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._run())
+
     async def stop(self) -> None:
         self.abandon()
         if self._task is not None:
             await asyncio.wait([self._task])
 
     def abandon(self) -> None:
-        self._is_stopped = True
         if self._task is not None and not self._task.get_loop().is_closed():
             self._task.cancel()
 

@@ -1,0 +1,26 @@
+"""The PostgreSQL store against the contract: newest and oldest server, notices and polling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from streamstores.conformance import Target, contract_tests, target_of
+from tests.services.postgres import fresh_schema, shared, with_options
+
+VARIANTS = {
+    "18": (18, {}),
+    "18-polling": (18, {"notify": "false"}),
+    "16": (16, {}),
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    version, options = VARIANTS[request.param]
+    with fresh_schema(shared(version)) as url:
+        yield target_of(with_options(url, **options))
+
+
+test_contract = contract_tests("target")
