@@ -1,0 +1,227 @@
+"""What is in an object: a header, and the records' bytes. Pure: no request is made here.
+
+A *block* is `STS1`, the length of the header, the header as JSON, then the payload. Every
+object is one block, except a packed stream, which is many, one after another.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from itertools import accumulate, pairwise
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from streamstores.errors import CorruptData
+from streamstores.limits import from_microseconds, to_microseconds
+from streamstores.store import Record, State, StreamInfo
+
+OPEN = "open"
+"""A head, and the records of `create`: the newest segment tells what the stream is."""
+SEALED = "sealed"
+"""The head of a finished stream: it tells what the stream is, and segments no longer do."""
+VACANT = "vacant"
+"""A head that names no stream, where S3 cannot remove an object under a condition."""
+SEGMENT = "segment"
+TOMBSTONE = "tombstone"
+"""The last segment of a stream that was deleted or has expired."""
+PACKED = "packed"
+
+_MAGIC = b"STS1"
+_LENGTH = struct.Struct(">I")
+_START = len(_MAGIC) + _LENGTH.size
+
+
+class Layout(NamedTuple):
+    """Where the records of a sealed stream are: in `key` if there is one, else in the
+    head itself and the segments up to `number`."""
+
+    number: int
+    key: str | None = None
+    blocks: tuple[tuple[int, int], ...] = ()
+    """(offset in the stream, position in the object) of each block of `key`, and of the end."""
+
+
+class Block(NamedTuple):
+    """One block. A head's number is 0."""
+
+    kind: str
+    stream_id: str
+    generation: str
+    number: int
+    start: int
+    """Offset of the first record."""
+    nonce: str = ""
+    """Of one PUT of one writer: it tells one's own write from another's."""
+    info: StreamInfo | None = None
+    was_expiring_at: datetime | None = None
+    """The end that was in force before this segment. One that S3 dates later is void."""
+    due: int | None = None
+    """Seconds of the stream's entry in the calendar, when this was written."""
+    layout: Layout | None = None
+    written_at: float = 0.0
+    """Seconds since 1970, by S3's clock as the writer knew it."""
+    lengths: tuple[int, ...] = ()
+    payload: bytes = b""
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.payload)
+
+    def records(self) -> list[Record]:
+        ends = list(accumulate(self.lengths, initial=0))
+        payload = self.payload
+        return [Record(self.start + begin, payload[begin:end]) for begin, end in pairwise(ends)]
+
+    def is_void(self, modified: float) -> bool:
+        """Whether the stream had ended before S3 took this segment, at `modified` seconds."""
+        end = self.was_expiring_at
+        return end is not None and to_microseconds(end) <= modified * 1_000_000
+
+
+def encode(block: Block) -> bytes:
+    header: dict[str, Any] = {
+        "kind": block.kind,
+        "id": block.stream_id,
+        "generation": block.generation,
+        "number": block.number,
+        "start": block.start,
+        "nonce": block.nonce,
+        "written_at": block.written_at,
+        "lengths": block.lengths,
+        "crc": zlib.crc32(block.payload),
+    }
+    if block.info is not None:
+        header["info"] = _info_to_json(block.info)
+    if block.was_expiring_at is not None:
+        header["was_expiring_at"] = to_microseconds(block.was_expiring_at)
+    if block.due is not None:
+        header["due"] = block.due
+    if block.layout is not None:
+        header["layout"] = block.layout
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return b"".join((_MAGIC, _LENGTH.pack(len(text)), text, block.payload))
+
+
+def decode(data: bytes, key: str) -> Block:
+    """The one block in `data`; raises `CorruptData`, naming `key`, for anything else."""
+    block, end = _decode_one(data, 0, key)
+    if end != len(data):
+        raise CorruptData(f"the object {key!r} is longer than what was written")
+    return block
+
+
+def decode_all(data: bytes, key: str) -> list[Block]:
+    blocks = []
+    position = 0
+    while position < len(data):
+        block, position = _decode_one(data, position, key)
+        blocks.append(block)
+    return blocks
+
+
+def decode_header(data: bytes, key: str) -> Block:
+    """A block without its payload, from the beginning of an object."""
+    return _block_of(*_header(data, 0, key)[:1], b"", key)
+
+
+def _decode_one(data: bytes, position: int, key: str) -> tuple[Block, int]:
+    header, start = _header(data, position, key)
+    lengths = header.get("lengths")
+    if not isinstance(lengths, list) or not all(type(each) is int for each in lengths):
+        raise CorruptData(f"the header of the object {key!r} is damaged")
+    end = start + sum(lengths)
+    payload = data[start:end]
+    if len(payload) != end - start or zlib.crc32(payload) != header.get("crc"):
+        raise CorruptData(f"the bytes of the object {key!r} are not those that were written")
+    return _block_of(header, payload, key), end
+
+
+def _header(data: bytes, position: int, key: str) -> tuple[dict[str, Any], int]:
+    begin = position + _START
+    if data[position : position + len(_MAGIC)] != _MAGIC or len(data) < begin:
+        raise CorruptData(f"no store wrote the object {key!r}")
+    (length,) = _LENGTH.unpack(data[begin - _LENGTH.size : begin])
+    try:
+        header = json.loads(data[begin : begin + length])
+    except ValueError as exc:
+        raise CorruptData(f"the header of the object {key!r} is damaged") from exc
+    if not isinstance(header, dict):
+        raise CorruptData(f"the header of the object {key!r} is damaged")
+    return header, begin + length
+
+
+def _block_of(header: dict[str, Any], payload: bytes, key: str) -> Block:
+    try:
+        info = header.get("info")
+        end = header.get("was_expiring_at")
+        return Block(
+            header["kind"],
+            header["id"],
+            header["generation"],
+            header["number"],
+            header["start"],
+            header["nonce"],
+            None if info is None else _info_of(header["id"], info),
+            None if end is None else from_microseconds(end),
+            header.get("due"),
+            _layout_of(header.get("layout")),
+            header["written_at"],
+            tuple(header["lengths"]),
+            payload,
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as exc:
+        raise CorruptData(f"the header of the object {key!r} is damaged") from exc
+
+
+def _layout_of(fields: list[Any] | None) -> Layout | None:
+    if fields is None:
+        return None
+    number, key, blocks = fields
+    return Layout(number, key, tuple((offset, position) for offset, position in blocks))
+
+
+def _info_to_json(info: StreamInfo) -> dict[str, Any]:
+    ends = info.expires_at
+    return {
+        "state": info.state.value,
+        "tail": info.tail,
+        "version": info.version,
+        "error": info.error,
+        "attributes": dict(info.attributes),
+        "created_at": to_microseconds(info.created_at),
+        "ttl": info.ttl,
+        "expires_at": None if ends is None else to_microseconds(ends),
+    }
+
+
+def _info_of(stream_id: str, fields: Mapping[str, Any]) -> StreamInfo:
+    ends = fields["expires_at"]
+    return StreamInfo(
+        stream_id,
+        State(fields["state"]),
+        fields["tail"],
+        fields["version"],
+        fields["error"],
+        MappingProxyType(fields["attributes"]),
+        from_microseconds(fields["created_at"]),
+        fields["ttl"],
+        None if ends is None else from_microseconds(ends),
+    )
+
+
+def cut(records: Iterable[Record], offset: int, max_bytes: int) -> list[Record]:
+    """The records of a page: from `offset` on, at most `max_bytes`, but at least one."""
+    page: list[Record] = []
+    for record in records:
+        if record.end <= offset:
+            continue
+        if record.offset < offset:
+            record = Record(offset, record.data[offset - record.offset :])
+        if page and record.end > offset + max_bytes:
+            break
+        page.append(record)
+    return page

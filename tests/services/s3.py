@@ -1,0 +1,233 @@
+"""A real S3 server: somebody's own by URL, else MinIO by Docker, else moto from a wheel.
+
+`s3_server()` is an ordinary context manager, for benchmarks too. moto checks a condition
+and then writes, without a lock, so its application is wrapped here: PUT, POST and DELETE run
+one at a time. It runs as a process of its own, so that several processes share it.
+
+    python -m tests.services.s3 --port 9000     a server to play with
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from tests.services import Unavailable, free_port, given_url
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 30.0
+
+
+class S3Server(NamedTuple):
+    """Where a server is, and how to get in."""
+
+    endpoint_url: str | None
+    access_key: str
+    secret_key: str
+    region: str
+    bucket: str
+    prefix: str = ""
+    pid: int | None = None
+    """The process, where it is ours."""
+
+    def client(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=self.region,
+            config=Config(
+                s3={"addressing_style": "path"},
+                max_pool_connections=32,
+                request_checksum_calculation="when_required",
+            ),
+        )
+
+    def url(self, prefix: str | None = None, **options: object) -> str:
+        """A store's URL; a prefix of its own, unless one is given, keeps tests apart."""
+        prefix = secrets.token_hex(8) if prefix is None else prefix
+        given = {
+            "endpoint_url": self.endpoint_url,
+            "region": self.region,
+            "access_key": self.access_key,
+            "secret_key": self.secret_key,
+            "path_style": "true",
+            **options,
+        }
+        query = urlencode({name: str(value) for name, value in given.items() if value})
+        return f"s3://{self.bucket}/{self.prefix}{prefix}?{query}"
+
+
+@contextmanager
+def s3_server(*, conditions: bool = True) -> Iterator[S3Server]:
+    """A server with an empty place; raises `Unavailable`, with the reason, without one.
+
+    `conditions=False`: one that ignores If-Match and If-None-Match.
+    """
+    url = given_url("s3")
+    if url and conditions:
+        yield _given(url)
+        return
+    if conditions:
+        with suppress(Unavailable), _minio() as server:
+            yield server
+            return
+    with moto_server(conditions=conditions) as server:
+        yield server
+
+
+def _given(url: str) -> S3Server:
+    parts = urlsplit(url)
+    options = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    prefix = parts.path.lstrip("/")
+    return S3Server(
+        options.get("endpoint_url"),
+        options.get("access_key") or os.environ.get("AWS_ACCESS_KEY_ID", ""),
+        options.get("secret_key") or os.environ.get("AWS_SECRET_ACCESS_KEY", ""),
+        options.get("region", "us-east-1"),
+        parts.netloc,
+        f"{prefix.rstrip('/')}/" if prefix else "",
+    )
+
+
+@contextmanager
+def _minio() -> Iterator[S3Server]:
+    try:
+        import docker
+        from docker.errors import DockerException
+        from testcontainers.community.minio import MinioContainer
+    except ImportError as exc:
+        raise Unavailable(exc) from exc
+    try:
+        docker.from_env().close()
+    except DockerException as exc:
+        raise Unavailable(exc) from exc
+    with MinioContainer() as container:
+        config = container.get_config()
+        server = S3Server(
+            f"http://{config['endpoint']}",
+            config["access_key"],
+            config["secret_key"],
+            "us-east-1",
+            "streams",
+        )
+        _make_bucket(server)
+        yield server
+
+
+@contextmanager
+def moto_server(*, conditions: bool = True, port: int | None = None) -> Iterator[S3Server]:
+    """moto as a child process; what it holds ends with it."""
+    port = port or free_port()
+    command = [sys.executable, "-m", "tests.services.s3", "--port", str(port)]
+    if not conditions:
+        command.append("--ignore-conditions")
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet)
+    try:
+        server = S3Server(
+            f"http://127.0.0.1:{port}", "key", "secret", "us-east-1", "streams", pid=process.pid
+        )
+        _wait_until_it_answers(server, process)
+        yield server
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+
+
+def _wait_until_it_answers(server: S3Server, process: subprocess.Popen[bytes]) -> None:
+    from botocore.exceptions import BotoCoreError
+
+    give_up_at = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return _make_bucket(server)
+        except BotoCoreError as exc:
+            if process.poll() is not None:
+                raise Unavailable("moto[server] did not start") from exc
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.05)
+
+
+def _make_bucket(server: S3Server) -> None:
+    client = server.client()
+    try:
+        client.create_bucket(Bucket=server.bucket)
+    finally:
+        client.close()
+
+
+Environ = dict[str, Any]
+App = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+
+def one_change_at_a_time(app: App) -> App:
+    """What real servers do: the check of a condition and the write are one step."""
+    lock = threading.Lock()
+
+    def locked(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] not in {"PUT", "POST", "DELETE"}:
+            return app(environ, start_response)
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = io.BytesIO(body)
+        with lock:
+            return app(environ, start_response)
+
+    return locked
+
+
+def without_conditions(app: App) -> App:
+    """Like a server that is too old to know conditional writes."""
+
+    def deaf(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        for header in ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"):
+            environ.pop(header, None)
+        return app(environ, start_response)
+
+    return deaf
+
+
+def main() -> None:
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import run_simple
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--ignore-conditions", action="store_true")
+    arguments = parser.parse_args()
+    app: App = one_change_at_a_time(DomainDispatcherApplication(create_backend_app))
+    if arguments.ignore_conditions:
+        app = without_conditions(app)
+    run_simple(
+        "127.0.0.1",
+        arguments.port,
+        app,  # type: ignore[arg-type]  # a WSGI application, though not typed as one
+        threaded=True,
+        request_handler=MotoRequestHandler,
+    )
+
+
+if __name__ == "__main__":
+    main()
