@@ -237,7 +237,7 @@ class Reading {
     return this.#life.signal;
   }
 
-  /** @returns {AbortController} aborted by `release` */
+  /** @returns {AbortController} aborted when it is given up */
   connect() {
     this.#connection = new AbortController();
     this.reopening = false;
@@ -415,7 +415,7 @@ export class Stream {
   resume() {
     const reading = this.#reading;
     if (reading && this.canResume) {
-      if (reading.answered || reading.request !== "send") reading.request = "continue";
+      if (reading.answered || reading.request === "follow") reading.request = "continue";
       reading.unwanted = false;
       this.#restart(reading);
     } else if (reading?.endPause) {
@@ -740,7 +740,10 @@ export class Stream {
       this.#set({ error: answer });
       return false;
     }
-    if (answer) await this.#awaitRest(reading, answer);
+    if (!answer) return true;
+    reading.answered = true; // a stream that was stopped is there: do not send it again
+    if (reading.request === "send") reading.request = "follow";
+    await this.#awaitRest(reading, answer);
     return true;
   }
 
