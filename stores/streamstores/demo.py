@@ -150,7 +150,6 @@ def run_demo(
     port: int = 8000,
     choice: Choice,
     open_page: bool = False,
-    say: Callable[[str], object] = print,
 ) -> None:
     """Serve the demo until it is interrupted; `port` 0 takes any that is free.
 
@@ -166,7 +165,7 @@ def run_demo(
 
         def announce() -> None:
             for line in _banner(url, store_url, store, choice):
-                say(line)
+                print(line, flush=True)
             if open_page:
                 webbrowser.open(url)
 

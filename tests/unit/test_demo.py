@@ -251,6 +251,43 @@ def test_the_banner_tells_model_store_and_process(tmp_path: Path) -> None:
     assert about["store"] == f"sqlite:///{tmp_path / 'demo.db'}"
 
 
+# The command
+
+
+def command(*options: object) -> list[str]:
+    code = "from streamstores.cli import main; main()"
+    return [sys.executable, "-c", code, "demo", *map(str, options)]
+
+
+def test_the_command_serves_page_model_and_store(tmp_path: Path) -> None:
+    options = command("--text", "--port", 0, "--store", f"sqlite:///{tmp_path}/demo.db")
+    with subprocess.Popen(options, stdout=subprocess.PIPE, text=True) as popen:
+        try:
+            process = Process(popen)
+            about = httpx.get(f"{process.url}/info").json()
+            assert about["model"] == "text"
+            assert process.end(signal.SIGINT) == 0
+        finally:
+            popen.kill()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--text", "--gguf", "x.gguf"), "choose one of --openai-url, --gguf and --text"),
+        (("--text", "--store", "gopher://host"), "no store for the scheme 'gopher'"),
+        (("--openai-url", "http://127.0.0.1:1/v1"), "--openai-url needs --openai-model"),
+    ],
+)
+def test_the_command_tells_what_is_wrong_in_a_line(
+    options: tuple[str, ...], message: str
+) -> None:
+    ended = subprocess.run(command(*options), capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
 # With a real model
 
 
