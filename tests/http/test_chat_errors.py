@@ -1,4 +1,4 @@
-"""Requests that are refused: each row of the table in docs/wire.md, and that nothing happened."""
+"""Refusals: each row of the table in docs/wire.md, and that nothing happened."""
 
 from __future__ import annotations
 
@@ -27,21 +27,10 @@ async def is_empty(store: StreamStore) -> bool:
     return [info async for info in store.list()] == []
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"7",
-        b'"x"',
-        b"null",
-        b"\xff",
-        b"NaN",
-        b'{"prompt": NaN}',
-        b"[" * 99_999,
-    ],
-)
+NO_OBJECTS = [b"", b"{", b"[]", b"7", b'"x"', b"null", b"\xff", b"NaN", b'{"a": NaN}']
+
+
+@pytest.mark.parametrize("content", [*NO_OBJECTS, b"[" * 99_999])
 @pytest.mark.parametrize("path", ["/stream", "/stream/resume", "/stream/stop"])
 async def test_a_body_that_is_no_json_object(serve: Serve, path: str, content: bytes) -> None:
     chat = await serve(Script().model)
@@ -182,11 +171,10 @@ async def parts(size: int, count: int) -> Any:
 
 
 @pytest.mark.parametrize("path", ["/stream", "/stream/resume", "/stream/stop"])
-@pytest.mark.parametrize("content", [b" " * 1_001, parts(100, 11), parts(10_000_000, 1)])
-async def test_a_body_over_its_bound(serve: Serve, path: str, content: Any) -> None:
+@pytest.mark.parametrize("how", ["announced", "in parts"])
+async def test_a_body_over_its_bound(serve: Serve, path: str, how: str) -> None:
     chat = await serve(Script().model, max_body_bytes=1_000)
-    if not isinstance(content, bytes):
-        content = parts(100, 11)  # a fresh one for each path
+    content = b" " * 1_001 if how == "announced" else parts(100, 11)
     assert refusal(await chat.request("POST", path, content=content)) == (413, "too_large")
 
 
