@@ -10,13 +10,15 @@ import asyncio
 import reprlib
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from streamstores.store import Record, StreamInfo, StreamStore
 
 __all__ = [
-    "PROMPT_SECONDS",
+    "PATIENCE",
     "Call",
+    "Patience",
     "Raises",
     "content",
     "equal",
@@ -28,8 +30,20 @@ __all__ = [
     "within",
 ]
 
-PROMPT_SECONDS = 4.0
-"""What "at once" may take on a busy machine; still less than the default `poll_interval`."""
+
+@dataclass
+class Patience:
+    """Seconds after which a check takes what it waits for as not happening."""
+
+    prompt: float = 4.0
+    """What "at once" may take on a busy machine: less than the default `poll_interval`."""
+    eventual: float = 15.0
+    """What comes by itself, such as an expiry."""
+    whole_check: float = 180.0
+    """A check that takes longer hangs."""
+
+
+PATIENCE = Patience()
 
 Call = Callable[[], Awaitable[object]]
 
@@ -99,15 +113,13 @@ async def within(seconds: float, awaitable: Awaitable[T], what: str) -> T:
     return await task
 
 
-async def eventually(
-    condition: Callable[[], Awaitable[object]], what: str, *, seconds: float = 15.0
-) -> None:
+async def eventually(condition: Callable[[], Awaitable[object]], what: str) -> None:
     """Wait until `condition()` is true, asking again and again."""
     __tracebackhide__ = True
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE.eventual
     while not await condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: still not so after {seconds:g} seconds")
+            raise AssertionError(f"{what}: still not so after {PATIENCE.eventual:g} seconds")
         await asyncio.sleep(0.02)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from streamstores.conformance.asserting import PATIENCE
 from streamstores.conformance.harness import (
     Harness,
     NotOffered,
@@ -16,9 +17,6 @@ from streamstores.conformance.harness import (
 from streamstores.conformance.registry import CLAUSES, Check
 
 __all__ = ["Report", "Result", "run_check", "run_checks"]
-
-CHECK_SECONDS = 180.0
-"""A check that takes longer hangs, and fails."""
 
 Status = Literal["passed", "failed", "not offered"]
 
@@ -66,11 +64,11 @@ async def perform(check: Check, target: Target) -> None:
 
 async def _perform_in_time(check: Check, target: Target) -> None:
     task = asyncio.ensure_future(perform(check, target))
-    done, _ = await asyncio.wait([task], timeout=CHECK_SECONDS)
+    done, _ = await asyncio.wait([task], timeout=PATIENCE.whole_check)
     if not done:
         task.cancel()
-        await asyncio.wait([task], timeout=CHECK_SECONDS)
-        raise AssertionError(f"the check did not end within {CHECK_SECONDS:g} seconds")
+        await asyncio.wait([task], timeout=PATIENCE.whole_check)
+        raise AssertionError(f"the check did not end within {PATIENCE.whole_check:g} seconds")
     await task
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from streamstores.conformance.asserting import (
-    PROMPT_SECONDS,
+    PATIENCE,
     Call,
     content,
     equal,
@@ -63,7 +63,7 @@ async def check_waiters_learn_of_the_close(harness: Harness) -> None:
     ]
     await asyncio.sleep(0.05)
     await store.aclose()
-    results = await within(PROMPT_SECONDS, asyncio.gather(*waiters), "waiters after aclose")
+    results = await within(PATIENCE.prompt, asyncio.gather(*waiters), "waiters after aclose")
     equal([type(each) for each in results], [StoreUnavailable] * 5, "outcomes of the waits")
 
 
@@ -76,7 +76,9 @@ async def check_followers_learn_of_the_close(harness: Harness) -> None:
     following = [harness.start(outcome(everything(follow(store, stream_id)))) for _ in range(3)]
     await asyncio.sleep(0.05)
     await store.aclose()
-    results = await within(PROMPT_SECONDS, asyncio.gather(*following), "followers, then aclose")
+    results = await within(
+        PATIENCE.prompt, asyncio.gather(*following), "followers, then aclose"
+    )
     equal([type(each) for each in results], [StoreUnavailable] * 3, "outcomes of following")
 
 

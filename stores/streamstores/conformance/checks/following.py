@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from streamstores.conformance.asserting import (
-    PROMPT_SECONDS,
+    PATIENCE,
     content,
     equal,
     eventually,
@@ -127,7 +127,7 @@ async def check_follow_of_an_ended_stream(harness: Harness) -> None:
             stream_id = harness.new_id()
             await store.create(stream_id, *chunks, state=state)
             follower = follow(store, stream_id)
-            records = await within(PROMPT_SECONDS, everything(follower), f"its end, {state}")
+            records = await within(PATIENCE.prompt, everything(follower), f"its end, {state}")
             equal([record.data for record in records], list(chunks), "records")
             assert follower.info is not None, "follower.info is None after the end"
             equal(follower.info.state, state, "follower.info.state")
@@ -201,7 +201,9 @@ async def check_follow_beyond_the_tail(harness: Harness) -> None:
         await store.create(stream_id, b"abc", state=state)
         for offset in (4, 2**40, 10**30):
             with raises(OffsetOutOfRange, f"follow from {offset}, {state}") as caught:
-                await within(PROMPT_SECONDS, everything(follow(store, stream_id, offset)), "it")
+                await within(
+                    PATIENCE.prompt, everything(follow(store, stream_id, offset)), "it"
+                )
             equal(caught.error.tail, 3, "OffsetOutOfRange.tail")
 
 
@@ -256,7 +258,7 @@ async def check_a_stream_that_vanishes_in_replay(harness: Harness) -> None:
         equal(len((await follower.__anext__()).data), size, "first record")
         await vanish(store, stream_id)
         with raises(StreamNotFound, f"the rest of the replay after {name}"):
-            await within(PROMPT_SECONDS, everything(follower), "the rest")
+            await within(PATIENCE.prompt, everything(follower), "the rest")
 
 
 @check(5)
@@ -266,7 +268,7 @@ async def check_a_stream_whose_time_is_up_never_looks_finished(harness: Harness)
     stream_id = harness.new_id()
     await store.create(stream_id, b"abc", ttl=1)
     following = outcome(everything(follow(store, stream_id)))
-    seconds = 2 + PROMPT_SECONDS + store.limits.poll_interval
+    seconds = 2 + PATIENCE.prompt + store.limits.poll_interval
     equal(type(await within(seconds, following, "the follower")), StreamNotFound, "outcome")
 
 
@@ -277,7 +279,7 @@ async def check_follow_of_a_missing_stream(harness: Harness) -> None:
     stream_id = harness.new_id()
     for offset in (0, 5):
         with raises(StreamNotFound, f"follow from {offset}"):
-            await within(PROMPT_SECONDS, everything(follow(store, stream_id, offset)), "it")
+            await within(PATIENCE.prompt, everything(follow(store, stream_id, offset)), "it")
 
 
 @check(5)
@@ -289,7 +291,7 @@ async def check_a_dead_producer_is_noticed(harness: Harness) -> None:
     follower = follow(store, stream_id, producer_timeout=0.3)
     equal((await follower.__anext__()).data, b"last words", "replayed record")
     result = await within(
-        PROMPT_SECONDS + store.limits.poll_interval,
+        PATIENCE.prompt + store.limits.poll_interval,
         outcome(follower.__anext__()),
         "the verdict",
     )

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 
 from streamstores.conformance.asserting import (
-    PROMPT_SECONDS,
+    PATIENCE,
     equal,
     outcome,
     raises,
@@ -36,8 +36,8 @@ CHANGES: dict[str, Change] = {
 def bound(waiting: StreamStore, changing: StreamStore) -> float:
     """Seconds that a wake-up may take: within one store object there is no notice to lose."""
     if waiting is changing:
-        return PROMPT_SECONDS
-    return PROMPT_SECONDS + waiting.limits.poll_interval
+        return PATIENCE.prompt
+    return PATIENCE.prompt + waiting.limits.poll_interval
 
 
 async def is_woken_by(
@@ -91,7 +91,7 @@ async def check_returns_at_once_where_the_version_differs(harness: Harness) -> N
     info = await store.append(stream_id, b"x", state="done")
     for version in (created.version, info.version + 1, 0, 1, 2**63 - 1, 2**63, 10**30):
         waiting = store.wait(stream_id, version=version, timeout=600)
-        seen = await within(PROMPT_SECONDS, waiting, f"wait(version={version})")
+        seen = await within(PATIENCE.prompt, waiting, f"wait(version={version})")
         equal(seen, info, f"wait(version={version})")
 
 
@@ -103,7 +103,7 @@ async def check_returns_the_info_at_timeout(harness: Harness) -> None:
     info = await store.create(stream_id, b"x")
     for timeout in (0, 0.0, 0.05):
         waiting = store.wait(stream_id, version=info.version, timeout=timeout)
-        seen = await within(PROMPT_SECONDS, waiting, f"wait(timeout={timeout})")
+        seen = await within(PATIENCE.prompt, waiting, f"wait(timeout={timeout})")
         equal(seen, info, f"wait(timeout={timeout})")
 
 
@@ -137,7 +137,7 @@ async def check_every_waiter_wakes(harness: Harness) -> None:
     other = harness.start(store.wait(bystander, version=quiet.version, timeout=600))
     await asyncio.sleep(0.05)
     changed = await store.append(stream_id, b"x")
-    infos = await within(PROMPT_SECONDS, asyncio.gather(*waiters), "100 waiters")
+    infos = await within(PATIENCE.prompt, asyncio.gather(*waiters), "100 waiters")
     equal(set(map(info_key, infos)), {info_key(changed)}, "what they see")
     assert not other.done(), "the waiter of another stream woke"
 
@@ -208,7 +208,7 @@ async def check_wait_raises_when_the_time_is_up(harness: Harness) -> None:
     stream_id = harness.new_id()
     info = await store.create(stream_id, ttl=1)
     waiter = outcome(store.wait(stream_id, version=info.version, timeout=600))
-    seconds = 2 + PROMPT_SECONDS + store.limits.poll_interval
+    seconds = 2 + PATIENCE.prompt + store.limits.poll_interval
     result = await within(seconds, waiter, "wait, after its ttl")
     equal(type(result), StreamNotFound, "outcome of the wait")
 
@@ -228,4 +228,4 @@ async def check_wait_refuses_nonsense(harness: Harness) -> None:
     waiter = harness.start(store.wait(stream_id, version=info.version, timeout=math.inf))
     await asyncio.sleep(0.02)
     await store.append(stream_id)
-    await within(PROMPT_SECONDS, waiter, "wait without an end")
+    await within(PATIENCE.prompt, waiter, "wait without an end")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from streamstores.conformance.asserting import (
-    PROMPT_SECONDS,
+    PATIENCE,
     content,
     equal,
     raises,
@@ -117,7 +117,7 @@ async def check_a_silent_writer_beats(harness: Harness) -> None:
     writer = StreamWriter(store, stream_id, info=info, heartbeat=0.05)
     writer.start()
     for _ in range(3):
-        seconds = 10 * PROMPT_SECONDS
+        seconds = 10 * PATIENCE.prompt
         waiting = other.wait(stream_id, version=info.version, timeout=600)
         info = await within(seconds, waiting, "a heartbeat")
         equal((info.tail, info.state), (0, State.STREAMING), "the stream")
@@ -145,7 +145,7 @@ async def check_writers_and_followers_together(harness: Harness) -> None:
         for where in (store, other)
     ]
     await asyncio.gather(*(produce(stream_id, seed) for seed, stream_id in enumerate(ids)))
-    seconds = 4 * PROMPT_SECONDS + other.limits.poll_interval
+    seconds = 4 * PATIENCE.prompt + other.limits.poll_interval
     everybodys = await within(seconds, asyncio.gather(*following), "the followers")
     for number, records in enumerate(everybodys):
         expected = b"".join(b"%d-%d;" % (number // 2, each) for each in range(50))
