@@ -54,7 +54,7 @@ OpenPage = Callable[..., Awaitable[Any]]
 
 @fixture
 async def open_page(browser: Any) -> AsyncIterator[OpenPage]:
-    """Pages in a profile of their own (or one in `context`). An uncaught error fails the test."""
+    """Pages in profiles of their own, or in `context`; an uncaught error fails the test."""
     errors: list[str] = []
     async with AsyncExitStack() as contexts:
 
