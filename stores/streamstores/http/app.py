@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
@@ -14,6 +16,7 @@ from starlette.responses import FileResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from streamstores.http.errors import HttpError, as_http_error
+from streamstores.http.signals import SignalWatch
 
 __all__ = ["Endpoint", "Exchange", "StreamHandler"]
 
@@ -53,18 +56,23 @@ Endpoint = Callable[[Exchange], Awaitable[None]]
 class StreamHandler:
     """An ASGI application to run, or to mount below a path of another one.
 
-    It starts by itself with the first request. It ends with `aclose()`, or with the server
-    where it is the server's application (a mounted one hears nothing of the server's end).
-    `async with handler:` closes it too.
+    It starts by itself with the first request. It ends with `aclose()`, with the signal that
+    tells the server to end, or with the server's shutdown event where it is the server's
+    application (a mounted one gets none). `async with handler:` closes it too.
     """
 
     def __init__(
         self,
         routes: Mapping[str, Mapping[str, Endpoint]],
-        on_close: Callable[[], Awaitable[None]],
+        on_close: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        watch_signals: bool,
     ) -> None:
         self._routes = {**routes, "/stream.js": {"GET": _send_stream_js}}
         self._on_close = on_close
+        self._watches_signals = watch_signals
+        self._signals: SignalWatch | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -77,7 +85,14 @@ class StreamHandler:
     async def aclose(self) -> None:
         """Hand over the streams that run here, and end their followers' responses, which
         then reconnect elsewhere. Idempotent; later requests get 503."""
-        await self._on_close()
+        await asyncio.shield(self._close())
+
+    def _close(self) -> asyncio.Task[None]:
+        if self._closing is None:
+            if self._signals is not None:
+                self._signals.close()
+            self._closing = asyncio.get_running_loop().create_task(self._on_close())
+        return self._closing
 
     async def __aenter__(self) -> StreamHandler:
         return self
@@ -86,6 +101,8 @@ class StreamHandler:
         await self.aclose()
 
     async def _serve(self, exchange: Exchange) -> None:
+        if self._watches_signals and self._signals is None and self._closing is None:
+            self._signals = SignalWatch(self._close)
         try:
             await self._endpoint(exchange.scope)(exchange)
         except (ClientDisconnect, OSError):

@@ -37,6 +37,7 @@ def create_stream_handler(
     max_runs: int = 1000,
     describe_error: Callable[[Exception], str] | None = None,
     close_store: bool = False,
+    watch_signals: bool = True,
 ) -> StreamHandler:
     """An ASGI application that streams the answers of `models`, to run or to mount.
 
@@ -61,6 +62,8 @@ def create_stream_handler(
       process holds at a time.
     - `describe_error(exc)`: what clients are told when a model raises `exc`.
     - `close_store`: let the handler's end close `store` too.
+    - `watch_signals`: end with the signal that tells the server to end, which otherwise
+      waits for the responses first.
 
     Raises `InvalidRequest` for settings that cannot be.
     """
@@ -75,7 +78,8 @@ def create_stream_handler(
     )
     describe_error = describe_error or (lambda exc: "The model failed.")
     if not resumable:
-        return DirectChat(asking, ping_interval, max_runs, describe_error).handler()
+        direct = DirectChat(asking, ping_interval, max_runs, describe_error, watch_signals)
+        return direct.handler()
     chat = ResumableChat(
         asking,
         store or MemoryStreamStore(),
@@ -87,6 +91,7 @@ def create_stream_handler(
         max_runs=max_runs,
         describe_error=describe_error,
         close_store=close_store or store is None,
+        watch_signals=watch_signals,
     )
     return chat.handler()
 

@@ -34,16 +34,19 @@ class DirectChat:
         ping_interval: float,
         max_runs: int,
         describe_error: Callable[[Exception], str],
+        watch_signals: bool,
     ) -> None:
         self._asking = asking
         self._ping_interval = ping_interval
         self._max_runs = max_runs
         self._describe_error = describe_error
+        self._watch_signals = watch_signals
         self._runs = 0
         self._closing = asyncio.Event()
 
     def handler(self) -> StreamHandler:
-        return StreamHandler({"/stream": {"POST": self._start}}, self._close)
+        routes = {"/stream": {"POST": self._start}}
+        return StreamHandler(routes, self._close, watch_signals=self._watch_signals)
 
     async def _start(self, exchange: Exchange) -> None:
         fields = await self._asking.read_fields(exchange)

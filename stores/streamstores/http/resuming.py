@@ -55,6 +55,7 @@ class ResumableChat:
         max_runs: int,
         describe_error: Callable[[Exception], str],
         close_store: bool,
+        watch_signals: bool,
     ) -> None:
         self._asking = asking
         self._store = store
@@ -62,6 +63,7 @@ class ResumableChat:
         self._ping_interval = ping_interval
         self._cancel_on_disconnect = cancel_on_disconnect
         self._close_store = close_store
+        self._watch_signals = watch_signals
         self._runs = Runs(
             store,
             revive=self._revive,
@@ -81,7 +83,7 @@ class ResumableChat:
             "/stream/stop": {"POST": self._stop},
             "/stream/status": {"GET": self._status},
         }
-        return StreamHandler(routes, self._close)
+        return StreamHandler(routes, self._close, watch_signals=self._watch_signals)
 
     async def _start(self, exchange: Exchange) -> None:
         """Start a stream and send it; a living one is sent from its start."""
