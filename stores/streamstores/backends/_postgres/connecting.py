@@ -139,7 +139,11 @@ class Database:
         if self._opening is None:
             self._opening = asyncio.ensure_future(self._open())
             self._opening.add_done_callback(self._opened)
-        await asyncio.shield(self._opening)
+        opening = self._opening
+        await asyncio.wait([opening])
+        if opening.cancelled():
+            raise StoreUnavailable("the store was closed")
+        opening.result()
         self.check_open()
 
     def check_open(self) -> None:

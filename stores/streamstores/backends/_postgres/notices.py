@@ -121,10 +121,10 @@ class Notices:
                 if self._is_wanted and not is_listening:
                     is_listening = True
                     await connection.add_listener(self._channel, self._heard)
-                    await self._probe(connection)
+                    await self._check()
                     self.wakeups.noticed_all()
-                elif not await self._bell.wait(PROBE_SECONDS) and is_listening:
-                    await self._probe(connection)
+                elif not await self._bell.wait(PROBE_SECONDS):
+                    await connection.execute("SELECT 1")
                 await self._send(connection)
         finally:
             connection.remove_termination_listener(self._lost)
@@ -143,15 +143,16 @@ class Notices:
         if connection.is_closed():
             raise StoreUnavailable("the connection for notices was lost")
 
-    async def _probe(self, connection: Connection) -> None:
-        """Raise unless a notice to ourselves comes back: the connection may be dead without
-        a word, or a pooler may have given our LISTEN to somebody else's session."""
+    async def _check(self) -> None:
+        """Raise unless a notice from another connection arrives: a pooler in transaction mode
+        takes LISTEN, and gives it to somebody else's session."""
         self._echo.clear()
-        await self._notify(connection, self._origin)
+        await self._database.run(_NOTIFY, self._channel, [self._origin])
         if not await self._echo.wait(ECHO_SECONDS):
             raise StoreUnavailable(
-                "notices do not come back; behind a pooler in transaction mode use notify=false"
+                "notices do not arrive; behind a pooler in transaction mode use notify=false"
             )
+        self._backoff = BACKOFF_SECONDS[0]
 
     async def _notify(self, connection: Connection, *payloads: str) -> None:
         await connection.execute(_NOTIFY, self._channel, payloads)
@@ -182,6 +183,7 @@ class Notices:
                 self.wakeups.noticed(stream_id, int(version) if version.isdigit() else None)
 
     def _lost(self, connection: object) -> None:
+        self._echo.ring()
         self._bell.ring()
 
     async def _unlisten(self, connection: Connection) -> None:
@@ -254,10 +256,13 @@ class Polling:
                 _log.warning("polling failed, and goes on: %s", exc)
 
     async def _poll(self) -> None:
-        ids, versions = list(self._known), list(self._known.values())
-        if not ids:
+        asked = self._known.copy()
+        if not asked:
             return
-        for stream_id, version in await self._database.run(self._changed_sql, ids, versions):
+        rows = await self._database.run(self._changed_sql, list(asked), list(asked.values()))
+        for stream_id, version in rows:
             if stream_id in self._known:
                 self._known[stream_id] = version
-                self.wakeups.noticed(stream_id)
+                has_grown = version is not None and version > (asked[stream_id] or 0)
+                # A lower one is a namesake's, which everybody has to look at.
+                self.wakeups.noticed(stream_id, version if has_grown else None)

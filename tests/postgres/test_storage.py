@@ -1,0 +1,215 @@
+"""What the tables hold: records to the byte, pages that touch no more, storage given back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import secrets
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta, timezone
+
+import asyncpg
+import pytest
+
+from streamstores import PostgresStreamStore, StreamNotFound
+from streamstores.backends._postgres import sweeping
+from tests.postgres.conftest import table, until
+from tests.services.postgres import with_options
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[PostgresStreamStore]:
+    async with PostgresStreamStore.from_url(url) as store:
+        yield store
+
+
+def id_() -> str:
+    return secrets.token_hex(8)
+
+
+async def rows(admin: asyncpg.Connection, url: str) -> tuple[int, int]:
+    """How many rows of ended streams there are, and of records that belong to none."""
+    streams, records = table(url, "streams"), table(url, "records")
+    row = await admin.fetchrow(
+        f"SELECT (SELECT count(*) FROM {streams} WHERE id IS NULL), (SELECT count(*) "
+        f"FROM {records} WHERE NOT EXISTS "
+        f"(SELECT FROM {streams} WHERE key = stream_key AND id IS NOT NULL))"
+    )
+    return row[0], row[1]
+
+
+async def test_pages_of_any_size_from_any_offset_give_the_bytes_back(store):
+    """Against the plain concatenation of what was appended."""
+    rng = random.Random(7)
+    stream_id, chunks = id_(), []
+    await store.create(stream_id)
+    for _ in range(40):
+        batch = [rng.randbytes(rng.choice([1, 2, 7, 100, 3_000])) for _ in range(5)]
+        await store.append(stream_id, *batch)
+        chunks += batch
+    whole = b"".join(chunks)
+    ends = {sum(map(len, chunks[: n + 1])) for n in range(len(chunks))}
+    for _ in range(150):
+        offset, max_bytes = rng.randrange(len(whole)), rng.choice([1, 50, 4_000, 10**9])
+        page = await store.read(stream_id, offset, max_bytes=max_bytes)
+        data = b"".join(record.data for record in page.records)
+        assert data == whole[offset : page.next_offset]
+        assert len(data) <= max_bytes or len(page.records) == 1
+        assert {record.end for record in page.records} <= ends
+        following = min(end for end in [*ends, 2**60] if end > page.next_offset)
+        assert following - offset > max_bytes, "nothing that fits was left out"
+
+
+async def test_a_page_touches_no_more_of_a_long_stream_than_it_gives(store, url, admin):
+    stream_id = id_()
+    await store.create(stream_id)
+    for _ in range(10):
+        await store.append(stream_id, *[b"x" * 100] * 5_000)
+    await admin.execute(f"ANALYZE {table(url, 'records')}")
+    for offset in (0, 2_500_000, 4_999_000):
+        explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {store._sql.read}"
+        # As a statement that has been prepared for long: with a plan for any parameters.
+        async with admin.transaction():
+            await admin.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+            answer = await admin.fetchval(explain, stream_id, offset, 1_000)
+        plan = json.loads(answer)[0]["Plan"]
+        blocks = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        assert blocks < 40, f"{blocks} blocks for 10 records at {offset}"
+
+
+async def test_an_append_rewrites_no_index_of_the_streams_row(url, admin):
+    """HOT updates: else each append, which slides the expiry too, would leave a dead entry
+    in every index."""
+    stream_id, name = id_(), table(url, "streams")
+    counts = (
+        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_all_tables WHERE relid = $1::regclass"
+    )
+    async with PostgresStreamStore.from_url(with_options(url, max_size=1)) as store:
+        await store.create(stream_id, ttl=3600)
+        await admin.execute(f"VACUUM {name}")
+        before = await admin.fetchrow(counts, name)
+        for _ in range(300):
+            await store.append(stream_id, b"token")
+        await store._database.run("SELECT pg_stat_force_next_flush()")
+        after = await admin.fetchrow(counts, name)
+    updates, in_page = after[0] - before[0], after[1] - before[1]
+    assert updates >= 300
+    assert in_page >= 0.95 * updates
+
+
+async def test_a_long_stream_is_gone_at_once_and_its_records_soon(store, url, admin):
+    stream_id = id_()
+    await store.create(stream_id)
+    for _ in range(3):
+        await store.append(stream_id, *[b"x"] * (sweeping.RECORDS_AT_ONCE // 2))
+    await store.delete(stream_id)
+    with pytest.raises(StreamNotFound):
+        await store.read(stream_id)
+    await store.create(stream_id, b"new")
+    assert (await store.read(stream_id)).records == [(0, b"new")]
+
+    async def nothing_is_left() -> bool:
+        return await rows(admin, url) == (0, 0)
+
+    await until(nothing_is_left)
+    assert (await store.read(stream_id)).records == [(0, b"new")]
+
+
+async def test_an_id_that_expired_and_began_anew_leaves_nothing_behind(store, url, admin):
+    stream_id = id_()
+    await store.create(stream_id, b"old", expires_at=datetime.now(timezone.utc))
+    await store.create(stream_id, b"newer")
+    assert (await store.read(stream_id)).records == [(0, b"newer")]
+    await store.sweep()
+    assert await rows(admin, url) == (0, 0)
+    assert (await store.info(stream_id)).tail == 5
+
+
+async def test_a_sweep_counts_what_expired_and_spares_what_moved_its_end(store, url, admin):
+    await store.sweep()
+    past = datetime.now(timezone.utc) - timedelta(seconds=1)
+    kept, moved = id_(), id_()
+    for stream_id in (kept, moved):
+        await store.create(stream_id, ttl=600)
+    await store.expire(kept)
+    # As where the ends that they had at first have come.
+    due = f"UPDATE {table(url, 'streams')} SET due_at = now() WHERE id = ANY($1)"
+    await admin.execute(due, [kept, moved])
+    await asyncio.gather(*(store.create(id_(), b"x", expires_at=past) for _ in range(5)))
+    assert [await store.sweep(limit=3), await store.sweep(), await store.sweep()] == [3, 2, 0]
+    assert (await store.info(kept)).expires_at is None
+    assert (await store.info(moved)).ttl == 600
+    await store.expire(moved, expires_at=past)  # nearer than where the sweep put it off to
+    assert await store.sweep() == 1
+
+
+async def test_sweeps_at_once_count_each_stream_once(store, url):
+    await store.sweep()
+    past = datetime.now(timezone.utc) - timedelta(seconds=1)
+    await asyncio.gather(*(store.create(id_(), expires_at=past) for _ in range(60)))
+    async with PostgresStreamStore.from_url(url) as other:
+        counts = await asyncio.gather(*(each.sweep() for each in (store, other) * 4))
+    assert sum(counts) == 60
+
+
+async def test_expired_streams_are_swept_without_a_call(store, url, admin, monkeypatch):
+    monkeypatch.setattr(sweeping, "INTERVAL", 0.05)
+    past = datetime.now(timezone.utc) - timedelta(seconds=1)
+    async with PostgresStreamStore.from_url(url) as sweeping_store:
+        await sweeping_store.create(id_(), b"x", expires_at=past)
+
+        async def nothing_is_left() -> bool:
+            due = f"SELECT count(*) FROM {table(url, 'streams')} WHERE expires_at < now()"
+            return await rows(admin, url) == (0, 0) and not await admin.fetchval(due)
+
+        await until(nothing_is_left)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime.max.replace(tzinfo=timezone.utc),
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-5))),
+        datetime(9999, 1, 1, tzinfo=timezone.utc),
+        datetime(2100, 1, 1, 12, 30, 1, 7, tzinfo=timezone(timedelta(hours=5, minutes=45))),
+    ],
+    ids=["last", "beyond the last", "far", "elsewhere"],
+)
+async def test_an_end_however_far_is_kept_to_the_microsecond(store, moment):
+    stream_id = id_()
+    last = datetime.max.replace(tzinfo=timezone.utc)
+    expected = last if moment.replace(tzinfo=timezone.utc) == last else moment
+    assert (await store.create(stream_id, expires_at=moment)).expires_at == expected
+    assert (await store.info(stream_id)).expires_at == expected
+    assert (await store.append(stream_id, b"1")).expires_at == expected
+
+
+async def test_an_end_before_every_calendar_ends_the_stream(store):
+    stream_id = id_()
+    await store.create(stream_id)
+    await store.expire(stream_id, expires_at=datetime.min.replace(tzinfo=timezone.utc))
+    with pytest.raises(StreamNotFound):
+        await store.info(stream_id)
+
+
+async def test_every_id_is_listed_under_its_prefixes_and_no_other(store):
+    base = id_()
+    ids = {
+        base + rest for rest in ("", "\U0010ffff", "\U0010ffff" * 10, "a", "b%_\\", "é", "'")
+    }
+    ids |= {base[:-1] + chr(ord(base[-1]) + 1)}
+    for each in ids:
+        await store.create(each)
+    for prefix in (*ids, base[:-1], base + "\0", base + "\n"):
+        listed = [each.id async for each in store.list(prefix)]
+        assert sorted(listed) == sorted(each for each in ids if each.startswith(prefix))
+
+
+async def test_lists_of_many_pages_hold_every_id_once(store):
+    base = id_()
+    ids = [f"{base}/{number}" for number in range(1_050)]
+    for start in range(0, len(ids), 50):
+        await asyncio.gather(*(store.create(each) for each in ids[start : start + 50]))
+    listed = [each.id async for each in store.list(base)]
+    assert sorted(listed) == sorted(ids)
