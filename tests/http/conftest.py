@@ -66,7 +66,8 @@ async def serve(chat_store: StreamStore) -> AsyncIterator[Serve]:
         async def start(models: Any, store: StreamStore | None = None, **options: Any) -> Chat:
             options = {"heartbeat": 0.05, **options}
             handler = create_stream_handler(models, store or chat_store, **options)
-            url = await stack.enter_async_context(serving(handler))
+            await stack.enter_async_context(handler)
+            url = await stack.enter_async_context(serving(handler, lifespan="off"))
             return Chat(handler, url, client)
 
         yield start

@@ -34,5 +34,4 @@ app = create_stream_handler(
     {"continuing": continuing, "counting": counting},
     SQLiteStreamStore(os.environ["DATABASE"]),
     heartbeat=0.2,
-    close_store=True,
 )

@@ -442,15 +442,15 @@ async def test_without_a_store_it_has_one_of_its_own() -> None:
                 assert text_of(await events.rest()) == "ab"
 
 
-@pytest.mark.parametrize("close_store", [True, False])
-async def test_a_given_store_is_closed_only_where_that_is_asked(close_store: bool) -> None:
+async def test_the_servers_end_closes_the_store_and_the_handlers_end_does_not() -> None:
     store = MemoryStreamStore()
-    async with create_stream_handler(plain, store, close_store=close_store):
+    async with create_stream_handler(plain, store):
         pass
-    if close_store:
-        with pytest.raises(InvalidRequest):
-            await store.info("s")
-    await store.aclose()
+    await store.create("s")
+    async with serving(create_stream_handler(plain, store)):
+        pass
+    with pytest.raises(InvalidRequest, match="closed"):
+        await store.info("s")
 
 
 async def test_other_protocols_are_turned_away() -> None:

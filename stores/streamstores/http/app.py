@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from streamstores.http.errors import HttpError, as_http_error
 from streamstores.http.signals import SignalWatch
+from streamstores.store import StreamStore
 
 __all__ = ["Endpoint", "Exchange", "StreamHandler"]
 
@@ -58,7 +59,8 @@ class StreamHandler:
 
     It starts by itself with the first request. It ends with `aclose()`, with the signal that
     tells the server to end, or with the server's shutdown event where it is the server's
-    application (a mounted one gets none). `async with handler:` closes it too.
+    application (a mounted one gets none). `async with handler:` closes it too. The store is
+    closed only by that event, after which nobody else could.
     """
 
     def __init__(
@@ -66,10 +68,12 @@ class StreamHandler:
         routes: Mapping[str, Mapping[str, Endpoint]],
         on_close: Callable[[], Coroutine[Any, Any, None]],
         *,
+        store: StreamStore | None = None,
         watch_signals: bool,
     ) -> None:
         self._routes = {**routes, "/stream.js": {"GET": _send_stream_js}}
         self._on_close = on_close
+        self._store = store
         self._watches_signals = watch_signals
         self._signals: SignalWatch | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -128,6 +132,8 @@ class StreamHandler:
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self.aclose()
+                if self._store is not None:
+                    await self._store.aclose()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 

@@ -36,7 +36,6 @@ def create_stream_handler(
     max_prompt_bytes: int = 262_144,
     max_runs: int = 1000,
     describe_error: Callable[[Exception], str] | None = None,
-    close_store: bool = False,
     watch_signals: bool = True,
 ) -> StreamHandler:
     """An ASGI application that streams the answers of `models`, to run or to mount.
@@ -61,7 +60,6 @@ def create_stream_handler(
     - `max_body_bytes` and `max_prompt_bytes` bound a request, `max_runs` the models that this
       process holds at a time.
     - `describe_error(exc)`: what clients are told when a model raises `exc`.
-    - `close_store`: let the handler's end close `store` too.
     - `watch_signals`: end with the signal that tells the server to end, which otherwise
       waits for the responses first.
 
@@ -90,7 +88,7 @@ def create_stream_handler(
         cancel_on_disconnect=cancel_on_disconnect,
         max_runs=max_runs,
         describe_error=describe_error,
-        close_store=close_store or store is None,
+        owns_store=store is None,
         watch_signals=watch_signals,
     )
     return chat.handler()

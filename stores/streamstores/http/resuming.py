@@ -54,7 +54,7 @@ class ResumableChat:
         cancel_on_disconnect: bool,
         max_runs: int,
         describe_error: Callable[[Exception], str],
-        close_store: bool,
+        owns_store: bool,
         watch_signals: bool,
     ) -> None:
         self._asking = asking
@@ -62,7 +62,7 @@ class ResumableChat:
         self._ttl = ttl
         self._ping_interval = ping_interval
         self._cancel_on_disconnect = cancel_on_disconnect
-        self._close_store = close_store
+        self._owns_store = owns_store
         self._watch_signals = watch_signals
         self._runs = Runs(
             store,
@@ -83,7 +83,9 @@ class ResumableChat:
             "/stream/stop": {"POST": self._stop},
             "/stream/status": {"GET": self._status},
         }
-        return StreamHandler(routes, self._close, watch_signals=self._watch_signals)
+        return StreamHandler(
+            routes, self._close, store=self._store, watch_signals=self._watch_signals
+        )
 
     async def _start(self, exchange: Exchange) -> None:
         """Start a stream and send it; a living one is sent from its start."""
@@ -249,7 +251,7 @@ class ResumableChat:
         self._closing.set()
         if self._stops:
             await asyncio.wait(set(self._stops))
-        if self._close_store:
+        if self._owns_store:
             await self._store.aclose()
 
 
