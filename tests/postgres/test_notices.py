@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from streamstores import Page, PostgresStreamStore, StreamNotFound, follow, open_store
+from streamstores import Follower, Page, PostgresStreamStore, StreamNotFound, follow, open_store
 from streamstores.backends._postgres import notices
 from tests.postgres.conftest import until
 from tests.services import Unavailable
@@ -34,7 +34,9 @@ class Counting(PostgresStreamStore):
 def way(request: pytest.FixtureRequest, url: str) -> str:
     """The URL of a store that hears of others in one of the two ways, named in the server."""
     name = f"{request.param}-{secrets.token_hex(4)}"
-    options = {"notify": "false"} if request.param == "polling" else {}
+    # So slow a safety poll that only notices can bring anything in time.
+    polling, notified = {"notify": "false"}, {"poll_interval": 600}
+    options = polling if request.param == "polling" else notified
     return with_options(url, application_name=name, max_size=4, **options)
 
 
@@ -76,6 +78,22 @@ async def followed(store: PostgresStreamStore, ids: list[str], each: int) -> lis
     return tasks
 
 
+async def hears(
+    store: PostgresStreamStore, producer: PostgresStreamStore, stream_id: str
+) -> Follower:
+    """A follower that heard of the record `live`: what a new watch costs is past."""
+    follower = follow(store, stream_id)
+    following = asyncio.ensure_future(follower.__anext__())
+
+    async def is_watched() -> bool:
+        return stream_id in store._wakeups.watched
+
+    await until(is_watched)
+    await producer.append(stream_id, b"live")
+    assert (await asyncio.wait_for(following, 15)).data == b"live"
+    return follower
+
+
 async def test_two_hundred_followers_of_one_stream_share_connections_and_reads(
     way, follower_store, producer_store, admin
 ):
@@ -83,16 +101,16 @@ async def test_two_hundred_followers_of_one_stream_share_connections_and_reads(
     await producer_store.create(stream_id)
     tasks = await followed(follower_store, [stream_id], STREAMS)
 
-    async def all_are_live() -> bool:
+    async def all_have_read() -> bool:
         return follower_store.reads >= STREAMS
 
-    await until(all_are_live)
-    await asyncio.sleep(0.2)  # lets a first poll pass, or a listening connection be made
+    await until(all_have_read)
+    await hears(follower_store, producer_store, stream_id)
     follower_store.reads = 0
     for number in range(20):
         await producer_store.append(stream_id, b"<%d>" % number)
     await producer_store.mark_done(stream_id)
-    expected = b"".join(b"<%d>" % number for number in range(20))
+    expected = b"live" + b"".join(b"<%d>" % number for number in range(20))
     assert await asyncio.wait_for(asyncio.gather(*tasks), 60) == [expected] * STREAMS
     assert follower_store.reads <= 22, "one read for each change, whatever the followers"
     assert await sessions(admin, way) <= 4 + 1, "the pool, and one that listens"
@@ -109,23 +127,17 @@ async def test_followers_of_two_hundred_streams_hold_no_connection_each(
     assert await sessions(admin, way) <= 4 + 1
 
 
-async def test_what_this_process_appends_costs_its_own_followers_no_read(way, follower_store):
+async def test_what_this_process_appends_costs_its_own_followers_no_read(
+    way, follower_store, producer_store
+):
     stream_id = secrets.token_hex(8)
-    await follower_store.create(stream_id)
-    follower = follow(follower_store, stream_id)
-    first = asyncio.ensure_future(follower.__anext__())
-
-    async def is_watched() -> bool:
-        return follower_store._wakeups.watched == [stream_id] and follower_store.reads == 1
-
-    await until(is_watched)
-    await asyncio.sleep(0.2)  # what a new watch may cost is past
+    await producer_store.create(stream_id)
+    follower = await hears(follower_store, producer_store, stream_id)
     follower_store.reads = 0
     for _ in range(50):
         await follower_store.append(stream_id, b"x")
-    assert (await first).data == b"x"
     await follower_store.mark_done(stream_id)
-    assert len([record async for record in follower]) == 49
+    assert len([record async for record in follower]) == 50
     # A poll may see a commit a moment before this process hears that it is done.
     assert follower_store.reads <= (10 if "polling" in way else 0)
 
@@ -193,6 +205,16 @@ async def test_a_cancelled_append_that_happened_is_seen_elsewhere(url, producer_
             await asyncio.wait([append])
         tail = (await producer_store.mark_done(stream_id)).tail
         assert len(await asyncio.wait_for(task, 15)) == tail
+
+
+async def test_a_producer_that_closes_right_away_is_heard(url):
+    stream_id = secrets.token_hex(8)
+    async with open_store(with_options(url, poll_interval=600)) as store:
+        await store.create(stream_id)
+        (task,) = await followed(store, [stream_id], 1)
+        async with open_store(url) as producer:
+            await producer.append(stream_id, b"1", state="done")
+        assert await asyncio.wait_for(task, 15) == b"1"
 
 
 def test_many_ids_go_into_few_payloads_that_the_server_takes():

@@ -173,7 +173,8 @@ class Database:
     async def reserved(self) -> AsyncIterator[Connection]:
         """A connection apart, for as long as the context lasts: outside our own pool, and
         one of a pool that was given."""
-        await self.open()
+        if not self._is_ready:
+            await self.open()
         if self._url is None:
             connection = await self._acquire()
             try:

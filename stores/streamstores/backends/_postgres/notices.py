@@ -30,6 +30,7 @@ OUTBOX = 10_000
 SPACING_SECONDS = 0.002
 PROBE_SECONDS = 15.0
 ECHO_SECONDS = 5.0
+FAREWELL_SECONDS = 2.0
 BACKOFF_SECONDS = (0.05, 5.0)
 
 _NOTIFY = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload"
@@ -59,6 +60,7 @@ class Notices:
         self._bell = Bell()
         self._echo = Bell()
         self._is_wanted = False
+        self._is_closing = False
         self._backoff = BACKOFF_SECONDS[0]
         self._task: asyncio.Task[None] | None = None
 
@@ -90,8 +92,12 @@ class Notices:
             self._task = asyncio.ensure_future(self._run())
 
     async def stop(self) -> None:
-        self.abandon()
+        """Send what is left to send, for a moment, and disconnect."""
+        self._is_closing = True
+        self._bell.ring()
         if self._task is not None:
+            await asyncio.wait([self._task], timeout=FAREWELL_SECONDS)
+            self.abandon()
             await asyncio.wait([self._task])
 
     def abandon(self) -> None:
@@ -102,11 +108,12 @@ class Notices:
         shortest, longest = BACKOFF_SECONDS
         await self._bell.wait(None)
         self._bell.ring()
-        while True:
+        while not self._is_done():
             try:
                 async with self._database.reserved() as connection:
                     with translate_errors():
                         await self._serve(connection)
+                    return
             except StreamStoreError as exc:
                 if self._backoff == shortest:
                     _log.warning("no notices for now, followers poll: %s", exc)
@@ -117,7 +124,7 @@ class Notices:
         is_listening = False
         connection.add_termination_listener(self._lost)
         try:
-            while True:
+            while not self._is_done():
                 if self._is_wanted and not is_listening:
                     is_listening = True
                     await connection.add_listener(self._channel, self._heard)
@@ -130,6 +137,9 @@ class Notices:
             connection.remove_termination_listener(self._lost)
             if is_listening:
                 await self._unlisten(connection)
+
+    def _is_done(self) -> bool:
+        return self._is_closing and not self._outbox
 
     async def _send(self, connection: Connection) -> None:
         while self._outbox:
