@@ -1,27 +1,33 @@
 """Real Redis and Valkey servers: somebody's by URL, else Docker's, else those of two wheels.
 
 `redis_url()`, `cluster_url()`, `tls_url()` and `sentinel_url()` serve tests and benchmarks
-alike. `own_server()` and `own_sentinel()` give servers that the caller may kill, restart and
-fail over, and `Proxy` a wire that can be cut, frozen, or wrapped in TLS.
+alike, `shared(name)` a test session. `own_server()` and `own_sentinel()` give servers that the
+caller may kill, restart and fail over, and `Proxy` a wire that can be cut, muted, or secured.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import gc
+import secrets
 import socket
 import ssl
 import subprocess
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
+from functools import cache, partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from tests.services import Unavailable, free_port, given_url
+from tests.services import Unavailable, free_port, give_up, given_url
 
 START_TIMEOUT = 30.0
 VALKEY = "valkey"
@@ -71,6 +77,58 @@ def tls_url(certificate: Path) -> Iterator[str]:
     ):
         ca = certificate / "cert.pem"
         yield f"rediss://:se%20cret%2F%3A%40@127.0.0.1:{proxy.port}/2?ssl_ca_certs={ca}"
+
+
+@contextmanager
+def sentinel_url(kind: str = VALKEY) -> Iterator[str]:
+    """The URL of a master behind a sentinel. Raises `Unavailable`."""
+    with own_sentinel(kind) as watch:
+        yield watch.url
+
+
+@contextmanager
+def _tls_url() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="streamstores-tls-") as folder:
+        with tls_url(Path(folder)) as url:
+            yield url
+
+
+# name: (what STREAMSTORES_REQUIRE calls it, how to get one)
+_SHARED: dict[str, tuple[str, Callable[[], AbstractContextManager[str]]]] = {
+    "valkey": ("redis", redis_url),
+    "redis-6.2": ("redis", partial(redis_url, OLDEST)),
+    "tls": ("redis", _tls_url),
+    "sentinel": ("redis", sentinel_url),
+    "cluster": ("redis-cluster", cluster_url),
+    "cluster-6.2": ("redis-cluster", partial(cluster_url, OLDEST)),
+}
+
+
+@cache
+def shared(name: str = "valkey") -> str:
+    """The URL of a server that all tests of this process share; it ends with the process.
+
+    Skips the test that asks, with the reason, where there is none.
+    """
+    service, get = _SHARED[name]
+    server = ExitStack()
+    try:
+        url = server.enter_context(get())
+    except Unavailable as exc:
+        give_up(service, exc)
+    atexit.register(server.close)
+    return url
+
+
+def with_options(url: str, **options: object) -> str:
+    """The URL with these options added."""
+    query = urlencode({**dict(parse_qsl(urlsplit(url).query)), **options})
+    return urlsplit(url)._replace(query=query).geturl()
+
+
+def with_own_prefix(url: str) -> str:
+    """The URL with a key prefix that nobody else uses."""
+    return with_options(url, prefix=f"test-{secrets.token_hex(6)}")
 
 
 class Server:
@@ -225,7 +283,7 @@ def _own_sentinel(kind: str, master_port: int) -> Iterator[Server]:
         path.write_text(
             f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
             f"sentinel monitor {Sentinel.NAME} 127.0.0.1 {master_port} 1\n"
-            f"sentinel down-after-milliseconds {Sentinel.NAME} 1000\n"
+            f"sentinel down-after-milliseconds {Sentinel.NAME} 10000\n"
             f"sentinel failover-timeout {Sentinel.NAME} 5000\n"
         )
         server = Server(_binary(kind), Path(folder), (str(path), "--sentinel"), port)
@@ -285,9 +343,8 @@ class Proxy:
         self._server.close()
         await self._abort()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -373,13 +430,20 @@ def _binary(kind: str) -> Path:
 
 
 def _has_docker() -> bool:
+    """Whether a Docker engine answers; the command being installed proves nothing."""
     try:
         import docker
-
-        docker.from_env().close()
-    except Exception:  # no package, no engine, no permission: all mean no Docker
+    except ModuleNotFoundError:
         return False
-    return True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # docker 7 leaves the socket open that did not connect
+        try:
+            docker.from_env().close()
+            answers = True
+        except docker.errors.DockerException:
+            answers = False
+        gc.collect()
+    return answers
 
 
 @contextmanager

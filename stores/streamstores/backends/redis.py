@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -11,8 +10,6 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError, ResponseError
 
 from streamstores import limits as bounds
@@ -27,10 +24,11 @@ from streamstores._rules import (
 )
 from streamstores._wakeups import is_namesake
 from streamstores.backends._redis import scripts
+from streamstores.backends._redis.connecting import Source
 from streamstores.backends._redis.line import Handle, NotSent, ReplyLost
-from streamstores.backends._redis.links import Client, Links, Source
+from streamstores.backends._redis.links import Client, Links
 from streamstores.backends._redis.notices import Notices
-from streamstores.backends._redis.urls import make_client, parse_url
+from streamstores.backends._redis.settings import settings_of
 from streamstores.errors import (
     CorruptData,
     InvalidRequest,
@@ -49,17 +47,6 @@ RECORDS_A_SCRIPT = 2_000
 """How many records one script packs, while other clients of the server wait."""
 
 KEYS_A_SCAN = 500
-
-_ESCAPES = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
-_GLOB = re.compile(rb"[*?\[\]\\^-]")
-
-# durability: the command that waits for it, without its timeout
-_DURABILITIES: dict[str, tuple[Any, ...]] = {
-    "async": (),
-    "replica": (b"WAIT", 1),
-    "disk": (b"WAITAOF", 1, 0),
-    "replica-disk": (b"WAITAOF", 1, 1),
-}
 
 # Errors that a server gives where the data, not the server, is at fault.
 _CORRUPT = re.compile("WRONGTYPE|CORRUPT|user_script|specified in XADD")
@@ -101,8 +88,8 @@ class RedisStreamStore:
 
     capabilities = frozenset({"durable", "multi_process", "list"})
 
-    # Here because `__del__` runs also where `__init__` refused its arguments.
-    _links: Links | None = None
+    # True where `__init__` refused its arguments, which `__del__` has to know.
+    _is_closed = True
 
     def __init__(
         self,
@@ -113,27 +100,12 @@ class RedisStreamStore:
         timeout: float | None = None,
         limits: Limits | None = None,
     ) -> None:
-        given: dict[str, Any] = {
-            "prefix": "streamstores",
-            "durability": "async",
-            "timeout": 5.0,
-        }
-        address = None
-        if isinstance(client, str):
-            address = parse_url(client)
-            given |= address.store
-        self._prefix = _check_prefix(given["prefix"] if prefix is None else prefix)
-        self._timeout = _check_timeout(given["timeout"] if timeout is None else timeout)
-        self._settle = _settling(
-            given["durability"] if durability is None else durability, self._timeout
-        )
+        settings = settings_of(client, prefix, durability, timeout)
         self.limits = limits or Limits()
-        self._owned: list[Client] = []
-        if address is not None:
-            client, sentinels = make_client(address, self._timeout)
-            self._owned = [client, *sentinels]
-        self._links = links = Links(_check_client(client), self._timeout)
-        self._notices = Notices(links, self._key)
+        self._keys = settings.keys
+        self._settle = settings.settle
+        self._links = links = Links(settings.client, settings.owned, settings.timeout)
+        self._notices = Notices(links, self._keys.info)
         self._wakeups = self._notices.wakeups
         self._is_cluster = b"1" if links.is_cluster else b""
         self._is_closed = False
@@ -168,13 +140,14 @@ class RedisStreamStore:
             self._wakeups.noticed(stream_id)
             return info
 
-        return await self._mutate(
+        info: StreamInfo = await self._mutate(
             scripts.CREATE,
             stream_id,
             *[bounds.first_version(), state.value, *_expiry(ttl, expires_at)],
             *[scripts.text_of(attributes), *chunks],
             handle=take,
         )
+        return info
 
     async def append(
         self,
@@ -188,7 +161,7 @@ class RedisStreamStore:
     ) -> StreamInfo:
         bounds.check_stream_id(stream_id, self.limits)
         mutation = check_mutation(self.limits, chunks, at, version, state, error, attributes)
-        return await self._mutate(
+        info: StreamInfo = await self._mutate(
             scripts.APPEND,
             stream_id,
             b"" if mutation.at is None else mutation.at,
@@ -199,6 +172,7 @@ class RedisStreamStore:
             *mutation.chunks,
             handle=lambda reply: self._take_append(stream_id, mutation, reply),
         )
+        return info
 
     def _take_append(self, stream_id: str, mutation: Mutation, reply: bytes) -> StreamInfo:
         code, info, _ = self._parse(stream_id, reply)
@@ -300,9 +274,10 @@ class RedisStreamStore:
                 self._wakeups.noticed(stream_id)
             return info
 
-        return await self._mutate(
+        info: StreamInfo = await self._mutate(
             scripts.EXPIRE, stream_id, *_expiry(ttl, expires_at), handle=take
         )
+        return info
 
     async def delete(self, stream_id: str) -> None:
         bounds.check_stream_id(stream_id, self.limits)
@@ -324,32 +299,11 @@ class RedisStreamStore:
         seen: set[str] = set()
         for source in masters:
             async for found in self._scan(source, prefix):
-                new = [each for each in dict.fromkeys(found) if each not in seen]
-                seen.update(new)
+                new = found - seen
+                seen |= new
                 for info in await asyncio.gather(*map(self._find, new)):
                     if info is not None:
                         yield info
-
-    async def _scan(self, source: Source, prefix: str) -> AsyncIterator[list[str]]:
-        start = f"{self._prefix}:{{".encode()
-        pattern = _GLOB.sub(rb"\\\g<0>", start + _escaped(prefix).encode()) + b"*}"
-        cursor = b"0"
-        while True:
-            with _translate_errors(is_mutation=False):
-                cursor, keys = await self._links.ask(
-                    source,
-                    *[b"SCAN", cursor, b"MATCH", pattern, b"COUNT", KEYS_A_SCAN],
-                    *[b"TYPE", b"hash"],
-                )
-            yield [_unescaped(key[len(start) : -1].decode()) for key in keys]
-            if cursor == b"0":
-                return
-
-    async def _find(self, stream_id: str) -> StreamInfo | None:
-        try:
-            return await self.info(stream_id)
-        except StreamNotFound:
-            return None
 
     async def sweep(self, *, limit: int = 1000) -> int:
         """Always 0: the server removes the keys of expired streams by itself."""
@@ -364,8 +318,6 @@ class RedisStreamStore:
         self._wakeups.close()
         await self._notices.aclose()
         await self._links.aclose()
-        for client in self._owned:
-            await client.aclose()
 
     async def __aenter__(self) -> RedisStreamStore:
         self._check_open()
@@ -377,23 +329,42 @@ class RedisStreamStore:
         await self.aclose()
 
     def __del__(self) -> None:
-        if self._links is None or self._is_closed or not self._links.is_open:
+        if self._is_closed or not self._links.is_open:
             return
         warnings.warn("unclosed RedisStreamStore", ResourceWarning, stacklevel=1)
         with suppress(RuntimeError):  # the loop may be closed
             self._notices.hang_up()
             self._links.hang_up()
 
+    async def _scan(self, source: Source, prefix: str) -> AsyncIterator[set[str]]:
+        """The ids that one server has under the prefix, in batches; some may come again."""
+        pattern = self._keys.pattern(prefix)
+        cursor = b"0"
+        while True:
+            with _translate_errors(is_mutation=False):
+                cursor, keys = await self._links.ask(
+                    source,
+                    *[b"SCAN", cursor, b"MATCH", pattern, b"COUNT", KEYS_A_SCAN],
+                    *[b"TYPE", b"hash"],
+                )
+            yield {self._keys.stream_id(key) for key in keys}
+            if cursor == b"0":
+                return
+
+    async def _find(self, stream_id: str) -> StreamInfo | None:
+        try:
+            return await self.info(stream_id)
+        except (StreamNotFound, InvalidRequest):  # or it is a key that no store wrote
+            return None
+
     async def _mutate(
         self, script: scripts.Script, stream_id: str, *arguments: Any, handle: Handle
     ) -> Any:
-        self._check_open()
-        key = self._key(stream_id)
         with _translate_errors(is_mutation=True):
             return await self._links.run(
                 script,
-                key,
-                *[b"2", key, key + b":records", self._is_cluster, *arguments],
+                *self._addressed(stream_id),
+                *[self._is_cluster, *arguments],
                 handle=handle,
                 settle=self._settle,
             )
@@ -401,22 +372,22 @@ class RedisStreamStore:
     async def _run(
         self, script: scripts.Script, stream_id: str, *arguments: Any, handle: Handle
     ) -> Any:
-        self._check_open()
-        key = self._key(stream_id)
         with _translate_errors(is_mutation=False):
             return await self._links.run(
-                script, key, *[b"2", key, key + b":records", *arguments], handle=handle
+                script, *self._addressed(stream_id), *arguments, handle=handle
             )
+
+    def _addressed(self, stream_id: str) -> tuple[Any, ...]:
+        """The key that decides where a script runs, and how its arguments begin."""
+        self._check_open()
+        key = self._keys.info(stream_id)
+        return key, b"2", key, self._keys.records(stream_id)
 
     def _parse(self, stream_id: str, reply: bytes) -> scripts.Reply:
         parsed = scripts.parse(stream_id, reply)
         if parsed is None:
             raise StreamNotFound(stream_id)
         return parsed
-
-    def _key(self, stream_id: str) -> bytes:
-        """The key of the stream's info. What is in braces decides the slot in a cluster."""
-        return f"{self._prefix}:{{{_escaped(stream_id)}}}".encode()
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -443,54 +414,9 @@ def _translate_errors(*, is_mutation: bool) -> Iterator[None]:
         raise StoreUnavailable(f"Redis: {exc or type(exc).__name__}") from exc
 
 
-def _check_prefix(prefix: str) -> str:
-    bounds.check_prefix(prefix)
-    if not prefix or "{" in prefix or "}" in prefix:
-        raise InvalidRequest("a prefix is text without braces: they decide a cluster's slot")
-    return prefix
-
-
-def _check_timeout(timeout: float) -> float:
-    bounds.check_seconds(timeout, "timeout")
-    if not 0 < timeout < math.inf:
-        raise InvalidRequest(f"timeout is seconds above 0, not {timeout!r}")
-    return timeout
-
-
-def _check_client(client: Any) -> Client:
-    if isinstance(client, RedisCluster):
-        options = client.get_connection_kwargs()
-    elif isinstance(client, Redis):
-        options = client.connection_pool.connection_kwargs
-    else:
-        raise InvalidRequest("a client of redis.asyncio: Redis or RedisCluster, or a URL")
-    if options.get("decode_responses"):
-        raise InvalidRequest("streams are bytes: the client must not have decode_responses")
-    return client
-
-
-def _settling(durability: str, timeout: float) -> tuple[Any, ...]:
-    """The command that waits until a mutation is as durable as that; empty: none.
-
-    The server gives up in half the time that a reply may take, so that it always replies.
-    """
-    if durability not in _DURABILITIES:
-        raise InvalidRequest(f"durability is one of {', '.join(_DURABILITIES)}")
-    command = _DURABILITIES[durability]
-    return (*command, max(int(timeout * 500), 1)) if command else ()
-
-
 def _expiry(ttl: float | None, expires_at: datetime | None) -> tuple[Any, Any]:
     """Both as the scripts take them; empty for None."""
     return (
         b"" if ttl is None else repr(ttl),
         b"" if expires_at is None else bounds.to_microseconds(expires_at),
     )
-
-
-def _escaped(stream_id: str) -> str:
-    return stream_id.translate(_ESCAPES)
-
-
-def _unescaped(text: str) -> str:
-    return text.replace("%7B", "{").replace("%7D", "}").replace("%25", "%")

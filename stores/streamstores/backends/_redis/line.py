@@ -17,6 +17,7 @@ from redis.asyncio.connection import Connection
 from redis.exceptions import BusyLoadingError, ReadOnlyError, ResponseError
 
 from streamstores._wakeups import Bell
+from streamstores.backends._redis.connecting import disconnect
 
 Handle = Callable[[Any], Any]
 
@@ -70,6 +71,7 @@ class Line:
         self._work = Bell()
         self._loop = asyncio.get_running_loop()
         self.failure: Exception | None = None
+        self._is_ending = False
         self._timer = self._loop.call_later(timeout / 4, self._look_for_delay)
         self._task = self._loop.create_task(self._run(), name="streamstores: redis line")
 
@@ -88,7 +90,7 @@ class Line:
         return call.future
 
     async def aclose(self) -> None:
-        self.hang_up(ConnectionError("the line was closed"))
+        self.hang_up(ConnectionError("the store was closed"))
         await asyncio.wait([self._task])
 
     def hang_up(self, exc: Exception) -> None:
@@ -97,7 +99,9 @@ class Line:
             return
         self.failure = exc
         self._timer.cancel()
-        self._task.cancel()
+        self._work.ring()  # before Python 3.12 wait_for may swallow the cancellation
+        if not self._is_ending:
+            self._task.cancel()
         for call in self._sent:
             call.fail(_caused(ReplyLost, exc))
         for call in self._queue:
@@ -106,26 +110,39 @@ class Line:
         self._queue.clear()
 
     async def _run(self) -> None:
-        connection = None
         try:
-            connection = await asyncio.wait_for(self._connect(), self._timeout)
-            reader = self._loop.create_task(self._read(connection))
+            connection = await self._connect_in_time()
             try:
-                await self._write(connection)
+                await self._talk(connection)
             finally:
-                reader.cancel()
-                await asyncio.wait([reader])
+                self._is_ending = True  # so that nothing cancels the disconnecting
+                self.hang_up(ConnectionError("the connection was lost"))
+                await disconnect(connection)
+        except Exception as exc:
+            self._is_ending = True
+            self.hang_up(exc)
+
+    async def _connect_in_time(self) -> Connection:
+        try:
+            return await asyncio.wait_for(self._connect(), self._timeout)
+        except asyncio.TimeoutError:
+            raise TimeoutError(f"no connection in {self._timeout} seconds") from None
+
+    async def _talk(self, connection: Connection) -> None:
+        reader = self._loop.create_task(self._read(connection))
+        try:
+            await self._write(connection)
         except Exception as exc:
             self.hang_up(exc)
         finally:
-            if connection is not None:
-                await connection.disconnect(nowait=True)
+            reader.cancel()
+            await asyncio.wait([reader])
 
     async def _write(self, connection: Connection) -> None:
         while True:
             await self._work.wait(None)
-            # A connection that was lost would silently be made anew here, with no reader.
-            if not connection.is_connected:
+            # redis-py would silently make a lost connection anew here, and nobody would read.
+            if self.failure is not None or not connection.is_connected:
                 raise ConnectionError("the connection was lost")
             packed: list[bytes] = []
             queue, self._queue = self._queue, []
@@ -139,7 +156,7 @@ class Line:
         try:
             while True:
                 try:
-                    reply = await connection.read_response()
+                    reply = await connection.read_response(disconnect_on_error=False)
                 except ResponseError as exc:
                     self._sent.popleft().fail(exc)
                 else:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from typing import Any, Protocol, Union
+from collections.abc import Sequence
+from typing import Any, Union
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import Connection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     AskError,
     MovedError,
@@ -20,6 +19,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from streamstores.backends._redis.connecting import Source, connect
 from streamstores.backends._redis.line import Handle, Line, NotSent, ReplyLost
 from streamstores.backends._redis.scripts import Script
 
@@ -29,42 +29,6 @@ MOST_REDIRECTIONS = 8
 PAUSE_SECONDS = 0.05  # while the cluster makes up its mind
 
 
-class Source(Protocol):
-    """Where connections to one server come from: redis-py's pool, or its cluster node."""
-
-    connection_class: type[Connection]
-    connection_kwargs: dict[str, Any]
-
-
-async def connect(source: Source, timeout: float) -> Connection:
-    """A connection of our own, like those of the client but with nothing done behind our back.
-
-    No retries: a request repeated after an unclear failure may be applied twice. No timeout
-    a read: the line watches over time. RESP2 always: the scripts reply in plain bytes.
-    """
-    options = {
-        name: value
-        for name, value in source.connection_kwargs.items()
-        if not name.startswith(("maint_", "maintenance_", "oss_cluster_", "orig_"))
-    }
-    options |= {
-        "protocol": 2,
-        "socket_timeout": None,
-        "socket_connect_timeout": timeout,
-        "health_check_interval": 0,
-        "retry": Retry(NoBackoff(), 0),
-        "retry_on_timeout": False,
-        "retry_on_error": [],
-    }
-    connection = source.connection_class(**options)
-    try:
-        await connection.connect()
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
-    return connection
-
-
 class Links:
     """The lines to the servers of one client, standalone or cluster, made as they are needed.
 
@@ -72,9 +36,11 @@ class Links:
     their own: replies come in order, so nothing else should stand behind them.
     """
 
-    def __init__(self, client: Client, timeout: float) -> None:
+    def __init__(self, client: Client, owned: Sequence[Client], timeout: float) -> None:
         self._client = client
+        self._owned = owned
         self._timeout = timeout
+        self._is_closed = False
         self._lines: dict[tuple[str, str], Line] = {}
         self.is_cluster = isinstance(client, RedisCluster)
 
@@ -118,7 +84,7 @@ class Links:
     async def source(self, key: bytes) -> Source:
         """The master that has `key`, as far as the client knows."""
         if isinstance(self._client, RedisCluster):
-            await self._client.initialize()
+            await self._initialize(self._client)
             node: Source = self._client.get_node_from_key(key.decode())
             return node
         pool: Source = self._client.connection_pool
@@ -126,9 +92,15 @@ class Links:
 
     async def masters(self) -> list[Source]:
         if isinstance(self._client, RedisCluster):
-            await self._client.initialize()
+            await self._initialize(self._client)
             return [*self._client.get_primaries()]
         return [self._client.connection_pool]
+
+    async def _initialize(self, client: RedisCluster) -> None:
+        await client.initialize()
+        if self._is_closed:  # meanwhile: then this has opened it again
+            await self._close_owned()
+            raise NotSent("the store is closed")
 
     async def refresh(self, key: bytes) -> None:
         """Learn anew which master has `key`: the client does, when it is sent elsewhere."""
@@ -139,9 +111,14 @@ class Links:
         return await connect(source, self._timeout)
 
     async def aclose(self) -> None:
-        lines, self._lines = self._lines, {}
-        for line in lines.values():
+        self._is_closed = True
+        for line in self._lines.values():
             await line.aclose()
+        await self._close_owned()
+
+    async def _close_owned(self) -> None:
+        for client in self._owned:
+            await client.aclose()
 
     def hang_up(self) -> None:
         """Let go of everything without waiting, for a store that nobody closed."""

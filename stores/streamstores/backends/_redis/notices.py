@@ -12,7 +12,8 @@ from redis.asyncio.connection import Connection
 from redis.exceptions import RedisError
 
 from streamstores._wakeups import Bell, Wakeups
-from streamstores.backends._redis.links import Links, Source
+from streamstores.backends._redis.connecting import Source, disconnect
+from streamstores.backends._redis.links import Links
 
 PROBE_SECONDS = 10.0
 """After this long without a word the connection is asked whether it lives, and after as long
@@ -155,7 +156,7 @@ class _Listener:
                 prefix = b"S" if await self._is_sharded(connection) else b""
                 await self._talk(connection, prefix)
             finally:
-                await connection.disconnect(nowait=True)
+                await disconnect(connection)
 
     async def _is_sharded(self, connection: Connection) -> bool:
         if not self._links.is_cluster:

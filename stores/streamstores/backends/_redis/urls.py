@@ -65,19 +65,19 @@ def parse_url(url: str) -> Address:
     )
 
 
-def make_client(address: Address, timeout: float) -> tuple[Client, list[Redis]]:
-    """redis-py's client for the address, and those of the sentinels. Nothing connects yet."""
+def make_client(address: Address, timeout: float) -> list[Client]:
+    """redis-py's client for the address, and after it those of the sentinels."""
     options = {**address.connection, "socket_timeout": timeout, "protocol": 2}
     if address.scheme == "redis+cluster":
         nodes = [ClusterNode(host, port) for host, port in address.hosts]
-        return RedisCluster(startup_nodes=nodes, **options), []
+        return [RedisCluster(startup_nodes=nodes, **options)]
     if address.scheme == "redis+sentinel":
         secured = {name: each for name, each in options.items() if name.startswith("ssl")}
         of_sentinels = {**secured, "socket_timeout": timeout, **address.sentinel}
         sentinel = Sentinel(address.hosts, sentinel_kwargs=of_sentinels, **options)
-        return sentinel.master_for(address.service), sentinel.sentinels
+        return [sentinel.master_for(address.service), *sentinel.sentinels]
     host, port = address.hosts[0]
-    return Redis(host=host, port=port, **options), []
+    return [Redis(host=host, port=port, **options)]
 
 
 def _connection(parts: SplitResult, path: list[str], options: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,23 @@
+"""The Redis store against the contract: newest and oldest server, TLS, Sentinel, Cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamstores.conformance import Target, contract_tests, target_of
+from tests.services.redis import shared, with_own_prefix
+
+VARIANTS = ["valkey", "redis-6.2", "tls", "sentinel", "cluster", "cluster-6.2"]
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def target(request: pytest.FixtureRequest) -> Target:
+    return target_of(with_own_prefix(shared(request.param)))
+
+
+@pytest.fixture(scope="module", params=["valkey", "cluster"])
+def model_target(request: pytest.FixtureRequest) -> Target:
+    return target_of(with_own_prefix(shared(request.param)))
+
+
+test_contract = contract_tests("target")
