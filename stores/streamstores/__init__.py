@@ -31,6 +31,7 @@ from streamstores.writer import StreamWriter
 if TYPE_CHECKING:
     from streamstores.backends.memory import MemoryStreamStore as MemoryStreamStore
     from streamstores.backends.postgres import PostgresStreamStore as PostgresStreamStore
+    from streamstores.backends.redis import RedisStreamStore as RedisStreamStore
     from streamstores.backends.s3 import S3StreamStore as S3StreamStore
     from streamstores.backends.sqlite import SQLiteStreamStore as SQLiteStreamStore
 
@@ -38,7 +39,13 @@ __version__ = "0.1.0"
 
 # Not in __all__: `from streamstores import *` must not need every driver.
 _STORES = frozenset(
-    {"MemoryStreamStore", "PostgresStreamStore", "S3StreamStore", "SQLiteStreamStore"}
+    {
+        "MemoryStreamStore",
+        "PostgresStreamStore",
+        "RedisStreamStore",
+        "S3StreamStore",
+        "SQLiteStreamStore",
+    }
 )
 
 __all__ = [
