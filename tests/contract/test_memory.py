@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from streamstores import MemoryStreamStore
-from streamstores.conformance import contract_tests
+from streamstores.conformance import contract_tests, model_tests
 
 test_contract = contract_tests(MemoryStreamStore)
+test_model = model_tests(MemoryStreamStore)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from streamstores.conformance.second_process import SecondProcess
 from streamstores.store import StreamStore
 
-__all__ = ["Harness", "NotOffered", "Target", "run_in_own_loop", "target_of"]
+__all__ = ["Harness", "NotOffered", "Target", "close_loop", "run_in_own_loop", "target_of"]
 
 T = TypeVar("T")
 
@@ -163,17 +163,18 @@ def run_in_own_loop(work: Coroutine[Any, Any, T]) -> T:
     try:
         return loop.run_until_complete(work)
     finally:
-        try:
-            _cancel_all(loop)
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.shutdown_default_executor())
-        finally:
-            loop.close()
+        close_loop(loop)
 
 
-def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+def close_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what still runs in it, and close it."""
+    try:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()

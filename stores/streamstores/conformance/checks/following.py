@@ -312,7 +312,7 @@ async def check_heartbeats_prove_life(harness: Harness) -> None:
     follower = follow(store, stream_id, producer_timeout=1.0)
     following = harness.start(outcome(everything(follower)))
     last = begin = time.monotonic()
-    while time.monotonic() < begin + 2.5 and not following.done():
+    while time.monotonic() < begin + 1.6 and not following.done():
         await other.append(stream_id)
         await asyncio.sleep(0.1)
         longest_gap = max(longest_gap, time.monotonic() - last)
