@@ -80,8 +80,8 @@ class Stream:
     """One answer at a time from a chat handler, whatever happens to the connection.
 
     `endpoint` is where the handler is mounted plus `/stream`. With a `stream_id` the stream
-    of that id is followed from its start as soon as this object is entered or iterated, as
-    after a restart; `offset` says how much of it is there already.
+    of that id is followed from its start as soon as this object is entered, iterated or waited
+    for, as after a restart; `offset` says how much of it is there already.
 
         async with Stream("https://example.org/chat/stream") as stream:
             await stream.send("Why is the sky blue?")
@@ -138,6 +138,7 @@ class Stream:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._attach_first = stream_id is not None
+        self._closed = False
 
     @property
     def text(self) -> str:
@@ -212,14 +213,17 @@ class Stream:
         Repeated while the server is out of reach, as often as a reconnect. Raises
         `StreamError` where it is refused or never arrives; then the stream goes on.
         """
-        while self.loading and not self._is_known:
+        stream_id = self.stream_id
+        while self._reads(stream_id) and not self._is_known:
             await self._next_change()  # a stream the server does not know yet cannot be stopped
-        if not self.loading and self.status is not Status.DISCONNECTED:
+        lost = self.stream_id == stream_id and self.status is Status.DISCONNECTED
+        if not self._reads(stream_id) and not lost:
             return
-        await self._command(_Request("POST", "/stop", body={"id": self.stream_id}))
-        if self.status is Status.DISCONNECTED:
+        await self._command(_Request("POST", "/stop", body={"id": stream_id}))
+        if lost and self.status is Status.DISCONNECTED:
             self._start(self._follow_request(), Status.RECONNECTING)
-        await self.wait()
+        while self._reads(stream_id):
+            await self._next_change()
 
     async def abort(self) -> None:
         """Let go of a stream that has not ended here; the server finishes it alone."""
@@ -229,6 +233,7 @@ class Stream:
 
     async def wait(self) -> Status:
         """Wait until nothing more comes by itself; says how it is then. Raises nothing."""
+        self._attach_if_given()
         while self.loading:
             await self._next_change()
         return self.status
@@ -249,8 +254,9 @@ class Stream:
         return piece
 
     async def aclose(self) -> None:
-        """Stop reading and close the connection; the stream itself goes on. Idempotent."""
-        await self._leave()
+        """Let go as `abort` does, and close the connection. Idempotent, and final."""
+        self._closed = True
+        await self.abort()
         if self._owns_client and self._client is not None:
             client, self._client = self._client, None
             await client.aclose()
@@ -292,6 +298,8 @@ class Stream:
         return _Request("GET", "/resume", query=query)
 
     def _start(self, request: _Request, status: Status) -> None:
+        if self._closed:
+            raise RuntimeError("this Stream is closed")
         self._set(status)
         name = f"streamstores: read {self.stream_id}"
         self._task = asyncio.get_running_loop().create_task(self._run(request), name=name)
@@ -429,6 +437,9 @@ class Stream:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def _reads(self, stream_id: str | None) -> bool:
+        return self.loading and self.stream_id == stream_id
 
     async def _next_change(self) -> None:
         await self._changed.wait()

@@ -220,7 +220,8 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise DemoError(
-            f"cannot listen on {host} port {port} ({reason}): choose another with --port"
+            f"cannot listen on {host} port {port} ({reason}): "
+            "choose another with --host or --port"
         ) from exc
 
 

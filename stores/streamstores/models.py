@@ -71,7 +71,7 @@ def openai_model(
         response = await upstream.create(_messages(request, system, prefill))
         async with response:
             async for chunk in response:
-                if text := reader.text_of(chunk.model_dump(exclude_none=True)):
+                if text := reader.text_of(chunk.model_dump(exclude_none=True, warnings=False)):
                     yield text
         for event in reader.events():
             yield event

@@ -372,6 +372,20 @@ async def test_a_refused_stop_is_told_and_changes_nothing(
     assert stream.status is Status.STREAMING
 
 
+async def test_a_stop_does_not_reach_the_stream_that_was_sent_meanwhile(
+    stream: Stream, server: ScriptedServer
+) -> None:
+    await stream.send("first")
+    stopping = asyncio.create_task(stream.stop())
+    await server.next()
+    await stream.send("second")
+    second = await server.next()
+    await second.open(DONE)
+    await stopping
+    assert await stream.wait() is Status.DONE
+    assert [request.label for request in server.requests] == ["POST /stream"] * 2
+
+
 # What a reader sees
 
 
@@ -477,6 +491,29 @@ async def test_a_client_that_was_given_stays_open(server: ScriptedServer) -> Non
         async with Stream(server.endpoint, client=client):
             pass
         assert not client.is_closed
+
+
+async def test_a_closed_client_ends_its_readers_and_begins_nothing(
+    server: ScriptedServer,
+) -> None:
+    stream = Stream(server.endpoint)
+    await stream.send("hello")
+    await (await server.next()).open()
+    reading = asyncio.create_task(anext(stream, "nothing"))
+    await stream.aclose()
+    assert await reading == "nothing"
+    assert stream.status is Status.IDLE
+    with pytest.raises(RuntimeError, match="closed"):
+        await stream.send("again")
+
+
+async def test_waiting_for_a_persisted_stream_follows_it(server: ScriptedServer) -> None:
+    stream = Stream(server.endpoint, stream_id="kept")
+    waiting = asyncio.create_task(stream.wait())
+    await (await server.next()).open(event("", "all", 3), DONE)
+    assert await waiting is Status.DONE
+    assert stream.text == "all"
+    await stream.aclose()
 
 
 AWKWARD = "a\u2028b\u2029c\x85d\x0be\x0cf\x00g\x1ch\x7f \u200b\ufeff🎉\n\n x\r\ny\rz"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import subprocess
@@ -82,7 +81,7 @@ def test_options_that_cannot_be_are_told(options: dict[str, object], message: st
 def test_a_port_in_use_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(DemoError, match=f"port {port} .*choose another with --port"):
+        with pytest.raises(DemoError, match=f"port {port} .*choose another"):
             run_demo(choice=choose_model(text=True), store_url="memory://", port=port)
 
 
@@ -266,6 +265,10 @@ def test_the_command_serves_page_model_and_store(tmp_path: Path) -> None:
             process = Process(popen)
             about = httpx.get(f"{process.url}/info").json()
             assert about["model"] == "text"
+            page = httpx.get(process.url)
+            assert page.headers["content-type"].startswith("text/html")
+            script = httpx.get(f"{process.url}/chat/stream.js")
+            assert script.headers["content-type"].startswith("text/javascript")
             assert process.end(signal.SIGINT) == 0
         finally:
             popen.kill()
@@ -332,7 +335,3 @@ async def test_a_stop_halts_the_real_model_and_resume_continues_it() -> None:
             assert await asyncio.wait_for(stream.wait(), 60) is Status.DONE
             assert stream.text.startswith(stopped_at)
             assert len(stream.text) > len(stopped_at)
-
-
-def test_the_page_is_part_of_the_package() -> None:
-    assert os.path.isfile(demo.WEB / "stream.js")

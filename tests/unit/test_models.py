@@ -159,6 +159,20 @@ async def test_an_endpoint_that_refuses_stream_options_is_asked_without_and_only
     task.cancel()
 
 
+async def test_an_endpoint_with_odd_chunks_is_understood(upstream: ScriptedServer) -> None:
+    exchange, task = await ask(upstream, StreamRequest("p"))
+    await exchange.begin()
+    await exchange.send(
+        chunk(delta={"content": "a"}, created="today", choices_extra=1),
+        chunk(choices=None),
+        chunk(choices=[{"index": 0, "delta": None}]),
+        chunk(delta={"refusal": "no"}, usage=None),
+        END,
+    )
+    await exchange.end()
+    assert await task == ("ano", [])
+
+
 async def test_a_refusal_of_the_endpoint_is_raised(upstream: ScriptedServer) -> None:
     exchange, task = await ask(upstream, StreamRequest("p"))
     await exchange.answer(401, {"error": {"message": "no such key"}})
@@ -319,6 +333,42 @@ async def test_the_real_model_continues_behind_its_own_text(
     request = StreamRequest("Count from one to nine.", partial="One, two, three,")
     text, _ = await collect(small_model(request))
     assert text.startswith(" four, five, six")
+
+
+@pytest.fixture(scope="module")
+def local_endpoint(small_model: models.ModelFunction) -> Any:
+    """llama.cpp's own server of the OpenAI wire."""
+    xllamacpp = importlib.import_module("xllamacpp")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(find_smollm2())
+    params.n_ctx = 512
+    params.verbosity = 0
+    params.cpuparams.n_threads = 1
+    params.api_keys = ["key"]
+    return xllamacpp.Server(params)
+
+
+async def test_a_real_endpoint_answers_counts_and_continues(local_endpoint: Any) -> None:
+    model = openai_model(
+        "smollm2",
+        base_url=f"{local_endpoint.listening_address}/v1",
+        api_key="key",
+        continues=True,
+        temperature=0,
+        max_tokens=24,
+    )
+    request = StreamRequest("Count from one to nine.", partial="One, two, three,")
+    text, events = await collect(model(request))
+    assert text.startswith(" four, five, six")
+    assert json.loads(events[-1].data)["completion_tokens"] > 3
+
+
+async def test_a_real_endpoint_refuses_a_wrong_key(local_endpoint: Any) -> None:
+    model = openai_model(
+        "m", base_url=f"{local_endpoint.listening_address}/v1", api_key="wrong"
+    )
+    with pytest.raises(Exception, match="401"):
+        await collect(model(StreamRequest("p")))
 
 
 async def test_closing_the_generator_halts_the_real_model(
