@@ -373,6 +373,44 @@ test("an answer that is no event stream is an error, and not asked for again", a
   assert.equal(server.requests.length, 1);
 });
 
+test("an answer of somebody else on the way back is asked for again", async () => {
+  const { server, stream } = start();
+  void stream.send("Why?");
+  const first = await server.next();
+  first.open();
+  await until(() => stream.status === "streaming");
+  first.cut();
+  (await server.next()).answer(200, "please sign in");
+  const again = await server.next("GET /stream/resume mode=follow");
+  again.open();
+  again.send(DONE);
+  await until(() => stream.status === "done");
+});
+
+test("a stop does not hide why its own send was refused", async () => {
+  const { server, stream } = start();
+  void stream.send("Why?");
+  const sending = await server.next("POST /stream");
+  const stopped = stream.stop();
+  (await server.next("POST /stream/stop")).refuse(404, "not_found");
+  sending.refuse(400, "unknown_model");
+  assert.equal(await stopped, true);
+  assert.deepEqual([stream.status, stream.error.code], ["error", "unknown_model"]);
+});
+
+test("a stop that is answered before the send makes the stream known", async () => {
+  const { server, stream } = start();
+  void stream.send("Why?");
+  await server.next("POST /stream");
+  const stopped = stream.stop();
+  (await server.next("POST /stream/stop")).answer(200, { state: "stopped", tail: 0 });
+  assert.equal(await stopped, true);
+  assert.equal(stream.status, "stopped");
+  void stream.resume();
+  await server.next("POST /stream/resume");
+  stream.abort();
+});
+
 test("the id is stored at once, replaced by the next, and forgotten with the stream", async () => {
   const storage = new MemoryStorage();
   const { server, stream } = start({ persist: "chat", storage });

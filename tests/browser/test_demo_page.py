@@ -45,7 +45,7 @@ class DemoPage:
     async def until_complete(self) -> None:
         await self.until_status("done")
         assert await self.answer() == TEXT
-        await self.page.get_by_text("Every byte is here, each of them once.").wait_for()
+        await self.page.get_by_text(f"All {len(TEXT.encode()):,} bytes are here.").wait_for()
 
     async def answer(self) -> str:
         text: str = await self.page.locator("#answer").evaluate("(node) => node.textContent")

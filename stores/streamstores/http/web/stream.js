@@ -304,6 +304,8 @@ export class Stream {
   #stop = null;
   /** Takes the listeners for wake-ups away again. @type {(() => void) | null} */
   #unlisten = null;
+  /** Nothing was sent or followed yet. */
+  #isNew = true;
   /** `destroy()` closed the connection; the next subscriber wants it back. */
   #suspended = false;
 
@@ -455,8 +457,7 @@ export class Stream {
 
   /** Let go of the stream, which goes on at the server, and forget its id. The text stays. */
   abort() {
-    if (!this.#reading || !(this.loading || this.status === "disconnected")) return;
-    this.#dismiss();
+    if (this.#reading && this.#isUnsettled) this.#dismiss();
   }
 
   /**
@@ -480,6 +481,7 @@ export class Stream {
   #begin(reading, status) {
     this.#reading?.finish();
     this.#reading = reading;
+    this.#isNew = false;
     this.#stop = null;
     this.#set({
       status,
@@ -577,21 +579,19 @@ export class Stream {
    * @param {Reading} reading
    * @param {AbortSignal} signal
    */
-  async #ask({ id, request, body }, signal) {
+  async #ask({ id, request, body, answered }, signal) {
     const after = this.#state.offset;
-    let answer;
-    if (request === "send") answer = this.#fetch("", { body, signal });
-    else if (request === "continue")
-      answer = this.#fetch("/resume", { body: { id, after }, signal });
-    else {
-      const query = `id=${encodeURIComponent(id)}&after=${after}&mode=follow`;
-      answer = this.#fetch(`/resume?${query}`, { signal });
-    }
-    const response = await answer;
+    const query = `id=${encodeURIComponent(id)}&after=${after}&mode=follow`;
+    const response = await {
+      send: () => this.#fetch("", { body, signal }),
+      continue: () => this.#fetch("/resume", { body: { id, after }, signal }),
+      follow: () => this.#fetch(`/resume?${query}`, { signal }),
+    }[request]();
     const type = response.headers.get("Content-Type") ?? "no content type";
     if (!type.startsWith("text/event-stream") || !response.body) {
-      const message = `the server answered ${type}, not an event stream`;
-      throw new StreamError(message, { code: "bad_answer", status: response.status });
+      // Where the handler has answered before, this is another: a hotel's sign-in page.
+      const details = { code: "bad_answer", status: answered ? 0 : response.status };
+      throw new StreamError(`the server answered ${type}, not an event stream`, details);
     }
     return response;
   }
@@ -722,6 +722,11 @@ export class Stream {
     return Math.min(Math.max(jittered, error.retryAfter), LONGEST_TIMER_MS);
   }
 
+  /** Whether the server may have more, as far as is known here. */
+  get #isUnsettled() {
+    return this.loading || this.status === "disconnected";
+  }
+
   get #maxReconnects() {
     return this.#options.maxReconnects ?? 3;
   }
@@ -730,7 +735,7 @@ export class Stream {
 
   async #askToStop() {
     const reading = this.#reading;
-    if (!reading || !(this.loading || this.status === "disconnected")) return true;
+    if (!reading || !this.#isUnsettled) return true;
     reading.unwanted = true;
     this.#set({ stopping: true, error: null });
     const answer = await this.#deliverStop(reading);
@@ -761,7 +766,7 @@ export class Stream {
         const reason = asStreamError(error);
         if (reason.status === 404) {
           if (!wasThere && (await this.#hasBegun(reading))) continue;
-          if (reading === this.#reading) this.#fail(reading, reason);
+          if (reading === this.#reading && this.#isUnsettled) this.#fail(reading, reason);
           return null;
         }
         if (!reason.retryable || attempt >= this.#maxReconnects) return reason;
@@ -779,7 +784,7 @@ export class Stream {
     const signal = AbortSignal.timeout(silenceMs);
     // keepalive: it arrives also where the user closes the page in the same moment
     const response = await this.#fetch("/stop", { body: { id }, signal, keepalive: true });
-    return response.json();
+    return response.json().catch(() => ({}));
   }
 
   /**
@@ -819,7 +824,7 @@ export class Stream {
   #revive() {
     if (typeof document === "undefined") return; // a server renders this
     if (this.#suspended && this.#reading) void this.#restart(this.#reading);
-    else if (this.#state.status === "idle") void this.follow();
+    else if (this.#isNew) void this.follow();
     else this.#listen();
   }
 
@@ -1062,7 +1067,7 @@ function tell(listener, value) {
   try {
     listener?.(value);
   } catch (error) {
-    reportError(error);
+    (globalThis.reportError ?? console.error)(error);
   }
 }
 
