@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
-from streamstores.conformance import Target, contract_tests, target_of
+from streamstores.conformance import Target, contract_tests, model_tests, target_of
 from tests.services.postgres import fresh_schema, shared, with_options
 
 VARIANTS = {
@@ -24,3 +25,14 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
 
 
 test_contract = contract_tests("target")
+test_model = model_tests(
+    "target",
+    settings=hypothesis.settings(
+        max_examples=15,
+        stateful_step_count=40,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    ),
+)
