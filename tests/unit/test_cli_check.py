@@ -1,0 +1,100 @@
+"""`streamstores check`: what it prints, and how it exits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from streamstores import cli
+from streamstores.conformance import CLAUSES, Result, all_checks, run_checks
+from streamstores.conformance.asserting import PATIENCE
+
+
+def check(*arguments: str):
+    return CliRunner().invoke(cli.build_app(), ["check", *arguments])
+
+
+def test_a_store_that_keeps_a_clause_exits_with_0():
+    result = check("memory://", "--clause", "3", "--clause", "10")
+    assert result.exit_code == 0, result.output
+    assert "3. Order and bytes" in result.output
+    assert "pass  A read may start anywhere" in result.output
+    assert "1. One mutation" not in result.output
+    assert " 0 failed, " in result.output
+    assert "2 of 2 clauses have a check that passed" in result.output
+
+
+def test_a_broken_store_exits_with_1_and_says_why():
+    result = check("tests.contract.broken:LosesTheError", "--only", "error-text")
+    assert result.exit_code == 1
+    assert "FAIL  error= goes with" in result.output
+    assert "clause01-error-text-is-kept" in result.output
+    assert "result: expected (<State.ERROR: 'error'>, 'model fell over', 9)" in result.output
+    assert "in check_error_text_is_kept" in result.output
+    assert "0 passed, 1 failed" in result.output
+
+
+def test_a_clause_of_which_nothing_is_offered_is_no_success():
+    result = check("memory://", "--only", "clause10-*-process")
+    assert result.exit_code == 1
+    assert "none  " in result.output
+    assert "nothing passed of clause 10" in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("memory://with-a-path",),
+        ("nosuch://x",),
+        ("no_such_module:factory",),
+        ("tests.contract.broken:NoSuchStore",),
+        ("tests.contract.broken:BROKEN",),
+        ("sqlite:////no/such/folder/x.db",),
+        ("memory://", "--only", "no such check"),
+        ("memory://", "--clause", "12"),
+        (),
+    ],
+)
+def test_what_cannot_be_checked_exits_with_2(arguments):
+    result = check(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_pattern_picks_by_part_or_by_wildcard():
+    by_part = {each.id for each in cli._select("wakes-on", [])}
+    assert by_part == {each.id for each in all_checks() if "wakes-on" in each.id}
+    by_wildcard = {each.id for each in cli._select("clause04-wakes-on-*", [])}
+    assert by_wildcard == by_part
+    assert {each.clause for each in cli._select("", [2, 7])} == {2, 7}
+    assert len(cli._select("", [])) == len(all_checks())
+
+
+def test_a_hanging_check_is_explained(monkeypatch, capsys):
+    monkeypatch.setattr(PATIENCE, "prompt", 0.2)
+    checks = cli._select("wakes-on-append", [])
+    report = run_checks(checks, cli.target_of("tests.contract.broken:ForgetsToWake"))
+    (result,) = report.results
+    assert isinstance(result, Result)
+    explained = cli._explain(result.error)
+    assert "nothing happened for 0.2 seconds" in explained
+    assert "in is_woken_by" in explained
+    assert "asserting.py" not in explained
+
+
+def test_without_typer_the_command_names_the_extra():
+    code = "import sys; sys.modules['typer'] = None; from streamstores.cli import main; main()"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 1
+    assert 'pip install "streamstores[cli]"' in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_every_clause_has_a_heading():
+    assert sorted(CLAUSES) == list(range(1, 12))
