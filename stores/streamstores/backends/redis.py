@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import MovedError, RedisError, ResponseError
 
 from streamstores import limits as bounds
 from streamstores._rules import (
@@ -403,10 +403,13 @@ def _translate_errors(*, is_mutation: bool) -> Iterator[None]:
     except ReplyLost as exc:
         kind = OutcomeUnknown if is_mutation else StoreUnavailable
         raise kind(f"Redis: {exc}") from exc.__cause__
+    except MovedError as exc:
+        raise StoreUnavailable("Redis: a cluster needs redis+cluster:// as its scheme") from exc
     except ResponseError as exc:
         # A reply, so a script that failed; each does first what may fail, and then the rest.
         text = str(exc)
-        if _CORRUPT.search(text) and not _UNAVAILABLE.search(text):
+        is_known = type(exc) is not ResponseError  # then it is about the server
+        if _CORRUPT.search(text) and not (is_known or _UNAVAILABLE.search(text)):
             raise CorruptData(f"Redis: {text}") from exc
         raise StoreUnavailable(f"Redis: {text}") from exc
     except (RedisError, OSError, asyncio.TimeoutError) as exc:

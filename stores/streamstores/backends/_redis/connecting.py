@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -16,6 +18,20 @@ class Source(Protocol):
 
     connection_class: type[Connection]
     connection_kwargs: dict[str, Any]
+
+
+_running: set[asyncio.Task[None]] = set()
+
+
+def start(coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """A task in the background that is kept until it ends.
+
+    It belongs to no store, so a store that nobody closed can be collected, and end it.
+    """
+    task = asyncio.get_running_loop().create_task(coroutine, name=f"streamstores: {name}")
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+    return task
 
 
 async def connect(source: Source, timeout: float) -> Connection:

@@ -11,15 +11,23 @@ if ARGV[4] ~= '' then
   expires_at = sliding_end(ARGV[4])
 end
 
--- The records of an expired namesake, or of one whose info was evicted.
-redis.call('UNLINK', KEYS[1], KEYS[2])
-local tail = whole(add_records(0, 7))
+local tail = 0
+for i = 7, #ARGV do
+  tail = tail + #ARGV[i]
+end
+tail = whole(tail)
 local created_at = whole(now())
+
+-- First what a full server refuses, so that it refuses before anything has changed.
 redis.call(
   'HSET', KEYS[1],
   'state', ARGV[3], 'tail', tail, 'version', ARGV[2], 'created_at', created_at,
   'ttl', ARGV[4], 'expires_at', expires_at, 'error', '', 'attributes', ARGV[6]
 )
+-- The rest of an expired namesake, or of one whose info was evicted.
+redis.call('PERSIST', KEYS[1])
+redis.call('UNLINK', KEYS[2])
+add_records(0, 7)
 if has_passed(expires_at) then
   redis.call('UNLINK', KEYS[1], KEYS[2])
 elseif expires_at ~= '' then

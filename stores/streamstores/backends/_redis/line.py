@@ -17,7 +17,7 @@ from redis.asyncio.connection import Connection
 from redis.exceptions import BusyLoadingError, ReadOnlyError, ResponseError
 
 from streamstores._wakeups import Bell
-from streamstores.backends._redis.connecting import disconnect
+from streamstores.backends._redis.connecting import disconnect, start
 
 Handle = Callable[[Any], Any]
 
@@ -73,7 +73,7 @@ class Line:
         self.failure: Exception | None = None
         self._is_ending = False
         self._timer = self._loop.call_later(timeout / 4, self._look_for_delay)
-        self._task = self._loop.create_task(self._run(), name="streamstores: redis line")
+        self._task = start(self._run(), "redis line")
 
     def call(self, *arguments: Any, handle: Handle) -> asyncio.Future[Any]:
         """Ask, and get a future of what `handle` makes of the reply.
@@ -129,7 +129,7 @@ class Line:
             raise TimeoutError(f"no connection in {self._timeout} seconds") from None
 
     async def _talk(self, connection: Connection) -> None:
-        reader = self._loop.create_task(self._read(connection))
+        reader = start(self._read(connection), "redis replies")
         try:
             await self._write(connection)
         except Exception as exc:
@@ -144,13 +144,17 @@ class Line:
             # redis-py would silently make a lost connection anew here, and nobody would read.
             if self.failure is not None or not connection.is_connected:
                 raise ConnectionError("the connection was lost")
-            packed: list[bytes] = []
-            queue, self._queue = self._queue, []
-            for call in queue:
-                if not call.future.cancelled():
-                    packed += connection.pack_command(*call.arguments)
-                    self._sent.append(call)
-            await connection.send_packed_command(packed, check_health=False)
+            await connection.send_packed_command(self._packed(connection), check_health=False)
+
+    def _packed(self, connection: Connection) -> list[bytes]:
+        """What is queued, as bytes to send. No frame that waits keeps hold of any of it."""
+        packed: list[bytes] = []
+        queue, self._queue = self._queue, []
+        for call in queue:
+            if not call.future.cancelled():
+                packed += connection.pack_command(*call.arguments)
+                self._sent.append(call)
+        return packed
 
     async def _read(self, connection: Connection) -> None:
         try:

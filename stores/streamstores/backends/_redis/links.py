@@ -127,7 +127,7 @@ class Links:
 
     @property
     def is_open(self) -> bool:
-        return bool(self._lines)
+        return any(line.failure is None for line in self._lines.values())
 
     def _line(self, source: Source, purpose: str) -> Line:
         name = (getattr(source, "name", ""), purpose)

@@ -12,7 +12,7 @@ from redis.asyncio.connection import Connection
 from redis.exceptions import RedisError
 
 from streamstores._wakeups import Bell, Wakeups
-from streamstores.backends._redis.connecting import Source, disconnect
+from streamstores.backends._redis.connecting import Source, disconnect, start
 from streamstores.backends._redis.links import Links
 
 PROBE_SECONDS = 10.0
@@ -55,8 +55,7 @@ class Notices:
         self._changed.add(stream_id)
         self._work.ring()
         if self._task is None:
-            loop = asyncio.get_running_loop()
-            self._task = loop.create_task(self._run(), name="streamstores: redis notices")
+            self._task = start(self._run(), "redis notices")
 
     def hang_up(self) -> None:
         """Stop without waiting."""
@@ -134,9 +133,7 @@ class _Listener:
         self._changed: set[bytes] = set()
         self._leaving: list[bytes] = []  # asked to leave, and not confirmed yet
         self._work = Bell()
-        self.task = asyncio.get_running_loop().create_task(
-            self._run(), name="streamstores: redis listener"
-        )
+        self.task = start(self._run(), "redis listener")
 
     def add(self, channel: bytes, stream_id: str) -> None:
         self._wanted[channel] = stream_id
@@ -165,7 +162,7 @@ class _Listener:
         return await connection.read_response() == 1
 
     async def _talk(self, connection: Connection, prefix: bytes) -> None:
-        writer = asyncio.get_running_loop().create_task(self._subscribe(connection, prefix))
+        writer = start(self._subscribe(connection, prefix), "redis subscriptions")
         try:
             await self._listen(connection)
         finally:

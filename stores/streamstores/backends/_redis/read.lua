@@ -47,6 +47,9 @@ local function take_some()
       return false
     end
   end
+  if last_id ~= whole(position) .. '-0' then
+    return false
+  end
   room = room - #entries
   local mean = (before - left) / #entries
   count = math.min(count * 4, math.floor(left / mean) + 1)

@@ -1,0 +1,54 @@
+"""What the tests of the Redis store share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from streamstores import Follower, StoreUnavailable
+from tests.services import Unavailable, give_up
+from tests.services.redis import VALKEY, Server, own_server
+
+PATIENCE = 30.0
+
+T = TypeVar("T")
+
+
+@contextmanager
+def server_or_skip(kind: str = VALKEY, *arguments: str) -> Iterator[Server]:
+    """A server of the test's own; skips where none can be had."""
+    try:
+        with own_server(kind, *arguments) as server:
+            yield server
+    except Unavailable as exc:
+        give_up("redis", exc)
+
+
+async def eventually(condition: Callable[[], Awaitable[T]]) -> T:
+    """What `condition` returns, once that is true; fails after `PATIENCE` seconds."""
+
+    async def wait() -> T:
+        while not (result := await condition()):
+            await asyncio.sleep(0.01)
+        return result
+
+    return await asyncio.wait_for(wait(), PATIENCE)
+
+
+async def once_available(call: Callable[[], Awaitable[T]]) -> T:
+    """What `call` returns, once the store is there again."""
+
+    async def attempt() -> list[T]:
+        try:
+            return [await call()]
+        except StoreUnavailable:
+            return []
+
+    return (await eventually(attempt))[0]
+
+
+async def everything(follower: Follower) -> bytes:
+    """All bytes to the end of the stream."""
+    return b"".join([record.data async for record in follower])
