@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,8 +13,7 @@ import pytest
 from streamstores import Follower, Page, PostgresStreamStore, StreamNotFound, follow, open_store
 from streamstores.backends._postgres import notices
 from tests.postgres.conftest import until
-from tests.services import Unavailable
-from tests.services.postgres import pgbouncer, shared, with_options
+from tests.services.postgres import with_options
 
 STREAMS = 200
 
@@ -235,50 +233,3 @@ async def test_more_changes_than_the_outbox_holds_wake_everybody(monkeypatch, ur
             tasks = await followed(store, ids, 1)
             await asyncio.gather(*(producer.append(each, b"1", state="done") for each in ids))
             assert await asyncio.wait_for(asyncio.gather(*tasks), 15) == [b"1"] * 8
-
-
-# --- behind a pooler in transaction mode ---
-
-
-@pytest.fixture(scope="module")
-def pooled(url: str) -> Any:
-    try:
-        with pgbouncer(shared()) as bouncer:
-            yield url.replace(shared(), bouncer)
-    except Unavailable as exc:
-        pytest.skip(str(exc))
-
-
-async def test_behind_a_pooler_polling_and_no_statement_cache_work(pooled, producer_store):
-    through = with_options(pooled, notify="false", statement_cache_size=0)
-    ids = [secrets.token_hex(8) for _ in range(20)]
-    async with open_store(through) as store, open_store(through) as other:
-        await asyncio.gather(*(store.create(each, b"0", ttl=60) for each in ids))
-        tasks = await followed(other, ids, 2)
-        for number in range(1, 6):
-            data = b"%d" % number
-            await asyncio.gather(*(store.append(each, data, at=number) for each in ids))
-        await asyncio.gather(*(producer_store.mark_done(each) for each in ids))
-        assert await asyncio.wait_for(asyncio.gather(*tasks), 60) == [b"012345"] * 40
-        assert len([each async for each in store.list()]) >= 20
-        for each in ids:
-            await store.delete(each)
-
-
-async def test_behind_a_pooler_notices_are_found_missing_and_the_poll_goes_on(
-    pooled, producer_store, caplog, monkeypatch
-):
-    monkeypatch.setattr(notices, "ECHO_SECONDS", 0.2)
-    stream_id = secrets.token_hex(8)
-    await producer_store.create(stream_id)
-    through = with_options(pooled, statement_cache_size=0, poll_interval=0.3)
-    with caplog.at_level(logging.WARNING, "streamstores.postgres"):
-        async with open_store(through) as store:
-            (task,) = await followed(store, [stream_id], 1)
-
-            async def is_told() -> bool:
-                return "use notify=false" in caplog.text
-
-            await until(is_told)
-            await producer_store.append(stream_id, b"1", state="done")
-            assert await asyncio.wait_for(task, 15) == b"1"

@@ -1,0 +1,81 @@
+"""Behind PgBouncer in transaction mode, where no two statements share a session for sure."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from streamstores import PostgresStreamStore, open_store
+from streamstores.backends._postgres import notices
+from streamstores.conformance import Check, all_checks, run_check, target_of
+from tests.postgres.conftest import until
+from tests.postgres.test_notices import followed
+from tests.services import Unavailable
+from tests.services.postgres import pgbouncer, shared, with_options
+
+# Where statements that were torn apart, or given to another session, would show.
+CLAUSES = (2, 9)
+
+
+@pytest.fixture
+async def direct(url: str) -> AsyncIterator[PostgresStreamStore]:
+    """A store that does not go through the pooler."""
+    async with PostgresStreamStore.from_url(url) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def pooled(url: str) -> Iterator[str]:
+    try:
+        with pgbouncer(shared()) as bouncer:
+            yield url.replace(shared(), bouncer)
+    except Unavailable as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.mark.parametrize(
+    "check",
+    [each for each in all_checks() if each.clause in CLAUSES and not each.needs],
+    ids=lambda check: check.id,
+)
+def test_the_contract_holds_behind_a_pooler(pooled: str, check: Check) -> None:
+    run_check(check, target_of(with_options(pooled, notify="false", statement_cache_size=0)))
+
+
+async def test_behind_a_pooler_polling_and_no_statement_cache_work(pooled, direct):
+    through = with_options(pooled, notify="false", statement_cache_size=0)
+    ids = [secrets.token_hex(8) for _ in range(20)]
+    async with open_store(through) as store, open_store(through) as other:
+        await asyncio.gather(*(store.create(each, b"0", ttl=60) for each in ids))
+        tasks = await followed(other, ids, 2)
+        for number in range(1, 6):
+            data = b"%d" % number
+            await asyncio.gather(*(store.append(each, data, at=number) for each in ids))
+        await asyncio.gather(*(direct.mark_done(each) for each in ids))
+        assert await asyncio.wait_for(asyncio.gather(*tasks), 60) == [b"012345"] * 40
+        assert len([each async for each in store.list()]) >= 20
+        for each in ids:
+            await store.delete(each)
+
+
+async def test_behind_a_pooler_notices_are_found_missing_and_the_poll_goes_on(
+    pooled, direct, caplog, monkeypatch
+):
+    monkeypatch.setattr(notices, "ECHO_SECONDS", 0.2)
+    stream_id = secrets.token_hex(8)
+    await direct.create(stream_id)
+    through = with_options(pooled, statement_cache_size=0, poll_interval=0.3)
+    with caplog.at_level(logging.WARNING, "streamstores.postgres"):
+        async with open_store(through) as store:
+            (task,) = await followed(store, [stream_id], 1)
+
+            async def is_told() -> bool:
+                return "use notify=false" in caplog.text
+
+            await until(is_told)
+            await direct.append(stream_id, b"1", state="done")
+            assert await asyncio.wait_for(task, 15) == b"1"
