@@ -10,9 +10,10 @@ import json
 import logging
 import secrets
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any
 
-from streamstores.errors import LimitExceeded
+from streamstores.errors import LimitExceeded, StreamNotFound
 from streamstores.http.sources import Model, StreamRequest, records_from
 from streamstores.http.sse import text_of
 from streamstores.store import Record, State, StreamInfo, StreamStore
@@ -87,7 +88,8 @@ async def touch(store: StreamStore, info: StreamInfo) -> None:
         return
     await store.expire(info.id, info.ttl)
     if _ELSEWHERE in info.attributes:
-        await store.expire(info.attributes[_ELSEWHERE], info.ttl)
+        with suppress(StreamNotFound):  # the answer is worth having without it
+            await store.expire(info.attributes[_ELSEWHERE], info.ttl)
 
 
 async def continued(

@@ -100,6 +100,7 @@ class ResumableChat:
             info = await self._begin(request)
         except StreamExists as exc:
             info = exc.info
+            await continuing.touch(self._store, info)
         except TooManyRuns:
             if not is_named:
                 raise
@@ -247,8 +248,10 @@ class ResumableChat:
         await exchange.answer(JSONResponse(status, headers={"Cache-Control": "no-store"}))
 
     async def _close(self) -> None:
-        await self._runs.aclose()
-        self._closing.set()
+        try:
+            await self._runs.aclose()
+        finally:
+            self._closing.set()
         if self._stops:
             await asyncio.wait(set(self._stops))
         if self._owns_store:

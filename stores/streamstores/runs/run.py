@@ -32,6 +32,8 @@ OWNER = "owner"
 CLOSE_SECONDS = 10.0
 """How long a source has to close before it is left behind."""
 
+_TURN_RECORDS = 64
+
 Source = AsyncIterator[bytes]
 """What a run drives: records, none of them empty. It is closed by `aclose`, if it has one."""
 
@@ -65,8 +67,9 @@ class Run:
         """Store what was yielded and stop the stream, in one append; None where this run
         is no longer its producer. Raises the store's other errors."""
         self._open.clear()
+        attributes = None if self._runs.pause_for else self._without_owner()
         try:
-            info = await self._writer.aclose(State.STOPPED)
+            info = await self._writer.aclose(State.STOPPED, attributes=attributes)
         except (StreamClosed, Conflict) as exc:
             self._tell(exc.info)
             return None
@@ -80,10 +83,8 @@ class Run:
     async def hand_over(self) -> None:
         """Store what was yielded, give the stream up, and end this run."""
         self._open.clear()
-        info = self._writer.info
-        assert info is not None, "a run's writer begins with the info of a claim"
-        state = State.STOPPED if self._runs.revive(info) is None else None
-        closing = self._writer.aclose(state, attributes={**info.attributes, OWNER: ""})
+        state = State.STOPPED if self._runs.revive(self._info) is None else None
+        closing = self._writer.aclose(state, attributes=self._without_owner())
         try:
             await asyncio.wait_for(closing, CLOSE_SECONDS)
         except (StreamClosed, Conflict, StreamNotFound):
@@ -92,6 +93,15 @@ class Run:
             _log.warning("stream %r was not handed over: %s", self.stream_id, exc)
         self._give_up()
         await asyncio.wait([self.task])
+
+    @property
+    def _info(self) -> StreamInfo:
+        """The stream as the writer last knew it."""
+        assert self._writer.info is not None, "a run's writer begins with the info of a claim"
+        return self._writer.info
+
+    def _without_owner(self) -> dict[str, str]:
+        return {**self._info.attributes, OWNER: ""}
 
     def _renew(self, info: StreamInfo) -> None:
         """A fresh writer, for the owner that `info` names."""
@@ -252,6 +262,8 @@ class Run:
             self._position += len(record)
             self._unstored.append((self._position, record))
             await self._write(record)
+            if len(self._unstored) % _TURN_RECORDS == 0:
+                await asyncio.sleep(0)  # a source that never suspends must not hold the loop
         await self._finish(state, error)
 
     async def _until_open(self) -> None:
@@ -268,8 +280,7 @@ class Run:
         except InvalidRequest:
             if self._open.is_set():
                 raise  # else a stop has closed the writer
-        assert self._writer.info is not None
-        self._forget_stored(self._writer.info.tail)
+        self._forget_stored(self._info.tail)
 
     async def _finish(self, state: State, error: str | None) -> None:
         while True:
