@@ -300,6 +300,8 @@ class Stream:
     def _start(self, request: _Request, status: Status) -> None:
         if self._closed:
             raise RuntimeError("this Stream is closed")
+        if self._task is not None:
+            self._task.cancel()  # of a call that ran at the same time as this one
         self._set(status)
         name = f"streamstores: read {self.stream_id}"
         self._task = asyncio.get_running_loop().create_task(self._run(request), name=name)

@@ -224,6 +224,20 @@ async def test_every_send_has_an_id_of_its_own(stream: Stream, server: ScriptedS
     assert await stream.send("one") != await stream.send("one")
 
 
+async def test_of_two_sends_at_once_only_the_last_one_is_read(
+    stream: Stream, server: ScriptedServer
+) -> None:
+    await stream.send("before")
+    await (await server.next()).open()
+    await asyncio.gather(stream.send("one"), stream.send("two"))
+    exchange = await server.next()
+    while exchange.request.stream_id != stream.stream_id:
+        await exchange.open(event("", "wrong", 5), DONE)
+        exchange = await server.next()
+    await exchange.open(event("", "right", 5), DONE)
+    assert [piece async for piece in stream] == ["right"]
+
+
 async def test_a_reconnect_asks_for_what_is_missing(
     stream: Stream, server: ScriptedServer
 ) -> None:
