@@ -10,6 +10,8 @@ one at a time. It runs as a process of its own, so that several processes share 
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import io
 import os
 import secrets
@@ -18,13 +20,16 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from tests.services import Unavailable, free_port, given_url
+from tests.services import Unavailable, free_port, give_up, given_url
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 30.0
@@ -84,12 +89,27 @@ def s3_server(*, conditions: bool = True) -> Iterator[S3Server]:
     if url and conditions:
         yield _given(url)
         return
-    if conditions:
-        with suppress(Unavailable), _minio() as server:
+    if conditions and _has_docker():
+        with _minio() as server:
             yield server
-            return
+        return
     with moto_server(conditions=conditions) as server:
         yield server
+
+
+@cache
+def shared(*, conditions: bool = True) -> S3Server:
+    """A server that all tests of this process share; it ends with the process.
+
+    Skips the test that asks, with the reason, where there is none.
+    """
+    server = ExitStack()
+    try:
+        found = server.enter_context(s3_server(conditions=conditions))
+    except Unavailable as exc:
+        give_up("s3", exc)
+    atexit.register(server.close)
+    return found
 
 
 def _given(url: str) -> S3Server:
@@ -106,18 +126,27 @@ def _given(url: str) -> S3Server:
     )
 
 
+def _has_docker() -> bool:
+    """Whether a Docker engine answers; the command being installed proves nothing."""
+    if find_spec("docker") is None:
+        return False
+    import docker
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # docker 7 leaves the socket open that did not connect
+        try:
+            docker.from_env().close()
+            answers = True
+        except docker.errors.DockerException:
+            answers = False
+        gc.collect()
+    return answers
+
+
 @contextmanager
 def _minio() -> Iterator[S3Server]:
-    try:
-        import docker
-        from docker.errors import DockerException
-        from testcontainers.community.minio import MinioContainer
-    except ImportError as exc:
-        raise Unavailable(exc) from exc
-    try:
-        docker.from_env().close()
-    except DockerException as exc:
-        raise Unavailable(exc) from exc
+    from testcontainers.community.minio import MinioContainer
+
     with MinioContainer() as container:
         config = container.get_config()
         server = S3Server(
@@ -131,9 +160,15 @@ def _minio() -> Iterator[S3Server]:
         yield server
 
 
+def _requires_moto() -> None:
+    if find_spec("moto") is None or find_spec("flask") is None:
+        raise Unavailable("moto[server] is not installed")
+
+
 @contextmanager
 def moto_server(*, conditions: bool = True, port: int | None = None) -> Iterator[S3Server]:
     """moto as a child process; what it holds ends with it."""
+    _requires_moto()
     port = port or free_port()
     command = [sys.executable, "-m", "tests.services.s3", "--port", str(port)]
     if not conditions:

@@ -380,6 +380,7 @@ class Commits:
             info=info,
             due=due,
             layout=layout or Layout(known.number),
+            written_at=self._streams.seconds(),
         )
         return await self.replace_head(known, head)
 
@@ -388,6 +389,7 @@ class Commits:
         if written is None:
             return None
         assert head.info is not None
+        assert head.layout is not None
         etag, date = written
         self._streams.cache.put(head)
         return self._streams.learn(
@@ -396,6 +398,7 @@ class Commits:
                 head=head.kind,
                 etag=etag,
                 nonce=head.nonce,
+                number=head.layout.number,
                 due=head.due,
                 layout=head.layout,
                 proved_at=date,

@@ -21,7 +21,7 @@ from streamstores.backends._s3.keys import Keys
 from streamstores.backends._s3.reading import all_blocks
 from streamstores.backends._s3.streams import Known, Moved, Streams
 from streamstores.backends._s3.transport import Bucket, Upload
-from streamstores.errors import OutcomeUnknown, StoreUnavailable, StreamStoreError
+from streamstores.errors import CorruptData, OutcomeUnknown, StoreUnavailable, StreamStoreError
 
 INLINE_BYTES = 65_536
 """A finished stream up to this size is kept in its head: one GET replays it."""
@@ -67,7 +67,8 @@ class Packer:
 
     def seen(self, known: Known) -> None:
         """Pack what a reader found unpacked, where whoever finished it had the time to."""
-        newest = self._streams.cache.get(known.generation, known.number)
+        number = 0 if known.head == blocks.SEALED else known.number
+        newest = self._streams.cache.get(known.generation, number)
         age = self._streams.seconds() - (newest.written_at if newest is not None else 0)
         if known.is_final and not is_packed(known) and age > FORGOTTEN_SECONDS:
             self.soon(known.info.id)
@@ -94,6 +95,8 @@ class Packer:
         Cost: a PUT for the calendar and one for the head; and above `INLINE_BYTES` one for
         the object, or one a part; and a GET for each segment that is not cached.
         """
+        if is_packed(known):
+            return True
         try:
             if known.number:
                 await self._calendar.note_rest(known.generation)
@@ -109,6 +112,7 @@ class Packer:
         async for block in all_blocks(self._streams, known):
             lengths += block.lengths
             payload.append(block.payload)
+        _check_whole(known, sum(lengths))
         return await self._switch(known, Layout(0), lengths, b"".join(payload))
 
     async def _into_object(self, known: Known) -> bool:
@@ -118,6 +122,7 @@ class Packer:
             async for block in all_blocks(self._streams, known):
                 await packed.add(block)
             layout = Layout(known.number, key, await packed.finish())
+            _check_whole(known, layout.blocks[-1][0])
             if await self._switch(known, layout, [], b""):
                 return True
         except OutcomeUnknown:
@@ -152,6 +157,14 @@ class Packer:
             payload,
         )
         return await self._commits.replace_head(known, head) is not None
+
+
+def _check_whole(known: Known, found: int) -> None:
+    """The last look before the segments are given up."""
+    if found != known.info.tail:
+        raise CorruptData(
+            f"stream {known.info.id!r} has {found} bytes in its segments, not {known.info.tail}"
+        )
 
 
 class _Packed:

@@ -27,6 +27,8 @@ async def read_records(
     """
     if known.layout is not None and known.layout.key is not None:
         found = await _packed(bucket, known, known.layout, offset, max_bytes)
+    elif known.number == 0:
+        found = (await streams.fetch(known, 0)).records()
     else:
         found = await _segmented(streams, known, offset, max_bytes)
     tail = known.info.tail
@@ -92,7 +94,8 @@ def _guess_window(known: Known, wanted: int) -> int:
 
 async def _locate(streams: Streams, known: Known, offset: int) -> int:
     """The number of the segment that holds `offset`."""
-    if offset >= known.start and known.number:
+    newest = await streams.fetch(known, known.number)
+    if offset >= newest.start:
         return known.number
     tries = 0
     while True:
@@ -100,7 +103,7 @@ async def _locate(streams: Streams, known: Known, offset: int) -> int:
         low, low_end = (before[0], before[2]) if before is not None else (-1, 0)
         if before is not None and offset < low_end:
             return low
-        high, high_start = known.number, known.start
+        high, high_start = newest.number, newest.start
         if behind is not None and behind[0] < high:
             high, high_start = behind[0], behind[1]
         if high - low < 2:

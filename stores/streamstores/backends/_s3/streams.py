@@ -42,8 +42,6 @@ class Known(NamedTuple):
     """In the head: the block that was read with this ETag."""
     number: int
     """Of the newest segment; 0: there is only the head."""
-    start: int
-    """Offset of the first record of the newest segment."""
     due: int | None
     layout: Layout | None
     proved_at: float
@@ -120,7 +118,10 @@ class Streams:
             return await self.load(stream_id)
         if known.head == blocks.SEALED or known.is_final:
             return await self.load(stream_id, since=known)
-        return await self._advance(known)
+        try:
+            return await self._advance(known)
+        except StreamNotFound:
+            return await self.load(stream_id)  # it may have been begun anew since
 
     async def load(self, stream_id: str, *, since: Known | None = None) -> Known:
         """The stream from its head on; `since` saves the rest where the head is the same."""
@@ -345,7 +346,6 @@ def known_of(head: Block, answer: Answer) -> Known:
         answer.etag,
         head.nonce,
         number,
-        head.start,
         head.due,
         head.layout,
         answer.date,
@@ -358,7 +358,6 @@ def after(known: Known, block: Block, date: float) -> Known:
     return known._replace(
         info=block.info,
         number=block.number,
-        start=block.start,
         due=block.due,
         proved_at=max(date, known.proved_at),
     )

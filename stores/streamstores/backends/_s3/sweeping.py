@@ -177,7 +177,7 @@ class Sweeper:
     def _open_head(self, head: Block, etag: str) -> Known:
         assert head.info is not None
         return Known(
-            head.info, head.generation, head.kind, etag, head.nonce, 0, 0, None, None, 0.0
+            head.info, head.generation, head.kind, etag, head.nonce, 0, None, None, 0.0
         )
 
     async def _remove_around(self, known: Known) -> None:

@@ -1,0 +1,90 @@
+"""Stores in a place of their own on the shared server."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from streamstores import S3StreamStore
+from tests.s3.wire import Wire
+from tests.services.s3 import S3Server, shared
+
+
+async def eventually(is_so: Callable[[], bool], step: Callable[[], Awaitable[object]]) -> None:
+    """Do `step` until something is so; it may depend on S3's time, so it may take seconds."""
+
+    async def steps() -> None:
+        while not is_so():
+            await step()
+            await asyncio.sleep(0.1)
+
+    await asyncio.wait_for(steps(), 30)
+
+
+class Place:
+    """A prefix of one bucket, and as many stores on it as a test wants."""
+
+    def __init__(self, server: S3Server) -> None:
+        self.server = server
+        self.prefix = secrets.token_hex(8)
+        self._exits = AsyncExitStack()
+
+    def url(self, **options: object) -> str:
+        return self.server.url(self.prefix, **options)
+
+    async def store(self, **options: object) -> S3StreamStore:
+        return await self._exits.enter_async_context(S3StreamStore(self.url(**options)))
+
+    async def wired(self, **options: object) -> tuple[S3StreamStore, Wire]:
+        """A store whose calls are counted, and can be made to fail."""
+        wire = Wire(self.server)
+        self._exits.callback(wire.close)
+        query = "&".join(f"{name}={value}" for name, value in options.items())
+        url = f"s3://{self.server.bucket}/{self.server.prefix}{self.prefix}?{query}"
+        store = S3StreamStore(url.rstrip("?"), client=wire)
+        await self._exits.enter_async_context(store)
+        wire.forget()
+        return store, wire
+
+    def keys(self, folder: str = "") -> list[str]:
+        """What is in the bucket, below the prefix."""
+        client = self.server.client()
+        start = f"{self.server.prefix}{self.prefix}/"
+        found = client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.server.bucket, Prefix=start + folder
+        )
+        keys = [
+            each["Key"][len(start) :] for page in found for each in page.get("Contents", ())
+        ]
+        client.close()
+        return keys
+
+    def change(self, work: Callable[[Any], None]) -> None:
+        """Meddle with the bucket."""
+        client = self.server.client()
+        try:
+            work(client)
+        finally:
+            client.close()
+
+    async def aclose(self) -> None:
+        await self._exits.aclose()
+
+
+@pytest.fixture(scope="session")
+def server() -> S3Server:
+    return shared()
+
+
+@pytest.fixture
+async def place(server: S3Server) -> AsyncIterator[Place]:
+    place = Place(server)
+    try:
+        yield place
+    finally:
+        await place.aclose()

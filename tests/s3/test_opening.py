@@ -1,0 +1,221 @@
+"""What a URL may say, and what is said when the bucket cannot be used."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import warnings
+
+import pytest
+
+from streamstores import (
+    InvalidRequest,
+    Limits,
+    OutcomeUnknown,
+    S3StreamStore,
+    StoreUnavailable,
+    open_store,
+)
+from streamstores.backends._s3.options import iam_policy, lifecycle_rule, parse
+from tests.s3.conftest import Place
+from tests.s3.wire import Wire
+from tests.services import free_port
+from tests.services.s3 import S3Server, shared
+
+BAD_URLS = [
+    "s3://",
+    "s3:///prefix",
+    "http://bucket/prefix",
+    "s3://key:secret@bucket/prefix",
+    "s3://bucket:9000/prefix",
+    "s3://bucket--use1-az4--x-s3/prefix",
+    "s3://bucket/a//b",
+    "s3://bucket/../b",
+    "s3://bucket/" + "p" * 161,
+    "s3://bucket/prefix#fragment",
+    "s3://bucket/prefix?nonsense=1",
+    "s3://bucket/prefix?region",
+    "s3://bucket/prefix?region=",
+    "s3://bucket/prefix?timeout=1&timeout=2",
+    "s3://bucket/prefix?timeout=0",
+    "s3://bucket/prefix?timeout=soon",
+    "s3://bucket/prefix?timeout=nan",
+    "s3://bucket/prefix?timeout=inf",
+    "s3://bucket/prefix?max_connections=0",
+    "s3://bucket/prefix?max_connections=1.5",
+    "s3://bucket/prefix?path_style=yes",
+]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_a_wrong_url_is_refused(url: str) -> None:
+    with pytest.raises(InvalidRequest):
+        S3StreamStore(url)
+
+
+def test_options_are_taken_from_the_url() -> None:
+    options = parse("s3://b/p/q/?endpoint_url=http%3A%2F%2Fh%3A9&linger=0&path_style=true")
+    assert (options.bucket, options.prefix) == ("b", "p/q/")
+    assert (options.endpoint_url, options.linger, options.path_style) == ("http://h:9", 0, True)
+
+
+def test_the_linger_is_suggested_to_writers() -> None:
+    assert S3StreamStore("s3://bucket/p").limits.linger == 0.2
+    assert S3StreamStore("s3://bucket/p?linger=0.5").limits.linger == 0.5
+    assert S3StreamStore("s3://bucket/p", limits=Limits(linger=3)).limits.linger == 3
+
+
+def test_a_secret_is_in_no_repr() -> None:
+    store = S3StreamStore("s3://bucket/p?access_key=AKIA&secret_key=hush&session_token=psst")
+    assert not any(word in repr(store) for word in ("AKIA", "hush", "psst"))
+
+
+def test_an_option_that_a_client_decides_is_refused_with_a_client(server: S3Server) -> None:
+    with pytest.raises(InvalidRequest, match="region"):
+        S3StreamStore("s3://bucket/p?region=eu-west-1", client=object())
+
+
+async def test_open_store_makes_one(server: S3Server) -> None:
+    async with open_store(server.url()) as store:
+        assert isinstance(store, S3StreamStore)
+        assert (await store.create("a")).tail == 0
+
+
+async def test_a_server_that_ignores_conditions_is_refused() -> None:
+    deaf = shared(conditions=False)
+    store = S3StreamStore(deaf.url("deaf"))
+    with pytest.raises(InvalidRequest, match="If-None-Match"):
+        await store.create("a")
+    await store.aclose()
+    client = deaf.client()
+    assert "Contents" not in client.list_objects_v2(Bucket=deaf.bucket)
+    client.close()
+
+
+async def test_opening_leaves_nothing_behind(place: Place) -> None:
+    await place.store()
+    assert place.keys() == []
+
+
+async def test_a_missing_bucket_is_named(server: S3Server) -> None:
+    store = S3StreamStore(server._replace(bucket="no-such-bucket").url())
+    with pytest.raises(StoreUnavailable, match=r"bucket does not exist.*no-such-bucket"):
+        await store.info("a")
+    await store.aclose()
+
+
+async def test_a_refused_client_says_why(place: Place) -> None:
+    wire = Wire(place.server)
+    wire.die_at(0)
+    store = S3StreamStore(f"s3://{place.server.bucket}/x", client=wire)
+    with pytest.raises(StoreUnavailable, match="AccessDenied"):
+        await store.info("a")
+    await store.aclose()
+    wire.close()
+
+
+async def test_missing_credentials_are_our_error(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    store = S3StreamStore(server._replace(access_key="", secret_key="").url())
+    with pytest.raises(StoreUnavailable, match="credentials"):
+        await store.info("a")
+    await store.aclose()
+
+
+async def test_a_server_that_is_down_is_unavailable_and_tried_again(server: S3Server) -> None:
+    url = server._replace(endpoint_url=f"http://127.0.0.1:{free_port()}").url(timeout=2)
+    store = S3StreamStore(url)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="cannot be reached"):
+            await store.create("a")
+    await store.aclose()
+
+
+@pytest.mark.parametrize("url", ["not a url", "http://[", "ftp://host"])
+async def test_a_wrong_endpoint_is_our_error(server: S3Server, url: str) -> None:
+    store = S3StreamStore(server._replace(endpoint_url=url).url(timeout=1))
+    with pytest.raises(StoreUnavailable):
+        await store.info("a")
+    await store.aclose()
+
+
+async def test_a_closed_store_says_so(place: Place) -> None:
+    store = await place.store()
+    await store.aclose()
+    await store.aclose()
+    with pytest.raises(InvalidRequest, match="closed"):
+        await store.info("a")
+
+
+async def test_a_client_that_was_passed_in_stays_open(place: Place) -> None:
+    store, wire = await place.wired()
+    await store.create("a")
+    await store.aclose()
+    assert wire.list_objects_v2(Bucket=place.server.bucket, Prefix=place.prefix)["Contents"]
+
+
+async def test_an_unclosed_store_warns(place: Place) -> None:
+    store = S3StreamStore(place.url())
+    await store.create("a")
+    bucket = store._bucket
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del store
+        gc.collect()
+    await bucket.aclose()
+    assert any("unclosed <S3StreamStore" in str(each.message) for each in caught)
+
+
+async def test_what_somebody_else_put_below_the_prefix_does_no_harm(place: Place) -> None:
+    store = await place.store()
+    await store.create("a")
+
+    def meddle(client: object) -> None:
+        for key in ("due/hello", "due/x/stream/y", "probe/z", "other"):
+            put = client.put_object  # type: ignore[attr-defined]  # boto3 has no types
+            put(Bucket=place.server.bucket, Key=f"{place.server.prefix}{place.prefix}/{key}")
+
+    place.change(meddle)
+    assert await store.sweep() == 0
+    assert [info.id async for info in store.list()] == ["a"]
+
+
+def test_the_policy_names_what_is_needed() -> None:
+    objects, bucket = iam_policy(parse("s3://b/p"))["Statement"]
+    assert objects["Resource"] == "arn:aws:s3:::b/p/*"
+    assert bucket == {
+        "Effect": "Allow",
+        "Action": ["s3:ListBucket"],
+        "Resource": "arn:aws:s3:::b",
+    }
+
+
+async def test_the_lifecycle_rule_is_one_that_s3_takes(server: S3Server) -> None:
+    client = server.client()
+    rule = lifecycle_rule(parse(server.url("p")))
+    name = "with-a-rule"
+    client.create_bucket(Bucket=name)
+    client.put_bucket_lifecycle_configuration(
+        Bucket=name, LifecycleConfiguration={"Rules": [rule]}
+    )
+    found = client.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]
+    client.delete_bucket(Bucket=name)
+    client.close()
+    assert [each["ID"] for each in found] == ["streamstores-p"]
+
+
+async def test_a_frozen_server_is_given_up_on(server: S3Server) -> None:
+    """Frozen: it takes the connection, and says nothing."""
+    frozen = socket.create_server(("127.0.0.1", 0))
+    endpoint_url = f"http://127.0.0.1:{frozen.getsockname()[1]}"
+    store = S3StreamStore(server._replace(endpoint_url=endpoint_url).url(timeout=1))
+    with pytest.raises(OutcomeUnknown):  # the object that checks the server may be there
+        await store.info("a")
+    await store.aclose()
+    frozen.close()

@@ -1,0 +1,182 @@
+"""What things cost, counted in requests that reach the server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from streamstores import S3StreamStore, StreamWriter, follow
+from tests.s3.conftest import Place
+from tests.s3.wire import Wire
+
+PUT, GET, LIST = "put_object", "get_object", "list_objects_v2"
+
+
+def requests(wire: Wire) -> list[str]:
+    """The operations since the last look."""
+    found = [name for name, _ in wire.calls]
+    wire.forget()
+    return found
+
+
+async def finish(store: S3StreamStore, stream_id: str, wire: Wire) -> None:
+    """End a stream and wait until it is packed."""
+    await store.mark_done(stream_id)
+    await asyncio.gather(*store._packer._tasks.values())
+    wire.forget()
+
+
+async def test_opening_takes_five_requests(place: Place) -> None:
+    wire = Wire(place.server)
+    url = f"s3://{place.server.bucket}/{place.server.prefix}{place.prefix}"
+    async with S3StreamStore(url, client=wire):
+        assert len(wire.calls) == 5
+    wire.close()
+
+
+async def test_each_call_takes_what_is_documented(place: Place) -> None:
+    store, wire = await place.wired()
+    await store.create("a", b"0")
+    assert requests(wire) == [PUT]
+    await store.append("a", b"1", b"2")
+    assert requests(wire) == [PUT]
+    await store.append("a")
+    assert requests(wire) == [PUT]
+    await store.info("a")
+    assert requests(wire) == [GET]
+    await store.read("a")
+    assert requests(wire) == [GET]  # what this process wrote it need not fetch
+    await store.expire("a", 60)
+    assert requests(wire) == [PUT, PUT]
+    await store.expire("a", 60)
+    assert requests(wire) == [GET]
+    await store.delete("a")
+    assert requests(wire) == [PUT, PUT, "delete_object"]
+
+
+async def test_create_with_an_end_takes_two(place: Place) -> None:
+    store, wire = await place.wired()
+    await store.create("a", ttl=60)
+    assert requests(wire) == [PUT, PUT]
+    await store.append("a", b"the end slides")
+    assert requests(wire) == [PUT]
+
+
+async def test_a_stream_of_another_process_takes_three_at_first(place: Place) -> None:
+    writer = await place.store()
+    await writer.create("a")
+    for _ in range(50):
+        await writer.append("a", b"x")
+    reader, wire = await place.wired()
+    await reader.info("a")
+    assert requests(wire) == [GET, LIST, GET]
+    await reader.info("a")
+    assert requests(wire) == [GET]
+
+
+async def test_a_reader_far_behind_does_not_take_every_step(place: Place) -> None:
+    writer = await place.store()
+    await writer.create("a")
+    reader, wire = await place.wired()
+    await reader.info("a")
+    for _ in range(50):
+        await writer.append("a", b"x")
+    wire.forget()
+    assert (await reader.info("a")).tail == 50
+    assert len(wire.calls) <= 6
+
+
+async def test_a_small_finished_stream_replays_in_one_request(place: Place) -> None:
+    writer, wire = await place.wired()
+    await writer.create("a")
+    for _ in range(100):
+        await writer.append("a", b"some words ")
+    await finish(writer, "a", wire)
+    reader, wire = await place.wired()
+    records = [record async for record in follow(reader, "a")]
+    assert len(records) == 100
+    assert requests(wire) == [GET]
+
+
+async def test_a_larger_finished_stream_replays_in_two(place: Place) -> None:
+    writer, wire = await place.wired()
+    await writer.create("a")
+    for _ in range(20):
+        await writer.append("a", *[b"x" * 1000] * 20)
+    await finish(writer, "a", wire)
+    reader, wire = await place.wired()
+    page = await reader.read("a")
+    assert page.next_offset == page.info.tail == 400_000
+    assert requests(wire) == [GET, GET]
+
+
+async def test_appends_at_once_go_out_together(place: Place) -> None:
+    store, wire = await place.wired()
+    first = await store.create("a")
+    wire.forget()
+    infos = await asyncio.gather(*(store.append("a", b"%03d" % n) for n in range(200)))
+    assert [info.version - first.version for info in infos] == list(range(1, 201))
+    assert [info.tail for info in infos] == list(range(3, 603, 3))
+    assert wire.count(PUT) <= 3
+    data = b"".join(record.data for record in (await store.read("a")).records)
+    assert data == b"".join(b"%03d" % n for n in range(200))
+
+
+async def test_looks_at_once_share_their_requests(place: Place) -> None:
+    store, wire = await place.wired()
+    await store.create("a")
+    wire.forget()
+    await asyncio.gather(*(store.info("a") for _ in range(100)))
+    assert len(wire.calls) <= 2
+
+
+async def test_fifty_records_a_second_and_twenty_followers(place: Place) -> None:
+    """The rates are per second of the run, so they hold on a slow machine too."""
+    writing, written = await place.wired()
+    following, followed = await place.wired()
+    info = await writing.create("a")
+    followers = [asyncio.create_task(_collect(follow(following, "a"))) for _ in range(20)]
+    written.forget()
+    begun = time.monotonic()
+    async with StreamWriter(writing, "a", info=info) as writer:
+        for number in range(150):
+            await writer.write(b"%03d" % number)
+            await asyncio.sleep(0.02)
+    seconds = time.monotonic() - begun
+    expected = b"".join(b"%03d" % number for number in range(150))
+    assert set(await asyncio.gather(*followers)) == {expected}
+    assert written.count(PUT, "segments/") / seconds <= 5.5
+    seconds = time.monotonic() - begun
+    assert (followed.count(GET) - 4) / seconds <= 5.0  # 3 to join, 1 for the end
+
+
+async def _collect(follower: object) -> bytes:
+    return b"".join([record.data async for record in follower])  # type: ignore[attr-defined]
+
+
+async def test_followers_beside_their_producer_cost_nothing(place: Place) -> None:
+    store, wire = await place.wired()
+    await store.create("a")
+    followers = [asyncio.create_task(_collect(follow(store, "a"))) for _ in range(5)]
+    while len(store._wakeups.watched) < 1 or not wire.count(GET):
+        await asyncio.sleep(0.01)
+    wire.forget()
+    for _ in range(20):
+        await store.append("a", b"x")
+        await asyncio.sleep(0.02)
+    await store.append("a", b"x", state="done")
+    assert set(await asyncio.gather(*followers)) == {b"x" * 21}
+    assert wire.count(GET) <= 3
+
+
+async def test_a_read_in_the_middle_of_many_segments_finds_its_place(place: Place) -> None:
+    writer = await place.store()
+    await writer.create("a")
+    for number in range(300):
+        await writer.append("a", b"%04d" % number)
+    reader, wire = await place.wired()
+    await reader.info("a")
+    wire.forget()
+    page = await reader.read("a", 4 * 137 + 2, max_bytes=4)
+    assert page.records[0].data == b"37"
+    assert wire.count(GET) <= 6

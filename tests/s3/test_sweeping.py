@@ -1,0 +1,173 @@
+"""Storage comes back: of expired, deleted and packed streams, and of writers that died."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timezone
+
+import pytest
+
+from streamstores import S3StreamStore, StoreUnavailable, StreamNotFound
+from streamstores.backends._s3 import blocks, sweeping
+from streamstores.backends._s3.transport import UNCHANGED
+from tests.s3.conftest import Place, eventually
+from tests.s3.wire import put_of
+
+PAST = datetime(2001, 2, 3, tzinfo=timezone.utc)
+
+
+async def until_empty(store: S3StreamStore, place: Place) -> None:
+    await eventually(lambda: not place.keys(), store.sweep)
+
+
+@pytest.mark.parametrize("state", ["streaming", "stopped", "done"])
+async def test_nothing_remains_of_an_expired_stream(place: Place, state: str) -> None:
+    store = await place.store(grace=1)
+    await store.create("a/b", b"x")
+    await store.append("a/b", b"y" * 100_000, state=state)
+    await asyncio.gather(*store._packer._tasks.values())
+    await store.expire("a/b", expires_at=PAST)
+    assert await store.sweep() == 1
+    await until_empty(store, place)
+
+
+async def test_nothing_remains_of_a_deleted_stream(place: Place) -> None:
+    store = await place.store(grace=1)
+    await store.create("a", b"x", ttl=1)
+    await store.append("a", b"y")
+    await store.delete("a")
+    await until_empty(store, place)
+
+
+async def test_a_packed_stream_is_one_object(place: Place) -> None:
+    store = await place.store(grace=1)
+    await store.create("a", b"x")
+    for _ in range(10):
+        await store.append("a", b"y")
+    await store.mark_done("a")
+    await eventually(lambda: place.keys() == ["streams/a.stream"], store.sweep)
+    assert (await store.info("a")).tail == 11
+
+
+async def test_a_stream_whose_end_has_slid_stays_and_is_looked_at_again(place: Place) -> None:
+    store = await place.store(grace=1)
+    await store.create("a", ttl=1.5)
+    first = place.keys("due/")
+
+    async def live() -> None:
+        await store.append("a", b"x")
+        await store.sweep()
+
+    await eventually(lambda: place.keys("due/") != first, live)
+    assert (await store.info("a")).tail > 0
+    assert len(place.keys("due/")) == 1
+    await until_empty(store, place)
+
+
+async def test_a_sweep_is_limited(place: Place) -> None:
+    store = await place.store()
+    for number in range(5):
+        await store.create(f"a{number}", expires_at=PAST)
+    assert [await store.sweep(limit=2) for _ in range(4)] == [2, 2, 1, 0]
+
+
+async def test_two_sweeps_at_once_end_a_stream_once(place: Place) -> None:
+    one, other = await place.store(), await place.store()
+    for number in range(5):
+        await one.create(f"a{number}", expires_at=PAST)
+    assert sum(await asyncio.gather(one.sweep(), other.sweep())) == 5
+
+
+async def test_a_sweep_that_sleeps_spares_who_begins_anew(place: Place) -> None:
+    store = await place.store()
+    sleeper, wire = await place.wired()
+    await store.create("a", b"old", expires_at=PAST)
+    is_there, may_go = wire.hold(put_of("segments/"))
+    sweep = asyncio.create_task(sleeper.sweep())
+    assert await asyncio.to_thread(is_there.wait, 30)
+    new = await store.create("a", b"new")
+    may_go.set()
+    assert await sweep == 0
+    assert await store.info("a") == new
+
+
+async def test_a_stream_whose_deleter_died_is_cleared(place: Place) -> None:
+    """It wrote the tombstone and no more."""
+    dying, wire = await place.wired(grace=1)
+    await dying.create("a", b"x")
+    wire.die_at(1)
+    await dying.delete("a")
+    assert place.keys("streams/")
+    store = await place.store(grace=1)
+    with pytest.raises(StreamNotFound):
+        await store.info("a")
+    assert [info async for info in store.list()] == []
+    await until_empty(store, place)
+
+
+async def test_a_packed_object_that_no_head_names_is_removed(place: Place) -> None:
+    """And a packer that wakes up late cannot name it any more."""
+    store = await place.store(grace=1)
+    sleeper, wire = await place.wired(grace=1)
+    await store.create("a", b"x" * 100_000)
+    store._packer.soon = lambda stream_id: None  # type: ignore[method-assign]  # not yet
+    await store.mark_done("a")
+    known = await sleeper._streams.living("a")
+    is_there, may_go = wire.hold(put_of("streams/"))
+    late = asyncio.create_task(sleeper._packer.pack(known))
+    assert await asyncio.to_thread(is_there.wait, 30)
+    (stray,) = place.keys("packed/")
+    assert await store._packer.pack(await store._streams.living("a"))
+    await eventually(lambda: stray not in place.keys("packed/"), store.sweep)
+    may_go.set()
+    assert not await late
+    assert (await (await place.store()).read("a")).next_offset == 100_000
+    assert len(place.keys("packed/")) == 1
+
+
+async def test_where_nothing_is_removed_under_a_condition_the_head_stays_vacant(
+    place: Place,
+) -> None:
+    store = await place.store(grace=1)
+    other = await place.store(grace=1)
+    store._bucket.removes_conditionally = False
+    for state in ("streaming", "done"):
+        await store.create("a", b"x", state=state)
+        await asyncio.gather(*store._packer._tasks.values())
+        await store.delete("a")
+        for each in (store, other):
+            with pytest.raises(StreamNotFound):
+                await each.info("a")
+        assert [info async for info in other.list()] == []
+    assert place.keys("streams/") == ["streams/a.stream"]
+    assert (await other.create("a", b"new")).tail == 3
+    assert (await store.info("a")).tail == 3
+
+
+async def test_sweeping_goes_on_in_the_background(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(sweeping, "SCAN_SECONDS", 0.05)
+    store, wire = await place.wired(grace=1)
+    wire.die_at(3)
+    await store.create("a", ttl=1)
+    await eventually(lambda: len(wire.calls) > 5, lambda: asyncio.sleep(0))
+    wire.die_at(10**9)
+    await eventually(lambda: not place.keys(), lambda: asyncio.sleep(0))
+
+
+async def test_a_sweep_without_s3_is_unavailable(place: Place) -> None:
+    store, wire = await place.wired()
+    wire.die_at(0)
+    with pytest.raises(StoreUnavailable):
+        await store.sweep()
+
+
+async def test_an_unchanged_head_is_not_sent_again(place: Place) -> None:
+    store = await place.store()
+    await store.create("a", b"x" * 1000, state="done")
+    known = await store._streams.living("a")
+    answer = await store._bucket.get(store._keys.head("a"), unless=known.etag)
+    assert (answer.status, answer.body) == (UNCHANGED, b"")
+    assert known.head in {blocks.OPEN, blocks.SEALED}

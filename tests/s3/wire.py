@@ -1,0 +1,88 @@
+"""A real client of the real server, that counts, and can be made to die or lose answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from botocore.exceptions import ClientError, ConnectionClosedError
+
+from tests.services.s3 import S3Server
+
+Wanted = Callable[[str, dict[str, Any]], bool]
+
+
+class Wire:
+    """Passes calls on to a client and writes them down; what a store takes as `client`."""
+
+    def __init__(self, server: S3Server) -> None:
+        self.calls: list[tuple[str, str]] = []
+        """(operation, key or prefix) of every call, in order."""
+        self._client = server.client()
+        self._lock = threading.Lock()
+        self._dies_at: int | None = None
+        self._lost: tuple[Wanted, bool] | None = None
+        self._held: tuple[Wanted, threading.Event, threading.Event] | None = None
+
+    def die_at(self, call: int) -> None:
+        """From this call on (0: the next one), nothing reaches the server."""
+        self._dies_at = len(self.calls) + call
+
+    def lose(self, wanted: Wanted, *, applied: bool) -> None:
+        """Of the next call that is `wanted`, lose the answer, or the call and the answer."""
+        self._lost = (wanted, applied)
+
+    def hold(self, wanted: Wanted) -> tuple[threading.Event, threading.Event]:
+        """Stop the next call that is `wanted` before it is sent: the first event says that
+        it is there, setting the second lets it go on."""
+        self._held = (wanted, threading.Event(), threading.Event())
+        return self._held[1], self._held[2]
+
+    def count(self, operation: str, part: str = "") -> int:
+        return sum(name == operation and part in key for name, key in self.calls)
+
+    def forget(self) -> None:
+        self.calls = []
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __getattr__(self, operation: str) -> Callable[..., Any]:
+        def call(**options: Any) -> Any:
+            return self._call(operation, options)
+
+        return call
+
+    def _call(self, operation: str, options: dict[str, Any]) -> Any:
+        with self._lock:
+            self.calls.append((operation, options.get("Key") or options.get("Prefix", "")))
+            is_dead = self._dies_at is not None and len(self.calls) > self._dies_at
+        if is_dead:
+            raise _denied(operation)
+        self._wait_if_held(operation, options)
+        lost, self._lost = self._lost, None
+        if lost is None or not lost[0](operation, options):
+            self._lost = lost
+            return getattr(self._client, operation)(**options)
+        if lost[1]:
+            getattr(self._client, operation)(**options)
+        raise ConnectionClosedError(endpoint_url="the wire")
+
+    def _wait_if_held(self, operation: str, options: dict[str, Any]) -> None:
+        if self._held is not None and self._held[0](operation, options):
+            _, is_there, may_go = self._held
+            self._held = None
+            is_there.set()
+            assert may_go.wait(30)
+
+
+def put_of(part: str) -> Wanted:
+    """A PUT of a key that contains `part`."""
+    return lambda operation, options: operation == "put_object" and part in options["Key"]
+
+
+def _denied(operation: str) -> ClientError:
+    metadata = {"HTTPStatusCode": 403, "HTTPHeaders": {}, "RetryAttempts": 0}
+    error = {"Code": "AccessDenied", "Message": "this process is dead"}
+    return ClientError({"Error": error, "ResponseMetadata": metadata}, operation)
