@@ -107,7 +107,6 @@ class RedisStreamStore:
         self._links = links = Links(settings.client, settings.owned, settings.timeout)
         self._notices = Notices(links, self._keys.info)
         self._wakeups = self._notices.wakeups
-        self._is_cluster = b"1" if links.is_cluster else b""
         self._is_closed = False
 
     @classmethod
@@ -363,9 +362,10 @@ class RedisStreamStore:
         with _translate_errors(is_mutation=True):
             return await self._links.run(
                 script,
-                *self._addressed(stream_id),
-                *[self._is_cluster, *arguments],
+                self._addressed(stream_id),
+                *arguments,
                 handle=handle,
+                is_signed=True,
                 settle=self._settle,
             )
 
@@ -374,14 +374,12 @@ class RedisStreamStore:
     ) -> Any:
         with _translate_errors(is_mutation=False):
             return await self._links.run(
-                script, *self._addressed(stream_id), *arguments, handle=handle
+                script, self._addressed(stream_id), *arguments, handle=handle
             )
 
-    def _addressed(self, stream_id: str) -> tuple[Any, ...]:
-        """The key that decides where a script runs, and how its arguments begin."""
+    def _addressed(self, stream_id: str) -> tuple[bytes, bytes]:
         self._check_open()
-        key = self._keys.info(stream_id)
-        return key, b"2", key, self._keys.records(stream_id)
+        return self._keys.info(stream_id), self._keys.records(stream_id)
 
     def _parse(self, stream_id: str, reply: bytes) -> scripts.Reply:
         parsed = scripts.parse(stream_id, reply)

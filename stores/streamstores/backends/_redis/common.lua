@@ -42,10 +42,12 @@ local function reply(code, info)
   return code .. '\n' .. table.concat(info, '\n')
 end
 
--- Without a version: the stream ended or began, so everybody looks.
-local function notify(is_cluster, version)
-  local is_sharded = is_cluster == '1' and redis.REDIS_VERSION_NUM -- absent before 7
-  redis.call(is_sharded and 'SPUBLISH' or 'PUBLISH', KEYS[1], version or '')
+-- Tells the followers, and by whom: who waits for the reply to this very request needs no notice.
+-- Without a version the stream began or ended, so everybody looks. A sender in a cluster begins
+-- with c; its channels are sharded, from version 7 on.
+local function notify(sender, version)
+  local is_sharded = string.sub(sender, 1, 1) == 'c' and redis.REDIS_VERSION_NUM
+  redis.call(is_sharded and 'SPUBLISH' or 'PUBLISH', KEYS[1], (version or '') .. ' ' .. sender)
 end
 
 local function end_at(expires_at)

@@ -1,4 +1,4 @@
--- ARGV: is_cluster. Replies 1, or nothing where there is no stream.
+-- ARGV: sender. Replies 1, or nothing where there is no stream.
 
 if not living() then
   return ''

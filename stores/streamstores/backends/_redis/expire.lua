@@ -1,4 +1,4 @@
--- ARGV: is_cluster, ttl, expires_at; both empty: never.
+-- ARGV: sender, ttl, expires_at; both empty: never.
 -- Replies 1 and the stream, or 2 and the stream that this has ended; nothing where there is none.
 
 local info = living()

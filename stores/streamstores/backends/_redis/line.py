@@ -63,8 +63,17 @@ class Line:
     seconds breaks the line: replies come in order, so none behind it can come either.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], timeout: float) -> None:
+    def __init__(
+        self,
+        name: bytes,
+        connect: Callable[[], Awaitable[Connection]],
+        on_break: Callable[[], None],
+        timeout: float,
+    ) -> None:
+        self.name = name
+        """What the notices of its mutations are signed with."""
         self._connect = connect
+        self._on_break = on_break
         self._timeout = timeout
         self._queue: list[_Call] = []
         self._sent: deque[_Call] = deque()
@@ -108,6 +117,7 @@ class Line:
             call.fail(_caused(NotSent, exc))
         self._sent.clear()
         self._queue.clear()
+        self._on_break()
 
     async def _run(self) -> None:
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from typing import Any, Union
 
 from redis.asyncio import Redis
@@ -41,36 +42,42 @@ class Links:
         self._owned = owned
         self._timeout = timeout
         self._is_closed = False
+        self.on_break: Callable[[], None] = _nothing
+        """Called when a line broke: the outcome of what it was asked is not known."""
         self._lines: dict[tuple[str, str], Line] = {}
         self.is_cluster = isinstance(client, RedisCluster)
 
     async def run(
         self,
         script: Script,
-        key: bytes,
+        keys: tuple[bytes, bytes],
         *arguments: Any,
         handle: Handle,
+        is_signed: bool = False,
         settle: tuple[Any, ...] = (),
     ) -> Any:
-        """Run a script on the master that has `key`: one round trip, two where it is new there.
+        """Run a script on the master that has the keys: one round trip, two where it is new
+        there.
 
-        `settle` is a command to wait with until what the script wrote is safe: one more.
+        `is_signed` puts the line's name before the arguments. `settle` is a command to wait
+        with until what the script wrote is safe: one more round trip.
         Follows the slots of a cluster where they move to. Only requests that were refused, or
         never sent, are sent anew.
         """
-        source = await self.source(key)
+        source = await self.source(keys[0])
         is_asking = False
         for redirections in range(MOST_REDIRECTIONS):
             line = self._line(source, "settling" if settle else "")
+            request = (b"2", *keys, *((line.name,) if is_signed else ()), *arguments)
             try:
-                result = await _evaluate(line, is_asking, script, arguments, handle)
+                result = await _evaluate(line, is_asking, script, request, handle)
             except ReadOnlyError as exc:
                 line.hang_up(exc)  # a new connection may lead to the new master
                 raise
             except (AskError, TryAgainError, NotSent) as exc:
                 if not self.is_cluster or redirections == MOST_REDIRECTIONS - 1:
                     raise
-                source, is_asking = await self._redirected(exc, key, redirections)
+                source, is_asking = await self._redirected(exc, keys[0], redirections)
             else:
                 if settle:
                     await _settle(line, settle)
@@ -125,6 +132,13 @@ class Links:
         for line in self._lines.values():
             line.hang_up(ConnectionError("the store was never closed"))
 
+    def is_own(self, name: bytes) -> bool:
+        """Whether this is the name of a line of ours that still brings replies."""
+        return any(line.name == name and not line.failure for line in self._lines.values())
+
+    def _broken(self) -> None:
+        self.on_break()
+
     @property
     def is_open(self) -> bool:
         return any(line.failure is None for line in self._lines.values())
@@ -133,7 +147,12 @@ class Links:
         name = (getattr(source, "name", ""), purpose)
         line = self._lines.get(name)
         if line is None or line.failure is not None:
-            line = Line(lambda: self.connect(source), self._timeout)
+            line = Line(
+                (b"c" if self.is_cluster else b"s") + secrets.token_hex(6).encode(),
+                lambda: self.connect(source),
+                self._broken,
+                self._timeout,
+            )
             self._lines[name] = line
         return line
 
@@ -179,6 +198,10 @@ async def _settle(line: Line, command: tuple[Any, ...]) -> None:
     asked = command[1:-1]
     if any(map(operator.lt, reached, asked)):
         raise ReplyLost(f"applied, but in time only {reached} of {[*asked]} have confirmed it")
+
+
+def _nothing() -> None:
+    pass
 
 
 def _unchanged(reply: Any) -> Any:

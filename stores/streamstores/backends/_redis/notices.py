@@ -37,6 +37,7 @@ class Notices:
     def __init__(self, links: Links, channel_of: Callable[[str], bytes]) -> None:
         self.wakeups = Wakeups(on_watched=self._watch)
         self._links = links
+        links.on_break = self.wakeups.noticed_all
         self._channel_of = channel_of
         self._wanted: set[str] = set()
         self._placed: dict[str, _Listener] = {}
@@ -209,8 +210,12 @@ class _Listener:
         if kind in (b"unsubscribe", b"sunsubscribe"):
             self._leaving.remove(channel)
         elif channel in self._wanted:
-            is_versioned = kind in (b"message", b"smessage") and rest[0].isdigit()
-            self._on_notice(self._wanted[channel], int(rest[0]) if is_versioned else None)
+            is_notice = kind in (b"message", b"smessage")
+            version, _, sender = rest[0].partition(b" ") if is_notice else (b"", b"", b"")
+            # One's own may come before the reply to it, which tells all that it would tell.
+            if not self._links.is_own(sender):
+                number = int(version) if version.isdigit() else None
+                self._on_notice(self._wanted[channel], number)
 
 
 def _delay(failures: int) -> float:

@@ -1,0 +1,206 @@
+"""One connection for all requests and one for notices, however many callers there are."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+
+import pytest
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+
+from streamstores import OutcomeUnknown, RedisStreamStore, StreamWriter, follow
+from tests.redis.helpers import eventually, everything, server_or_skip
+from tests.services.redis import OLDEST, VALKEY, Server, shared, with_own_prefix
+
+MANY = 200
+
+
+@pytest.fixture(params=[VALKEY, OLDEST])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with server_or_skip(request.param) as server:
+        yield server
+
+
+async def test_two_hundred_followers_of_one_stream_cost_one_read_a_change(server):
+    async with RedisStreamStore(server.url) as store, RedisStreamStore(server.url) as other:
+        await store.create("a")
+        tasks = [asyncio.create_task(everything(follow(other, "a"))) for _ in range(MANY)]
+        await eventually(lambda: _has_subscriptions(server, 1))
+        await eventually(lambda: _has_calls(server, "evalsha", MANY))
+        before = _calls(server, "evalsha")
+        for number in range(50):
+            await store.append("a", b"%d " % number)
+        await store.mark_done("a")
+        expected = b"".join(b"%d " % number for number in range(50))
+        assert await asyncio.gather(*tasks) == [expected] * MANY
+        assert _calls(server, "evalsha") - before <= 51 + 51
+        assert _connections(server) == 3  # two lines, one for notices
+
+
+async def test_two_hundred_followers_of_as_many_streams_share_two_connections(server):
+    async with RedisStreamStore(server.url) as store, RedisStreamStore(server.url) as other:
+        ids = [f"stream {number}" for number in range(MANY)]
+        await asyncio.gather(*(store.create(each) for each in ids))
+        tasks = [asyncio.create_task(everything(follow(other, each))) for each in ids]
+        await eventually(lambda: _has_subscriptions(server, MANY))
+        for each in ids:
+            await store.append(each, each.encode())
+        await asyncio.gather(*(store.mark_done(each) for each in ids))
+        assert await asyncio.gather(*tasks) == [each.encode() for each in ids]
+        assert _connections(server) == 3
+        await eventually(lambda: _has_subscriptions(server, 0))
+        # Three reads of each stream at most: its start, its bytes, its end; and the recheck
+        # once the subscription is confirmed.
+        assert _calls(server, "evalsha") <= MANY * (3 + 4) + 10
+
+
+async def test_a_local_producer_costs_its_followers_no_read(server):
+    async with RedisStreamStore(server.url) as store:
+        await store.create("a")
+        tasks = [asyncio.create_task(everything(follow(store, "a"))) for _ in range(20)]
+        await eventually(lambda: _has_subscriptions(server, 1))
+        await eventually(lambda: _has_calls(server, "evalsha", 22))
+        before = _calls(server, "evalsha")
+        for number in range(100):
+            await store.append("a", b"%d " % number)
+        await store.mark_done("a")
+        await asyncio.gather(*tasks)
+        assert _calls(server, "evalsha") - before == 101
+
+
+async def test_a_storm_of_cancelled_calls_mixes_up_no_replies(server):
+    async with RedisStreamStore(server.url) as store:
+        names = [f"s{number}" for number in range(20)]
+        for name in names:
+            await store.create(name, name.encode())
+        chance = random.Random(7)
+
+        async def check(name: str) -> None:
+            call = chance.choice([store.info, store.read, store.append])
+            if call == store.append:
+                assert (await call(name, name.encode())).id == name
+            elif call == store.info:
+                info = await call(name)
+                assert info.tail % len(name) == 0
+            else:
+                page = await call(name)
+                assert {record.data for record in page.records} == {name.encode()}
+
+        for _ in range(60):
+            tasks = [asyncio.create_task(check(chance.choice(names))) for _ in range(30)]
+            for task in chance.sample(tasks, 15):
+                for _ in range(chance.randrange(4)):
+                    await asyncio.sleep(0)
+                task.cancel()
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                assert result is None or isinstance(result, asyncio.CancelledError), result
+        assert _connections(server) == 1
+        for name in names:
+            page = await store.read(name)
+            assert page.info.tail == len(name) * len(page.records)
+
+
+async def test_a_call_that_is_cancelled_before_it_was_sent_never_happens(server):
+    async with RedisStreamStore(server.url) as store:
+        await store.create("a")
+        task = asyncio.create_task(store.append("a", b"x"))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await store.info("a")).tail == 0
+
+
+async def test_requests_of_one_moment_travel_together(server):
+    async with RedisStreamStore(server.url) as store:
+        await store.create("a")
+        reads = int(_statistic(server, "total_reads_processed"))
+        await asyncio.gather(*(store.info("a") for _ in range(300)))
+        assert int(_statistic(server, "total_reads_processed")) - reads < 100
+
+
+@pytest.mark.parametrize("options", [{}, {"protocol": 3}, {"protocol": 2}, {"db": 3}])
+async def test_a_client_that_was_passed_in_is_used_and_stays_open(server, options):
+    client = Redis(port=server.port, **options)
+    async with RedisStreamStore(client, prefix="mine") as store:
+        await store.create("a", b"abc")
+        following = asyncio.create_task(everything(follow(store, "a")))
+        await eventually(lambda: _has_subscriptions(server, 1))
+        await RedisStreamStore.append(store, "a", b"def", state="done")
+        assert await following == b"abcdef"
+    assert sorted(await client.keys()) == [b"mine:{a}", b"mine:{a}:records"]
+    await client.aclose()
+
+
+@pytest.mark.parametrize("name", ["cluster", "cluster-6.2"])
+async def test_a_cluster_client_that_was_passed_in_is_used_and_stays_open(name):
+    url = with_own_prefix(shared(name))
+    host, port = url.removeprefix("redis+cluster://").split(",")[0].split(":")
+    async with RedisCluster(host=host, port=int(port)) as client:
+        async with RedisStreamStore(client, prefix=url.rpartition("=")[2]) as store:
+            async with RedisStreamStore.from_url(url) as other:
+                ids = [f"stream {number}" for number in range(30)]
+                for each in ids:
+                    await store.create(each, b"abc", ttl=60)
+                tasks = [asyncio.create_task(everything(follow(other, each))) for each in ids]
+                for each in ids:
+                    async with StreamWriter(store, each) as writer:
+                        await writer.write(b"def")
+                assert await asyncio.gather(*tasks) == [b"abcdef"] * 30
+                assert {info.id async for info in other.list("stream 1")} == {
+                    each for each in ids if each.startswith("stream 1")
+                }
+        assert await client.ping()
+
+
+async def test_durability_waits_for_a_replica_or_says_that_it_did_not_come(server):
+    async with RedisStreamStore(server.url, durability="replica", timeout=0.4) as store:
+        with pytest.raises(OutcomeUnknown, match="confirmed"):
+            await store.create("a")
+        assert (await store.info("a")).tail == 0  # applied all the same
+        with server_or_skip(VALKEY) as replica:
+            replica.ask("REPLICAOF", "127.0.0.1", server.port)
+            await eventually(lambda: _is_replicated(replica))
+            info = await store.append("a", b"x")
+            assert info.tail == 1
+            assert replica.ask("HGET", "streamstores:{a}", "tail") == b"1"
+            replica.ask("REPLICAOF", "NO", "ONE")
+
+
+async def test_durability_on_disk_needs_a_server_that_writes_to_disk():
+    with server_or_skip(VALKEY, "--appendonly", "yes") as server:
+        async with RedisStreamStore(f"{server.url}?durability=disk") as store:
+            await store.create("a", b"x")
+        server.ask("CONFIG", "SET", "appendonly", "no")
+        async with RedisStreamStore(f"{server.url}?durability=disk") as store:
+            with pytest.raises(OutcomeUnknown, match="(?i)appendonly"):
+                await store.append("a", b"x")
+
+
+def _connections(server: Server) -> int:
+    """How many there are besides the one that asks."""
+    return int(server.ask("CLIENT", "LIST").count(b"\n")) - 1
+
+
+def _statistic(server: Server, name: str) -> str:
+    lines = server.ask("INFO", "all").decode().splitlines()
+    return next((line.partition(":")[2] for line in lines if line.startswith(name)), "")
+
+
+def _calls(server: Server, command: str) -> int:
+    statistic = _statistic(server, f"cmdstat_{command}:")
+    return int(statistic.partition("calls=")[2].partition(",")[0] or 0)
+
+
+async def _has_calls(server: Server, command: str, count: int) -> bool:
+    return _calls(server, command) >= count
+
+
+async def _has_subscriptions(server: Server, count: int) -> bool:
+    return len(server.ask("PUBSUB", "CHANNELS")) == count
+
+
+async def _is_replicated(replica: Server) -> bool:
+    return b"master_link_status:up" in replica.ask("INFO")
