@@ -1,0 +1,10 @@
+"""What is measured: each module has functions that measure, and `CASES`, which says what."""
+
+from __future__ import annotations
+
+from benchmarks.cases import appending, delivering, footprint, growing, replaying
+from benchmarks.cases.case import Case
+
+_MODULES = (appending, delivering, replaying, footprint, growing)
+
+ALL: dict[str, Case] = {case.name: case for module in _MODULES for case in module.CASES}

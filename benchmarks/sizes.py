@@ -1,0 +1,86 @@
+"""How much work the cases do, at three scales."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Sizes(NamedTuple):
+    appends: int
+    """Appended one after another; times `APPEND_FACTOR` of the backend."""
+    written: int
+    """Records that a writer writes at full speed; times the same factor."""
+    streams_at_once: int
+    seconds: float
+    """How long streams are produced at `rate` and delivered."""
+    rate: int
+    """Records a second of each stream."""
+    streams: int
+    """The many streams of a delivery case."""
+    replay_records: int
+    replay_bytes: int
+    followers: int
+    many_followers: int
+    idle: int
+    """Idle streams, with a follower each, whose memory is measured."""
+    idle_seconds: float
+    few_streams: int
+    grown_streams: int
+    grown_bytes: int
+    few_clients: int
+    many_clients: int
+
+
+FULL = Sizes(
+    appends=2_000,
+    written=4_000,
+    streams_at_once=64,
+    seconds=4.0,
+    rate=50,
+    streams=100,
+    replay_records=20_000,
+    replay_bytes=100 * 1_048_576,
+    followers=100,
+    many_followers=1_000,
+    idle=1_000,
+    idle_seconds=4.0,
+    few_streams=10,
+    grown_streams=10_000,
+    grown_bytes=100 * 1_048_576,
+    few_clients=1,
+    many_clients=200,
+)
+QUICK = FULL._replace(
+    appends=200,
+    written=1_000,
+    seconds=0.4,
+    replay_bytes=8 * 1_048_576,
+    many_followers=300,
+    idle=200,
+    idle_seconds=0.5,
+    grown_streams=500,
+    grown_bytes=8 * 1_048_576,
+    many_clients=50,
+)
+TINY = Sizes(
+    appends=2,
+    written=4,
+    streams_at_once=4,
+    seconds=0.04,
+    rate=50,
+    streams=2,
+    replay_records=20,
+    replay_bytes=200_000,
+    followers=2,
+    many_followers=3,
+    idle=3,
+    idle_seconds=0.02,
+    few_streams=2,
+    grown_streams=4,
+    grown_bytes=100_000,
+    few_clients=1,
+    many_clients=2,
+)
+
+# So that an append case takes about as long on every backend.
+APPEND_FACTOR = {"memory": 50, "sqlite": 2, "redis": 3, "postgres": 1, "s3": 0.05}

@@ -1,0 +1,101 @@
+"""What is measured: adapters with one small face, for our stores, bare drivers and peers.
+
+`raw` is the bare driver doing the same work with as little as possible around it: the limit
+that a store can come close to, never pass by much. A peer is used as its documentation
+says. Where a subject has no such function it raises `NotOffered`, and the cell stays empty.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+Take = Callable[[bytes], object]
+"""Called with the bytes of each record as it arrives."""
+
+
+class NotOffered(Exception):
+    """The subject has no such function."""
+
+
+class Subject:
+    """One way to keep streams, opened on a namespace of its own that the URL names."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def open(self) -> None:
+        """Connect."""
+
+    async def aclose(self) -> None:
+        """Disconnect; leaves what is stored."""
+
+    async def create(self, stream_id: str) -> None:
+        """Begin a stream, where that is a step of its own."""
+
+    async def append_each(self, stream_id: str, chunks: Sequence[bytes]) -> None:
+        """Append one after another: each is stored before the next one starts."""
+        raise NotOffered
+
+    async def write(self, stream_id: str, chunks: Sequence[bytes]) -> None:
+        """Write as fast as the subject knows how to; all are stored when it returns."""
+        await self.append_each(stream_id, chunks)
+
+    async def produce(self, stream_id: str, source: AsyncIterator[bytes]) -> None:
+        """Write what a source yields, at the pace of the source, as a model's answer is."""
+        raise NotOffered
+
+    async def follow(self, stream_id: str, take: Take) -> None:
+        """Read from the start, then live; runs until it is cancelled or the stream ends."""
+        raise NotOffered
+
+    async def finish(self, stream_id: str) -> None:
+        """Mark the stream as complete, where that is a step of its own."""
+
+
+# backend: {name: "module:class"}. `raw` comes first: ratios are ratios to it.
+SUBJECTS: dict[str, dict[str, str]] = {
+    "memory": {
+        "raw": "raw_memory:RawMemory",
+        "streamstores": "ours:Ours",
+        "assistant-stream": "assistant_stream_peer:InMemory",
+        "resumable-sse": "resumable_sse_peer:InMemory",
+        "rakaia-streams": "rakaia_peer:InMemory",
+    },
+    "sqlite": {
+        "raw": "raw_sqlite:RawSQLite",
+        "streamstores": "ours:Ours",
+    },
+    "postgres": {
+        "raw": "raw_postgres:RawPostgres",
+        "streamstores": "ours:Ours",
+    },
+    "redis": {
+        "raw": "raw_redis:RawRedis",
+        "streamstores": "ours:Ours",
+        "assistant-stream": "assistant_stream_peer:InRedis",
+        "fastapi-resumable-stream": "fastapi_resumable_peer:InRedis",
+        "resumable-sse": "resumable_sse_peer:InRedis",
+        "resumable-stream": "resumable_stream_peer:InRedis",
+    },
+    "s3": {
+        "raw": "raw_s3:RawS3",
+        "streamstores": "ours:OursInS3",
+    },
+}
+
+
+def load(backend: str, name: str) -> type[Subject]:
+    """The adapter; raises `ImportError` where its package is not installed."""
+    module, cls = SUBJECTS[backend][name].split(":")
+    subject: type[Subject] = getattr(importlib.import_module(f"{__name__}.{module}"), cls)
+    return subject
+
+
+def take_option(url: str, name: str) -> tuple[str, str]:
+    """The URL without this option of its query, and the option's value."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    value = options.pop(name, "")
+    return parts._replace(query=urlencode(options)).geturl(), value

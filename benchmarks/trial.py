@@ -1,0 +1,248 @@
+"""One subject doing one case once; and producers, here or in a process of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from benchmarks.services import Load
+from benchmarks.sizes import APPEND_FACTOR, Sizes
+from benchmarks.subjects import Subject, load
+
+ROOT = Path(__file__).parents[1]
+RECORD_BYTES = 20
+
+
+class Trial(NamedTuple):
+    """What a case is given: a subject to open, on an empty namespace, and how much to do."""
+
+    backend: str
+    name: str
+    url: str
+    sizes: Sizes
+    ask_load: Callable[[], Load | None]
+
+    @asynccontextmanager
+    async def subject(self) -> AsyncIterator[Subject]:
+        subject = load(self.backend, self.name)(self.url)
+        await subject.open()
+        try:
+            yield subject
+        finally:
+            await subject.aclose()
+
+    @property
+    def appends(self) -> int:
+        return max(2, int(self.sizes.appends * APPEND_FACTOR[self.backend]))
+
+    @property
+    def written(self) -> int:
+        return max(4, int(self.sizes.written * APPEND_FACTOR[self.backend]))
+
+    async def load(self) -> Load | None:
+        return await asyncio.to_thread(self.ask_load)
+
+
+def stamp() -> bytes:
+    """A record of 20 bytes: the time, on a clock that all processes of a machine share."""
+    return b"%020d" % time.monotonic_ns()
+
+
+def records(count: int) -> list[bytes]:
+    return [b"%020d" % number for number in range(count)]
+
+
+class Pace(NamedTuple):
+    """How streams are produced: each begins with one record, which those who follow wait
+    for, and after `go` come `count` more at `rate` a second, the streams out of step."""
+
+    stream_ids: list[str]
+    count: int
+    rate: float
+
+
+class Producers(Protocol):
+    async def go(self) -> None:
+        """Begin, once all followers are there."""
+        ...
+
+    async def wait(self) -> None:
+        """Until all is written."""
+        ...
+
+
+class _Here:
+    def __init__(self, subject: Subject, pace: Pace) -> None:
+        self._subject = subject
+        self._pace = pace
+        self._go = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        for number, stream_id in enumerate(self._pace.stream_ids):
+            await self._subject.create(stream_id)
+            delay = number / len(self._pace.stream_ids) / self._pace.rate
+            produce = self._subject.produce(stream_id, self._source(delay))
+            self._tasks.append(asyncio.create_task(produce))
+        await asyncio.sleep(0)
+
+    async def _source(self, delay: float) -> AsyncIterator[bytes]:
+        yield stamp()
+        await self._go.wait()
+        clock = asyncio.get_running_loop().time
+        start = clock() + delay
+        for number in range(self._pace.count):
+            await asyncio.sleep(max(0.0, start + number / self._pace.rate - clock()))
+            yield stamp()
+
+    async def go(self) -> None:
+        self._go.set()
+
+    async def wait(self) -> None:
+        await asyncio.gather(*self._tasks)
+
+    async def stop(self) -> None:
+        await stop(self._tasks)
+
+
+class _Elsewhere:
+    """The same in a child process, that this one speaks to by lines."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def go(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"go\n")
+        await self._process.stdin.drain()
+
+    async def wait(self) -> None:
+        await self.hear(b"done")
+
+    async def hear(self, word: bytes) -> None:
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        if line.strip() != word:
+            raise RuntimeError(f"the producing process said {line!r}, not {word!r}")
+
+
+@asynccontextmanager
+async def producing_here(subject: Subject, pace: Pace) -> AsyncIterator[Producers]:
+    producers = _Here(subject, pace)
+    try:
+        await producers.start()
+        yield producers
+    finally:
+        await producers.stop()
+
+
+@asynccontextmanager
+async def producing_elsewhere(trial: Trial, pace: Pace) -> AsyncIterator[Producers]:
+    order = json.dumps([trial.backend, trial.name, trial.url, *pace])
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.trial", order),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+    )
+    try:
+        producers = _Elsewhere(process)
+        await producers.hear(b"ready")
+        yield producers
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        # Its pipes' transports close in callbacks of the next steps of the loop.
+        await asyncio.sleep(0)
+
+
+class Audience:
+    """Followers of streams, `each` of every stream, and all that they took."""
+
+    def __init__(
+        self, subject: Subject, stream_ids: Sequence[str], each: int = 1, *, stamped: bool
+    ) -> None:
+        self.taken: list[list[bytes]] = []
+        """What each follower took, in order."""
+        self.latencies: list[float] = []
+        """Where `stamped`: seconds from the stamp of each record to its arrival."""
+        self._tasks: list[asyncio.Task[None]] = []
+        for stream_id in stream_ids:
+            for _ in range(each):
+                taken: list[bytes] = []
+                self.taken.append(taken)
+                take = self._stamping(taken) if stamped else taken.append
+                self._tasks.append(asyncio.create_task(subject.follow(stream_id, take)))
+
+    def _stamping(self, taken: list[bytes]) -> Callable[[bytes], None]:
+        latencies, clock = self.latencies, time.monotonic_ns
+
+        def take(data: bytes) -> None:
+            latencies.append((clock() - int(data)) / 1e9)
+            taken.append(data)
+
+        return take
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.taken))
+
+    async def joined(self) -> None:
+        """Until every follower has its first record; then forget them."""
+        await self._until(lambda: all(self.taken), 60.0)
+        for taken in self.taken:
+            taken.clear()
+        self.latencies.clear()
+
+    async def took(self, count: int, patience: float) -> None:
+        """Until they took `count` records together, or `patience` seconds."""
+        await self._until(lambda: self.count >= count, patience)
+
+    async def _until(self, holds: Callable[[], bool], patience: float) -> None:
+        deadline = time.monotonic() + patience
+        while not holds() and time.monotonic() < deadline:
+            for task in self._tasks:
+                if task.done() and not task.cancelled() and task.exception():
+                    task.result()
+            await asyncio.sleep(0.02)
+
+    async def leave(self) -> None:
+        await stop(self._tasks)
+
+
+async def stop(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel, again where a task lost it: before Python 3.12 `wait_for` may swallow one."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.5)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _produce_for_parent(order: str) -> None:
+    backend, name, url, stream_ids, count, rate = json.loads(order)
+    trial = Trial(backend, name, url, _NO_SIZES, lambda: None)
+    async with (
+        trial.subject() as subject,
+        producing_here(subject, Pace(stream_ids, count, rate)) as producers,
+    ):
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        await producers.go()
+        await producers.wait()
+        print("done", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)  # to the parent's end
+
+
+_NO_SIZES = Sizes(*([0] * len(Sizes._fields)))
+
+if __name__ == "__main__":
+    asyncio.run(_produce_for_parent(sys.argv[1]))
