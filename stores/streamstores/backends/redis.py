@@ -401,9 +401,9 @@ def _translate_errors(*, is_mutation: bool) -> Iterator[None]:
     except ReplyLost as exc:
         kind = OutcomeUnknown if is_mutation else StoreUnavailable
         raise kind(f"Redis: {exc}") from exc.__cause__
-    except MovedError as exc:
-        raise StoreUnavailable("Redis: a cluster needs redis+cluster:// as its scheme") from exc
     except ResponseError as exc:
+        if isinstance(exc, MovedError) or str(exc).startswith("MOVED"):
+            raise StoreUnavailable("Redis: a cluster is opened by redis+cluster://") from exc
         # A reply, so a script that failed; each does first what may fail, and then the rest.
         text = str(exc)
         is_known = type(exc) is not ResponseError  # then it is about the server

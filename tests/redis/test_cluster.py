@@ -1,0 +1,113 @@
+"""A cluster that moves its slots, and loses a master, under a store that is in use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from streamstores import (
+    OutcomeUnknown,
+    RedisStreamStore,
+    StoreUnavailable,
+    StreamWriter,
+    follow,
+)
+from tests.redis.helpers import everything
+from tests.services import Unavailable, give_up
+from tests.services.redis import OLDEST, VALKEY, Server, own_cluster
+
+KEY = "streamstores:{a}"
+
+
+@pytest.fixture(scope="module", params=[VALKEY, OLDEST])
+def servers(request: pytest.FixtureRequest) -> Iterator[list[Server]]:
+    try:
+        with own_cluster(request.param) as servers:
+            yield servers
+    except Unavailable as exc:
+        give_up("redis-cluster", exc)
+
+
+def url_of(servers: list[Server]) -> str:
+    return "redis+cluster://" + ",".join(server.address for server in servers)
+
+
+class Migration:
+    """The slot of the stream on its way from one master to another."""
+
+    def __init__(self, servers: list[Server]) -> None:
+        self.slot = servers[0].ask("CLUSTER", "KEYSLOT", KEY)
+        self.source = next(each for each in servers if self._owns(each))
+        self.target = next(each for each in servers if each is not self.source)
+        self._ids = [
+            each.ask("CLUSTER", "MYID").decode() for each in (self.source, self.target)
+        ]
+        self._others = [each for each in servers if each not in (self.source, self.target)]
+
+    def _owns(self, server: Server) -> bool:
+        lines = server.ask("CLUSTER", "NODES").decode().splitlines()
+        ranges = next(line for line in lines if "myself" in line).split()[8:]
+        bounds = [part.partition("-") for part in ranges if not part.startswith("[")]
+        return any(int(low) <= self.slot <= int(high or low) for low, _, high in bounds)
+
+    def begin(self) -> None:
+        self.target.ask("CLUSTER", "SETSLOT", self.slot, "IMPORTING", self._ids[0])
+        self.source.ask("CLUSTER", "SETSLOT", self.slot, "MIGRATING", self._ids[1])
+
+    def move_keys(self) -> None:
+        keys = [KEY, f"{KEY}:records"]
+        host, port = "127.0.0.1", self.target.port
+        self.source.ask("MIGRATE", host, port, "", 0, 5000, "KEYS", *keys)
+
+    def finish(self) -> None:
+        for server in (self.target, self.source, *self._others):
+            server.ask("CLUSTER", "SETSLOT", self.slot, "NODE", self._ids[1])
+
+
+async def test_a_stream_whose_slot_moves_is_written_and_followed_on(servers):
+    async with (
+        RedisStreamStore(url_of(servers)) as store,
+        RedisStreamStore(url_of(servers)) as other,
+    ):
+        await store.create("a", b"0 ")
+        following = asyncio.create_task(everything(follow(other, "a")))
+        migration = Migration(servers)
+        await store.append("a", b"1 ")
+        migration.begin()
+        await store.append("a", b"2 ")
+        migration.move_keys()
+        await store.append("a", b"3 ")  # ASK: the slot is still the old master's
+        assert (await other.info("a")).tail == 8
+        migration.finish()
+        await store.append("a", b"4 ")  # MOVED
+        async with StreamWriter(store, "a") as writer:
+            await writer.write(b"5 ")
+        assert await following == b"0 1 2 3 4 5 "
+        assert [info.id async for info in store.list()] == ["a"]
+        await store.delete("a")
+
+
+async def test_a_master_that_is_gone_takes_only_its_own_streams_away(servers):
+    async with RedisStreamStore(url_of(servers), timeout=2.0) as store:
+        ids = [f"stream {number}" for number in range(12)]
+        for each in ids:
+            await store.create(each)
+        # Otherwise the two that are left would refuse everything.
+        for server in servers:
+            server.ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
+        servers[0].kill()
+        try:
+            results = [await _outcome(store, each) for each in ids]
+            assert {"there", "unavailable"} == set(results)
+        finally:
+            servers[0].start()
+
+
+async def _outcome(store: RedisStreamStore, stream_id: str) -> str:
+    try:
+        await store.append(stream_id, b"x")
+    except (StoreUnavailable, OutcomeUnknown):  # the latter where it was just being sent
+        return "unavailable"
+    return "there"
