@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 
-from streamstores.conformance import Target, contract_tests, target_of
+from streamstores.conformance import Target, contract_tests, model_tests, target_of
 from tests.services.s3 import shared
 
 
@@ -14,3 +15,16 @@ def s3() -> Target:
 
 
 test_contract = contract_tests("s3")
+
+# Few examples: each step is a request or more.
+test_model = model_tests(
+    "s3",
+    settings=hypothesis.settings(
+        max_examples=12,
+        stateful_step_count=25,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    ),
+)
