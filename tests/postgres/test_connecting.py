@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import secrets
 import socket
+import subprocess
+import sys
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -15,6 +18,7 @@ from streamstores import (
     Conflict,
     CorruptData,
     InvalidRequest,
+    Limits,
     OutcomeUnknown,
     PostgresStreamStore,
     StoreUnavailable,
@@ -25,6 +29,19 @@ from streamstores import (
 from tests.postgres.conftest import connection, locked, table, until, waits_for_a_lock
 from tests.services import free_port
 from tests.services.postgres import shared, with_options
+
+FORGETFUL = """
+import asyncio, sys
+from streamstores import open_store
+
+async def forget():
+    store = open_store(sys.argv[1])
+    await store.create("forgotten")
+    return store
+
+store = asyncio.run(forget())
+del store
+"""
 
 
 def id_() -> str:
@@ -145,6 +162,28 @@ async def test_a_store_that_is_forgotten_open_warns_and_its_tasks_end(url):
         return asyncio.all_tasks() <= before
 
     await until(tasks_are_gone)
+
+
+def test_a_store_that_outlives_its_loop_only_warns(url):
+    command = [sys.executable, "-W", "default", "-c", FORGETFUL, url]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0
+    assert "ResourceWarning: unclosed <streamstores" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+async def test_ids_that_no_index_holds_are_refused_when_they_are_asked_for(url):
+    with pytest.raises(InvalidRequest, match="2600 bytes"):
+        PostgresStreamStore(url, limits=Limits(stream_id_bytes=2_601))
+    rng = random.Random(1)
+    longest = "".join(chr(rng.randrange(0x20000, 0x2A000)) for _ in range(650))
+    schema = table(url, "streams").partition(".")[0].strip('"')
+    limits = Limits(stream_id_bytes=2_600)
+    target = url.partition("?")[0]
+    async with PostgresStreamStore(target, schema=schema, limits=limits) as store:
+        assert (await store.create(longest, b"1")).id == longest
+        assert [each.id async for each in store.list(longest[:-1])] == [longest]
+        await store.delete(longest)
 
 
 async def test_closing_ends_an_attempt_to_open(url):

@@ -56,6 +56,7 @@ _ATTEMPTS = 20
 _PAGE_BYTES = 67_108_864
 _LIST_PAGE = 500
 _POLLING_SECONDS = 0.05
+_INDEXED_BYTES = 2_600  # a btree entry is at most a third of a page
 _STATES = {state.value: state for state in State}
 _NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
@@ -87,10 +88,10 @@ class PostgresStreamStore:
 
     With `notify` other processes' changes are heard of over one connection, and one that
     got lost is found within `poll_interval` (5) seconds. Without it one query every
-    `poll_interval` (0.05) seconds asks for all streams that somebody watches: for poolers
-    in transaction mode, which also need `statement_cache_size=0` unless they keep prepared
-    statements themselves. `timeout` is for connecting and for a free connection of the
-    pool, `command_timeout` for one statement, in seconds.
+    `poll_interval` (0.05) seconds asks for all streams that somebody watches: for poolers in
+    transaction mode, which also need `statement_cache_size=0` (here too, where a pool is
+    given) unless they keep prepared statements themselves. In seconds, `timeout` is for
+    connecting and for a free connection of the pool, `command_timeout` for one statement.
     """
 
     capabilities = frozenset({"durable", "list", "multi_process"})
@@ -124,7 +125,7 @@ class PostgresStreamStore:
             sweeper.start()
             notices.start()
 
-        self.limits = limits or Limits()
+        self.limits = _check_limits(limits or Limits())
         self._sql = Statements(names)
         self._database = Database(target, options, prepare)
         self._sweeper = sweeper = Sweeper(self._database, self._sql)
@@ -424,6 +425,14 @@ def _check_options(options: PoolOptions, poll_interval: float | None) -> None:
         _check_period(getattr(options, name), name)
     if poll_interval is not None:
         _check_period(poll_interval, "poll_interval")
+
+
+def _check_limits(limits: Limits) -> Limits:
+    if limits.stream_id_bytes > _INDEXED_BYTES:
+        raise InvalidRequest(
+            f"PostgreSQL indexes at most {_INDEXED_BYTES} bytes of a stream id"
+        )
+    return limits
 
 
 def _check_period(seconds: float, name: str) -> None:

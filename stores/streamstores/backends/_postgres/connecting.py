@@ -160,12 +160,13 @@ class Database:
         if not self._is_ready or self._is_closed:
             await self.open()
         connection = await self._acquire()
+        timeout = self._options.command_timeout
         try:
             with translate_errors(mutates=mutates):
                 if self._in_steps:
                     async with connection.transaction():
-                        return await connection.fetch(sql, *arguments)
-                return await connection.fetch(sql, *arguments)
+                        return await connection.fetch(sql, *arguments, timeout=timeout)
+                return await connection.fetch(sql, *arguments, timeout=timeout)
         finally:
             await self._release(connection)
 
@@ -211,7 +212,8 @@ class Database:
         """Drop our own pool without a wait, where nobody is left to close it."""
         self._is_closed = True
         if self._url is not None and self._pool is not None:
-            self._pool.terminate()
+            with suppress(RuntimeError):  # its loop is closed, and the sockets go with it
+                self._pool.terminate()
 
     async def _open(self) -> None:
         if self._url is not None:
