@@ -11,7 +11,7 @@ from streamstores.backends._s3.streams import Known, Streams
 from streamstores.errors import StreamNotFound, StreamStoreError
 
 _GROWTH = 1.5
-_BEHIND_SECONDS = 0.5
+_BEHIND_SECONDS = 1.0
 
 
 class Pollers:
