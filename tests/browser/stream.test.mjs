@@ -24,6 +24,11 @@ async function until(condition) {
   while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
 }
 
+/** Let everything happen that waits for no timer. */
+function settle() {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
 class MemoryStorage {
   items = new Map();
   getItem = (key) => this.items.get(key) ?? null;
@@ -232,6 +237,23 @@ test("stop reads what the server has saved before it says stopped", async () => 
   assert.deepEqual([stream.status, stream.text], ["stopped", "one two"]);
 });
 
+test("stop ends the pause before a reconnect", async (t) => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  t.after(() => mock.timers.reset());
+  const { server, stream } = start();
+  void stream.send("Why?");
+  const first = await server.next();
+  first.open();
+  await settle();
+  first.cut();
+  await settle();
+  assert.equal(stream.status, "reconnecting");
+  void stream.stop();
+  (await server.next("POST /stream/stop")).answer(200, { state: "stopped", tail: 3 });
+  await server.next("GET /stream/resume mode=follow"); // no timer has been moved
+  stream.abort();
+});
+
 test("stop is at its end where all that was saved is here, whatever the connection does", async () => {
   const { server, stream } = start();
   void stream.send("Why?");
@@ -282,7 +304,9 @@ test("Retry-After is waited for", async (t) => {
   const exchange = await server.next();
   exchange.refuse(429, "too_many_streams", { "Retry-After": "7" });
   while (stream.status !== "reconnecting") await Promise.resolve();
+  await settle();
   mock.timers.tick(6_999);
+  await settle();
   assert.equal(server.isAsked, false);
   mock.timers.tick(1);
   await server.next("POST /stream");
@@ -297,8 +321,9 @@ test("the pauses double, and half of each is chance", async (t) => {
   let exchange = await server.next();
   for (const pauseMs of [1_000, 2_000, 4_000]) {
     exchange.fail();
-    for (let n = 0; n < 20; n++) await Promise.resolve();
+    await settle();
     mock.timers.tick(pauseMs / 2 - 1);
+    await settle();
     assert.equal(server.isAsked, false);
     mock.timers.tick(pauseMs / 2 + 1);
     exchange = await server.next("POST /stream");
@@ -313,10 +338,31 @@ test("resume ends a pause", async () => {
   void stream.send("Why?");
   (await server.next()).fail();
   await until(() => stream.status === "reconnecting");
-  await new Promise((resolve) => setImmediate(resolve));
+  await settle();
   void stream.resume();
   await server.next("POST /stream");
   stream.abort();
+});
+
+test("a listener may begin another stream in the middle of a chunk", async () => {
+  const pieces = [];
+  let isFirst = true;
+  const onText = (piece) => {
+    pieces.push(piece);
+    if (isFirst) void stream.send("Why not?");
+    isFirst = false;
+  };
+  const { server, stream } = start({ onText });
+  void stream.send("Why?");
+  const first = await server.next();
+  first.open();
+  first.send(event("", "a", 1) + event("", "b", 2));
+  const second = await server.next();
+  second.open();
+  second.send(event("", "c", 1), DONE);
+  await until(() => stream.status === "done");
+  assert.deepEqual(pieces, ["a", "c"]);
+  assert.equal(stream.text, "c");
 });
 
 test("a second send leaves the first stream behind", async () => {

@@ -500,6 +500,15 @@ export class Stream {
     return this.#run(reading);
   }
 
+  /**
+   * Reconnect without being asked to, so without continuing what is stopped.
+   * @param {Reading} reading
+   */
+  #return(reading) {
+    if (reading.request === "continue") reading.request = "follow";
+    void this.#restart(reading);
+  }
+
   /** @param {Reading} reading */
   #run(reading) {
     this.#suspended = false;
@@ -606,20 +615,18 @@ export class Stream {
     const body = /** @type {ReadableStream<Uint8Array>} */ (response.body);
     const reader = body.getReader();
     const parser = new EventParser();
-    const { signal } = connection;
-    while (!signal.aborted) {
+    for (;;) {
       const { done, value } = await reader.read();
-      if (done)
-        throw new StreamError("the connection ended before the stream", { code: "cut" });
+      if (done) throw new StreamError("the connection broke off", { code: "cut" });
       reading.heardAt = Date.now();
       for (const event of parser.push(value)) {
-        if (signal.aborted) return;
+        connection.signal.throwIfAborted(); // a listener may have begun another stream
         if (this.#take(event, reading)) {
           void drain(reader, connection);
           return;
         }
       }
-      if (!signal.aborted) this.#notify();
+      this.#notify();
     }
   }
 
@@ -746,8 +753,7 @@ export class Stream {
       return false;
     }
     if (!answer) return true;
-    reading.answered = true; // a stream that was stopped is there: do not send it again
-    if (reading.request === "send") reading.request = "follow";
+    reading.answered = true; // a stream that was stopped is there
     await this.#awaitRest(reading, answer);
     return true;
   }
@@ -823,7 +829,7 @@ export class Stream {
   /** Somebody watches again: read what `id`, the storage or `destroy()` left. */
   #revive() {
     if (typeof document === "undefined") return; // a server renders this
-    if (this.#suspended && this.#reading) void this.#restart(this.#reading);
+    if (this.#suspended && this.#reading) this.#return(this.#reading);
     else if (this.#isNew) void this.follow();
     else this.#listen();
   }
@@ -864,10 +870,8 @@ export class Stream {
   #wake(reopen) {
     const reading = this.#reading;
     if (!reading) return;
-    if (this.status === "disconnected") {
-      if (reading.request === "continue") reading.request = "follow"; // the user is not asking
-      void this.#restart(reading);
-    } else if (this.loading) {
+    if (this.status === "disconnected") this.#return(reading);
+    else if (this.loading) {
       reading.reconnects = 0;
       if (reading.endPause || reopen || reading.isSilent) reading.reopen();
     }
