@@ -237,6 +237,19 @@ test("stop reads what the server has saved before it says stopped", async () => 
   assert.deepEqual([stream.status, stream.text], ["stopped", "one two"]);
 });
 
+test("a stream that was stopped and then deleted is gone, not unsent", async () => {
+  const { server, stream } = start();
+  void stream.send("Why?");
+  const sending = await server.next("POST /stream");
+  const stopped = stream.stop();
+  (await server.next("POST /stream/stop")).answer(200, { state: "stopped", tail: 3 });
+  await settle();
+  sending.fail();
+  (await server.next("GET /stream/resume mode=follow")).refuse(404, "not_found");
+  await stopped;
+  assert.deepEqual([stream.status, stream.error?.code], ["error", "not_found"]);
+});
+
 test("stop ends the pause before a reconnect", async (t) => {
   mock.timers.enable({ apis: ["setTimeout"] });
   t.after(() => mock.timers.reset());
