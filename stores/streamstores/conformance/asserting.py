@@ -108,7 +108,7 @@ async def within(seconds: float, awaitable: Awaitable[T], what: str) -> T:
         if not task.done():
             task.cancel()
     if not done:
-        await asyncio.wait([task])
+        await asyncio.gather(task, return_exceptions=True)
         raise AssertionError(f"{what}: nothing happened for {seconds:g} seconds")
     return await task
 
