@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from streamstores.conformance import Target, contract_tests, target_of
+from streamstores.conformance import Target, contract_tests, model_tests, target_of
 from tests.services.redis import shared, with_own_prefix
 
-VARIANTS = ["valkey", "redis-6.2", "tls", "sentinel", "cluster", "cluster-6.2"]
+VARIANTS = ["valkey", "redis-6.2", "tls", "sentinel", "cluster"]
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -15,9 +15,10 @@ def target(request: pytest.FixtureRequest) -> Target:
     return target_of(with_own_prefix(shared(request.param)))
 
 
-@pytest.fixture(scope="module", params=["valkey", "cluster"])
+@pytest.fixture(scope="module", params=["valkey", "cluster-6.2"])
 def model_target(request: pytest.FixtureRequest) -> Target:
     return target_of(with_own_prefix(shared(request.param)))
 
 
 test_contract = contract_tests("target")
+test_model = model_tests("model_target")
