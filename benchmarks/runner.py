@@ -13,7 +13,7 @@ from tests.services import Unavailable
 from benchmarks.cases.case import Case
 from benchmarks.results import Figures, Result
 from benchmarks.services import Service, service
-from benchmarks.sizes import TINY, Sizes
+from benchmarks.sizes import FULL, TINY, Sizes
 from benchmarks.subjects import SUBJECTS, NotOffered, load
 from benchmarks.trial import Trial
 
@@ -72,10 +72,12 @@ def _run_case(
     running: Service,
     report: Report,
 ) -> list[Result]:
-    """One tiny round to warm up, which also finds what is not offered, then the rounds."""
+    """The rounds; at full size after a tiny one to warm up."""
     started = time.monotonic()
+    if not case.with_peers:
+        names = [name for name in names if name in ("raw", "streamstores")]
     paired = _Rounds(partial(_attempt, backend, case, running), names)
-    if sizes is not TINY:
+    if sizes is FULL:
         paired.play(TINY)
         paired.forget_figures()
     for _ in range(rounds):

@@ -42,3 +42,4 @@ class Case(NamedTuple):
     """Figures by the names of the metrics; one left out has none for this subject."""
     metrics: tuple[Metric, ...]
     backends: frozenset[str] = EVERYWHERE
+    with_peers: bool = True

@@ -31,7 +31,7 @@ async def replay_big_records(trial: Trial) -> dict[str, float]:
 async def _replay(subject: Subject, chunks: Sequence[bytes]) -> float:
     """Seconds from the first question to the last record."""
     await subject.create("s")
-    await subject.write("s", chunks)
+    await subject.fill("s", chunks)
     complete = asyncio.get_running_loop().create_future()
     taken = 0
 

@@ -15,6 +15,10 @@ Take = Callable[[bytes], object]
 """Called with the bytes of each record as it arrives."""
 
 
+MAX_CONNECTIONS = 4_000
+"""Of a redis-py pool: those of its own choice are too few for the peers' many readers."""
+
+
 class NotOffered(Exception):
     """The subject has no such function."""
 
@@ -41,6 +45,10 @@ class Subject:
     async def write(self, stream_id: str, chunks: Sequence[bytes]) -> None:
         """Write as fast as the subject knows how to; all are stored when it returns."""
         await self.append_each(stream_id, chunks)
+
+    async def fill(self, stream_id: str, chunks: Sequence[bytes]) -> None:
+        """The same without being measured: by whatever way is fast."""
+        await self.write(stream_id, chunks)
 
     async def produce(self, stream_id: str, source: AsyncIterator[bytes]) -> None:
         """Write what a source yields, at the pace of the source, as a model's answer is."""
@@ -81,7 +89,7 @@ SUBJECTS: dict[str, dict[str, str]] = {
     },
     "s3": {
         "raw": "raw_s3:RawS3",
-        "streamstores": "ours:OursInS3",
+        "streamstores": "ours_s3:OursInS3",
     },
 }
 

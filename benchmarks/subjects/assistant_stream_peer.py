@@ -12,7 +12,7 @@ from assistant_stream.resumable import (
 )
 from redis.asyncio import Redis
 
-from benchmarks.subjects import Subject, Take, take_option
+from benchmarks.subjects import MAX_CONNECTIONS, Subject, Take, take_option
 
 
 class InMemory(Subject):
@@ -44,7 +44,7 @@ class InMemory(Subject):
 class InRedis(InMemory):
     async def open(self) -> None:
         url, prefix = take_option(self.url, "prefix")
-        self._client = Redis.from_url(url)
+        self._client = Redis.from_url(url, max_connections=MAX_CONNECTIONS)
         self.store = create_redis_resumable_stream_store(self._client, key_prefix=prefix)
 
     async def aclose(self) -> None:

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Sequence
 from fastapi_resumable_stream import ResumableStream
 from redis.asyncio import Redis
 
-from benchmarks.subjects import NotOffered, Subject, Take, take_option
+from benchmarks.subjects import MAX_CONNECTIONS, NotOffered, Subject, Take, take_option
 
 
 class InRedis(Subject):
     async def open(self) -> None:
         url, prefix = take_option(self.url, "prefix")
-        self._client = Redis.from_url(url)
+        self._client = Redis.from_url(url, max_connections=MAX_CONNECTIONS)
         self._stream = ResumableStream(self._client, prefix=prefix)
 
     async def aclose(self) -> None:

@@ -34,10 +34,9 @@ class Ours(Subject):
         await writer.aclose()
 
     async def produce(self, stream_id: str, source: AsyncIterator[bytes]) -> None:
-        writer = StreamWriter(self.store, stream_id)
-        async for chunk in source:
-            await writer.write(chunk)
-        await writer.aclose()
+        async with StreamWriter(self.store, stream_id) as writer:
+            async for chunk in source:
+                await writer.write(chunk)
 
     async def follow(self, stream_id: str, take: Take) -> None:
         async for record in follow(self.store, stream_id):

@@ -70,6 +70,9 @@ class RawPostgres(Subject):
         for chunk in chunks:
             await self._pool.execute(self._append, stream_id, chunk)
 
+    async def fill(self, stream_id: str, chunks: Sequence[bytes]) -> None:
+        await self._pool.executemany(self._append, [(stream_id, chunk) for chunk in chunks])
+
     async def produce(self, stream_id: str, source: AsyncIterator[bytes]) -> None:
         async for chunk in source:
             await self._pool.execute(self._append_and_notify, stream_id, chunk)

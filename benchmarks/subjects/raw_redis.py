@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from redis.asyncio import BlockingConnectionPool, Redis
 
-from benchmarks.subjects import Subject, Take, take_option
+from benchmarks.subjects import MAX_CONNECTIONS, Subject, Take, take_option
 
 _APPEND = """
 redis.call('XADD', KEYS[2], '*', 'd', ARGV[1])
@@ -26,7 +26,7 @@ class RawRedis(Subject):
         self._plain_url, self._prefix = take_option(self.url, "prefix")
         self._client = Redis.from_url(self._plain_url)
         self._readers = BlockingConnectionPool.from_url(
-            self._plain_url, max_connections=2_000, timeout=60
+            self._plain_url, max_connections=MAX_CONNECTIONS, timeout=60
         )
         self._sha = await self._client.script_load(_APPEND)
 
@@ -43,6 +43,14 @@ class RawRedis(Subject):
         _, records = self._keys(stream_id)
         for chunk in chunks:
             await self._client.xadd(records, {"d": chunk})
+
+    async def fill(self, stream_id: str, chunks: Sequence[bytes]) -> None:
+        _, records = self._keys(stream_id)
+        for start in range(0, len(chunks), _PAGE):
+            pipeline = self._client.pipeline(transaction=False)
+            for chunk in chunks[start : start + _PAGE]:
+                pipeline.xadd(records, {"d": chunk})
+            await pipeline.execute()
 
     async def produce(self, stream_id: str, source: AsyncIterator[bytes]) -> None:
         _, records = self._keys(stream_id)

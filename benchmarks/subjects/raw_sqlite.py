@@ -53,6 +53,9 @@ class RawSQLite(Subject):
             await self._in(self._writer, self._append, stream_id, chunk)
             self._wake()
 
+    async def fill(self, stream_id: str, chunks: Sequence[bytes]) -> None:
+        await self._in(self._writer, self._append_all, stream_id, chunks)
+
     async def produce(self, stream_id: str, source: AsyncIterator[bytes]) -> None:
         async for chunk in source:
             await self._in(self._writer, self._append, stream_id, chunk)
@@ -100,10 +103,14 @@ class RawSQLite(Subject):
         self._write_connection.execute("INSERT INTO streams VALUES (?, 0, 0)", (stream_id,))
 
     def _append(self, stream_id: str, chunk: bytes) -> None:
+        self._append_all(stream_id, [chunk])
+
+    def _append_all(self, stream_id: str, chunks: Sequence[bytes]) -> None:
         connection = self._write_connection
         connection.execute("BEGIN IMMEDIATE")
-        (tail,) = connection.execute(_UPDATE, (len(chunk), stream_id)).fetchone()
-        connection.execute(_INSERT, (stream_id, tail, chunk))
+        for chunk in chunks:
+            (tail,) = connection.execute(_UPDATE, (len(chunk), stream_id)).fetchone()
+            connection.execute(_INSERT, (stream_id, tail, chunk))
         connection.execute("COMMIT")
 
     def _read(self, stream_id: str, end: int) -> list[tuple[int, bytes]]:

@@ -8,7 +8,7 @@ from typing import Any
 from redis.asyncio import Redis
 from resumable_sse.factory import get_streamer
 
-from benchmarks.subjects import Subject, Take, take_option
+from benchmarks.subjects import MAX_CONNECTIONS, Subject, Take, take_option
 
 
 class InMemory(Subject):
@@ -37,7 +37,7 @@ class InMemory(Subject):
 class InRedis(InMemory):
     async def open(self) -> None:
         url, prefix = take_option(self.url, "prefix")
-        self._client = Redis.from_url(url)
+        self._client = Redis.from_url(url, max_connections=MAX_CONNECTIONS)
         self._streamer = get_streamer(
             backend="redis",
             redis_client=self._client,

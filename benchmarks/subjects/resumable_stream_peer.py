@@ -15,12 +15,13 @@ from resumable_stream import (
     create_resumable_stream_context,
 )
 
-from benchmarks.subjects import Subject, Take, take_option
+from benchmarks.subjects import MAX_CONNECTIONS, Subject, Take, take_option
 
 
 class InRedis(Subject):
     async def open(self) -> None:
         url, prefix = take_option(self.url, "prefix")
+        url += f"?max_connections={MAX_CONNECTIONS}"
         self._publisher, self._subscriber = RedisPublisher(url), RedisSubscriber(url)
         await self._publisher.connect()
         await self._subscriber.connect()
