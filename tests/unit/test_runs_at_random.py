@@ -1,0 +1,125 @@
+"""Runs under a random series of stops, resumes, deaths and restarts: whatever happens, every
+reader reads the same text, in which nothing is lost and nothing is twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from streamstores import (
+    MemoryStreamStore,
+    SQLiteStreamStore,
+    State,
+    StoreUnavailable,
+    StreamInfo,
+    StreamStore,
+)
+from streamstores.runs import Runs
+
+COUNT = 400
+WHOLE = b"".join(b"%d " % number for number in range(COUNT))
+
+
+class Process:
+    """A `Runs` on a store of its own that counts, and can die."""
+
+    def __init__(self, store: StreamStore) -> None:
+        self.store = store
+        self.runs = Runs(store, revive=self._revive, heartbeat=0.02, pause_for=0.2)
+
+    def _revive(self, info: StreamInfo) -> AsyncIterator[bytes]:
+        return self.count(info)
+
+    async def count(self, info: StreamInfo | None = None) -> AsyncIterator[bytes]:
+        """The numbers, on from those in the stream."""
+        first = 0 if info is None else await self._next_number(info)
+        for number in range(first, COUNT):
+            yield b"%d " % number
+            if random.random() < 0.2:
+                await asyncio.sleep(random.choice([0, 0, 0.001, 0.03]))
+
+    async def _next_number(self, info: StreamInfo) -> int:
+        text = b""
+        while len(text) < info.tail:
+            page = await self.store.read(info.id, len(text))
+            text += b"".join(record.data for record in page.records)
+        assert WHOLE.startswith(text)
+        return len(text.split())
+
+    async def die(self) -> None:
+        """Everything that runs here ends at once, and the store hears nothing of it."""
+        for run in list(self.runs._held):
+            writer = run._writer._task
+            assert writer is not None
+            writer.cancel()
+            run.task.cancel()
+            await asyncio.wait([run.task])
+
+    async def restart(self) -> None:
+        await self.runs.aclose()
+        self.runs = Runs(self.store, revive=self._revive, heartbeat=0.02, pause_for=0.2)
+
+
+async def read(process: Process, chance: random.Random) -> None:
+    """Read the stream to its end, with connections that are cut at random places."""
+    text = b""
+    while True:
+        info = await process.store.info("s")
+        if info.state is State.STOPPED:
+            await asyncio.sleep(0.005)
+            continue
+        with suppress(StoreUnavailable):  # its process restarts
+            follower = await process.runs.follow(info, len(text))
+            batches = chance.randrange(1, 40)
+            while batches and (batch := await follower.batch()):
+                text += b"".join(record.data for record in batch)
+                batches -= 1
+            await follower.aclose()
+            assert WHOLE.startswith(text)
+            if follower.info.state is State.DONE and len(text) == follower.info.tail:
+                assert text == WHOLE
+                return
+
+
+async def disturb(processes: list[Process], chance: random.Random) -> None:
+    """Stop, resume, kill and restart, then leave the stream to its end."""
+    for _ in range(40):
+        process = chance.choice(processes)
+        what = chance.choice(["stop", "resume", "resume", "resume", "die", "restart"])
+        with suppress(StoreUnavailable):
+            if what in ("stop", "resume"):
+                await getattr(process.runs, what)("s")
+            else:
+                await getattr(process, what)()
+        await asyncio.sleep(chance.choice([0, 0, 0.002, 0.02, 0.1]))
+    while not (info := await processes[0].store.info("s")).state.is_final:
+        if info.state is State.STOPPED:
+            await processes[0].runs.resume("s")
+        await asyncio.sleep(0.01)
+    assert info.state is State.DONE
+
+
+@pytest.mark.parametrize("backend", ["memory", "sqlite"])
+@pytest.mark.parametrize("seed", range(4))
+async def test_every_reader_reads_the_same_text(
+    seed: int, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamstores.runs.ANSWER_SECONDS", 0.05)
+    chance = random.Random(seed)
+    async with AsyncExitStack() as stack:
+        memory = MemoryStreamStore()
+        processes = []
+        for _ in range(3):
+            path = tmp_path / "random.db"
+            store = memory if backend == "memory" else SQLiteStreamStore(path)
+            await stack.enter_async_context(store)
+            processes.append(Process(store))
+            stack.push_async_callback(processes[-1].restart)
+        await processes[0].runs.start("s", processes[0].count())
+        readers = [read(process, chance) for process in processes * 2]
+        await asyncio.wait_for(asyncio.gather(*readers, disturb(processes, chance)), 60)
