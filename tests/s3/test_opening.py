@@ -177,7 +177,7 @@ async def test_what_somebody_else_put_below_the_prefix_does_no_harm(place: Place
     await store.create("a")
 
     def meddle(client: object) -> None:
-        for key in ("due/hello", "due/x/stream/y", "probe/z", "other"):
+        for key in ("streams/", "streams/x.txt", "due/hello", "due/x/stream/y", "probe/z", "other"):
             put = client.put_object  # type: ignore[attr-defined]  # boto3 has no types
             put(Bucket=place.server.bucket, Key=f"{place.server.prefix}{place.prefix}/{key}")
 

@@ -14,8 +14,9 @@ from streamstores._rules import check_end_state, check_mutation, check_state
 from streamstores._wakeups import Wakeups
 from streamstores.backends._s3 import options as s3_options
 from streamstores.backends._s3.calendar import Calendar
-from streamstores.backends._s3.commits import Commits, Delete, Expire
+from streamstores.backends._s3.commits import Commits, Delete
 from streamstores.backends._s3.creating import Creator
+from streamstores.backends._s3.heads import Expire, Heads
 from streamstores.backends._s3.keys import Keys
 from streamstores.backends._s3.packing import Packer
 from streamstores.backends._s3.polling import Pollers
@@ -88,10 +89,13 @@ class S3StreamStore:
             streams, self._wakeups, options.poll_min, options.poll_max
         )
         calendar = Calendar(bucket, keys, options.grace)
-        self._commits = commits = Commits(streams, bucket, keys, calendar, self.limits)
-        self._creator = Creator(streams, bucket, keys, calendar, commits)
-        self._packer = packer = Packer(streams, bucket, keys, calendar, commits)
-        self._sweeper = Sweeper(streams, bucket, keys, calendar, commits, packer, options.grace)
+        heads = Heads(streams, bucket, keys, calendar)
+        self._commits = commits = Commits(streams, bucket, keys, calendar, heads, self.limits)
+        self._creator = Creator(streams, bucket, keys, calendar, commits, heads)
+        self._packer = packer = Packer(streams, bucket, keys, calendar, heads)
+        self._sweeper = Sweeper(
+            streams, bucket, keys, calendar, commits, heads, packer, options.grace
+        )
         commits.on_commit = _Committed(pollers, packer)
         self._tasks = Tasks()
         self._opening: asyncio.Task[None] | None = None
@@ -243,6 +247,14 @@ class S3StreamStore:
         await self._sweeper.scan()
         return ended
 
+    def iam_policy(self) -> dict[str, Any]:
+        """The least that the store's account needs, as a policy for AWS IAM."""
+        return s3_options.iam_policy(self._options)
+
+    def lifecycle_rule(self) -> dict[str, Any]:
+        """A rule that the bucket should have; see docs/stores/s3.md."""
+        return s3_options.lifecycle_rule(self._options)
+
     async def aclose(self) -> None:
         if self._is_closed:
             return
@@ -295,7 +307,7 @@ class S3StreamStore:
 
     async def _infos(self, head_keys: Sequence[str]) -> Sequence[StreamInfo]:
         """The streams of these heads that live."""
-        ids = [self._keys.id_of(key) for key in head_keys]
+        ids = [self._keys.id_of(key) for key in head_keys if self._keys.is_head(key)]
         found = await asyncio.gather(*map(self._info_or_none, ids))
         return [info for info in found if info is not None]
 

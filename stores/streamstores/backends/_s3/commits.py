@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 from streamstores._rules import Mutation, changes_nothing, mutated, refuse
 from streamstores.backends._s3 import blocks
-from streamstores.backends._s3.blocks import Block, Layout
+from streamstores.backends._s3.blocks import Block
 from streamstores.backends._s3.calendar import Calendar
+from streamstores.backends._s3.heads import Expire, Heads, expiring
 from streamstores.backends._s3.keys import Keys
-from streamstores.backends._s3.streams import Known, Moved, Streams, after
+from streamstores.backends._s3.streams import Known, Streams, after
 from streamstores.backends._s3.tasks import Tasks
-from streamstores.backends._s3.transport import FOUND, MISSING, REFUSED, WRITTEN, Bucket
+from streamstores.backends._s3.transport import FOUND, MISSING, WRITTEN, Bucket
 from streamstores.errors import (
     OutcomeUnknown,
     StoreUnavailable,
@@ -26,15 +25,6 @@ from streamstores.errors import (
 )
 from streamstores.limits import Limits
 from streamstores.store import StreamInfo
-
-_SAME_END_SECONDS = 0.5  # an `expire` that moves the end by less writes nothing
-
-
-class Expire(NamedTuple):
-    """A checked request to `expire`."""
-
-    ttl: float | None
-    expires_at: datetime | None
 
 
 class Delete(NamedTuple):
@@ -97,6 +87,7 @@ class Commits:
         bucket: Bucket,
         keys: Keys,
         calendar: Calendar,
+        heads: Heads,
         limits: Limits,
     ) -> None:
         self.on_commit: Callable[[Known], None] = _ignore
@@ -104,17 +95,11 @@ class Commits:
         self._bucket = bucket
         self._keys = keys
         self._calendar = calendar
+        self._heads = heads
         self._limits = limits
         self._queues: dict[str, list[_Waiting]] = {}
         self._tasks = Tasks()
         self._is_closed = False
-        self._writer = secrets.token_hex(8)
-        self._writes = 0
-
-    def nonce(self) -> str:
-        """A name for one PUT."""
-        self._writes += 1
-        return f"{self._writer}-{self._writes}"
 
     async def submit(self, stream_id: str, request: Request) -> StreamInfo:
         """The result of a request; one that is cancelled before its turn is left out."""
@@ -147,13 +132,11 @@ class Commits:
             if self._is_closed:
                 raise StoreUnavailable("the store was closed")
             await self._commit(stream_id, batch)
-        except StreamStoreError as exc:
+        except Exception as exc:
             _fail(batch, exc)
-        except BaseException as exc:
+        except BaseException:
             _fail(batch, StoreUnavailable("the store stopped in the middle"))
-            if not isinstance(exc, Exception):
-                raise
-            raise AssertionError("a defect of the S3 store") from exc
+            raise
 
     def _take(self, queue: list[_Waiting]) -> list[_Waiting]:
         """As many requests as one segment may hold. `expire` ends a batch, as what follows
@@ -226,7 +209,7 @@ class Commits:
             known.generation,
             known.number + 1,
             known.info.tail,
-            self.nonce(),
+            self._heads.nonce(),
             plan.info,
             known.info.expires_at,
             due,
@@ -241,7 +224,7 @@ class Commits:
         now_known = after(known, block, date)
         if plan.kind == blocks.TOMBSTONE:
             with suppress(StoreUnavailable, OutcomeUnknown):  # a sweep will do it
-                await self.remove_head(known)
+                await self._heads.remove(known)
             return now_known
         self._streams.learn(now_known, block)
         self.on_commit(now_known)
@@ -306,43 +289,10 @@ class Commits:
             known.generation,
             known.number + 1,
             known.info.tail,
-            self.nonce(),
+            self._heads.nonce(),
             known.info,
         )
         return await self.put_segment(known, tombstone) is not None
-
-    async def remove_head(self, known: Known) -> bool:
-        """Free the id, where the head is still `known`'s; what the stream leaves behind is
-        noted in the calendar. False: somebody else did it."""
-        key = self._keys.head(known.info.id)
-        with suppress(StoreUnavailable, OutcomeUnknown):
-            await self._calendar.note_rest(known.generation)
-        if self._bucket.removes_conditionally:
-            answer = await self._bucket.delete(key, match=known.etag)
-            if answer.in_doubt and answer.status == REFUSED:
-                raise OutcomeUnknown(f"the end of stream {known.info.id!r} got no answer")
-            return answer.status == WRITTEN or (answer.status == MISSING and answer.in_doubt)
-        head = Block(blocks.VACANT, known.info.id, "", 0, 0, self.nonce())
-        return await self.put_head(head, match=known.etag) is not None
-
-    async def put_head(
-        self, head: Block, *, match: str | None = None, absent: bool = False
-    ) -> tuple[str, float] | None:
-        """ETag and S3's time where the head was written; None where another was first.
-
-        Raises `OutcomeUnknown` where it may have been, and another has replaced it.
-        """
-        key = self._keys.head(head.stream_id)
-        body = blocks.encode(head)
-        answer = await self._bucket.put(key, body, match=match, absent=absent)
-        if answer.status == WRITTEN:
-            return answer.etag, answer.date
-        if not answer.in_doubt:
-            return None
-        found = await self._bucket.get(key)
-        if found.status == FOUND and blocks.decode(found.body, key).nonce == head.nonce:
-            return found.etag, found.date
-        raise OutcomeUnknown(f"the write to stream {head.stream_id!r} got no answer")
 
     async def _answer_finished(self, known: Known, batch: list[_Waiting]) -> None:
         """On a finished stream nothing is appended: its head alone decides the rest."""
@@ -350,86 +300,10 @@ class Commits:
             if isinstance(waiting.request, Mutation):
                 _deliver(self._plan(known.info, [waiting]))
             elif isinstance(waiting.request, Expire):
-                _succeed(waiting, await self._expire_finished(known, waiting.request))
+                _succeed(waiting, await self._heads.expire(known, waiting.request))
             else:
-                await self._delete_finished(known)
+                await self._heads.delete(known)
                 _succeed(waiting, known.info)
-
-    async def _expire_finished(self, known: Known, request: Expire) -> StreamInfo:
-        while True:
-            info = expiring(known.info, request, self._bucket.clock.now())
-            if info is known.info:
-                return info
-            due = await self._calendar.note_end(info, known.due)
-            new = await self.seal(known, info, due, known.layout)
-            if new is not None:
-                return new.info
-            known = await self._streams.living(info.id)
-
-    async def seal(
-        self, known: Known, info: StreamInfo, due: int | None, layout: Layout | None
-    ) -> Known | None:
-        """Make the head of a finished stream tell its info; None where it has changed."""
-        try:
-            first = await self._streams.fetch(known, 0)
-        except Moved:
-            return None
-        head = first._replace(
-            kind=blocks.SEALED,
-            nonce=self.nonce(),
-            info=info,
-            due=due,
-            layout=layout or Layout(known.number),
-            written_at=self._streams.seconds(),
-        )
-        return await self.replace_head(known, head)
-
-    async def replace_head(self, known: Known, head: Block) -> Known | None:
-        written = await self.put_head(head, match=known.etag)
-        if written is None:
-            return None
-        assert head.info is not None
-        assert head.layout is not None
-        etag, date = written
-        self._streams.cache.put(head)
-        return self._streams.learn(
-            known._replace(
-                info=head.info,
-                head=head.kind,
-                etag=etag,
-                nonce=head.nonce,
-                number=head.layout.number,
-                due=head.due,
-                layout=head.layout,
-                proved_at=date,
-            )
-        )
-
-    async def _delete_finished(self, known: Known) -> None:
-        stream_id = known.info.id
-        while not await self.remove_head(known):
-            known = await self._streams.living(stream_id)
-        self._streams.forget(stream_id)
-        if known.layout is not None and known.layout.key is not None:
-            with suppress(StoreUnavailable, OutcomeUnknown):
-                await self._bucket.delete(known.layout.key)
-
-
-def expiring(info: StreamInfo, request: Expire, now: datetime) -> StreamInfo:
-    """The info after `expire`; the same object where nothing needs to be written."""
-    end = request.expires_at
-    if request.ttl is not None:
-        end = now + timedelta(seconds=request.ttl)
-    if request.ttl == info.ttl and _is_same(end, info.expires_at, request.ttl):
-        return info
-    return info._replace(ttl=request.ttl, expires_at=end)
-
-
-def _is_same(end: datetime | None, before: datetime | None, ttl: float | None) -> bool:
-    if end is None or before is None or ttl is None:
-        return end == before
-    slack = min(_SAME_END_SECONDS, ttl / 10)
-    return math.fabs((end - before).total_seconds()) < slack
 
 
 def _ignore(known: Known) -> None:
@@ -449,7 +323,7 @@ def _succeed(waiting: _Waiting, info: StreamInfo) -> None:
         waiting.future.set_result(info)
 
 
-def _fail(batch: list[_Waiting], error: StreamStoreError) -> None:
+def _fail(batch: list[_Waiting], error: Exception) -> None:
     for waiting in batch:
         if not waiting.future.done():
             waiting.future.set_exception(error)

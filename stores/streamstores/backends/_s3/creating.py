@@ -8,6 +8,7 @@ from streamstores.backends._s3 import blocks
 from streamstores.backends._s3.blocks import Block
 from streamstores.backends._s3.calendar import Calendar
 from streamstores.backends._s3.commits import Commits
+from streamstores.backends._s3.heads import Heads
 from streamstores.backends._s3.keys import Keys, new_generation
 from streamstores.backends._s3.streams import Known, Streams, known_of
 from streamstores.backends._s3.transport import FOUND, MISSING, Answer, Bucket
@@ -28,12 +29,14 @@ class Creator:
         keys: Keys,
         calendar: Calendar,
         commits: Commits,
+        heads: Heads,
     ) -> None:
         self._streams = streams
         self._bucket = bucket
         self._keys = keys
         self._calendar = calendar
         self._commits = commits
+        self._heads = heads
 
     async def create(self, info: StreamInfo, chunks: tuple[bytes, ...]) -> Known:
         """Write the head, with the first records in it; raises `StreamExists`.
@@ -48,7 +51,7 @@ class Creator:
             new_generation(),
             0,
             0,
-            self._commits.nonce(),
+            self._heads.nonce(),
             info,
             None,
             due,
@@ -59,7 +62,7 @@ class Creator:
         )
         match = None
         while True:
-            written = await self._commits.put_head(head, match=match, absent=match is None)
+            written = await self._heads.put(head, match=match, absent=match is None)
             if written is not None:
                 return self._begun(head, *written)
             match = await self._free(info.id)

@@ -26,6 +26,7 @@ _LAST_NUMBER = 9_999_999_999
 _PART = 200  # MinIO on a file system takes at most 255 bytes between two slashes
 _END = ".stream"  # no part of an id ends so: no head is the folder of another
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
+_NAME = re.compile(r"([A-Za-z0-9_/-]|![0-9A-F]{2})+")
 _ESCAPED = re.compile(r"!([0-9A-F]{2})")
 
 
@@ -49,6 +50,11 @@ class Keys:
 
     def head(self, stream_id: str) -> str:
         return f"{self.heads}{escaped(stream_id)}{_END}"
+
+    def is_head(self, key: str) -> bool:
+        """Whether a key in the folder of heads is one, and not somebody else's."""
+        name = key[len(self.heads) : -len(_END)]
+        return key.endswith(_END) and _NAME.fullmatch(name) is not None
 
     def heads_of(self, id_prefix: str) -> str:
         """What the keys of all heads of ids with this prefix begin with, and no other."""

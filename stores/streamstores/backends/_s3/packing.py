@@ -16,7 +16,7 @@ from contextlib import suppress
 from streamstores.backends._s3 import blocks
 from streamstores.backends._s3.blocks import Block, Layout
 from streamstores.backends._s3.calendar import Calendar
-from streamstores.backends._s3.commits import Commits
+from streamstores.backends._s3.heads import Heads
 from streamstores.backends._s3.keys import Keys
 from streamstores.backends._s3.reading import all_blocks
 from streamstores.backends._s3.streams import Known, Moved, Streams
@@ -48,13 +48,13 @@ class Packer:
     """Packs finished streams, one at a time, in the background."""
 
     def __init__(
-        self, streams: Streams, bucket: Bucket, keys: Keys, calendar: Calendar, commits: Commits
+        self, streams: Streams, bucket: Bucket, keys: Keys, calendar: Calendar, heads: Heads
     ) -> None:
         self._streams = streams
         self._bucket = bucket
         self._keys = keys
         self._calendar = calendar
-        self._commits = commits
+        self._heads = heads
         self._turn = asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -117,7 +117,7 @@ class Packer:
 
     async def _into_object(self, known: Known) -> bool:
         key = self._keys.pack(known.generation)
-        packed = _Packed(self._bucket, key, known, self._commits.nonce())
+        packed = _Packed(self._bucket, key, known, self._heads.nonce())
         try:
             async for block in all_blocks(self._streams, known):
                 await packed.add(block)
@@ -147,7 +147,7 @@ class Packer:
             known.generation,
             0,
             0,
-            self._commits.nonce(),
+            self._heads.nonce(),
             info,
             None,
             known.due,
@@ -156,7 +156,7 @@ class Packer:
             tuple(lengths),
             payload,
         )
-        return await self._commits.replace_head(known, head) is not None
+        return await self._heads.replace(known, head) is not None
 
 
 def _check_whole(known: Known, found: int) -> None:

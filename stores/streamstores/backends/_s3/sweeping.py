@@ -10,6 +10,7 @@ from streamstores.backends._s3 import blocks
 from streamstores.backends._s3.blocks import Block
 from streamstores.backends._s3.calendar import Calendar
 from streamstores.backends._s3.commits import Commits
+from streamstores.backends._s3.heads import Heads
 from streamstores.backends._s3.keys import Keys
 from streamstores.backends._s3.packing import Packer, is_packed
 from streamstores.backends._s3.streams import Known, Streams
@@ -40,6 +41,7 @@ class Sweeper:
         keys: Keys,
         calendar: Calendar,
         commits: Commits,
+        heads: Heads,
         packer: Packer,
         grace: float,
     ) -> None:
@@ -48,6 +50,7 @@ class Sweeper:
         self._keys = keys
         self._calendar = calendar
         self._commits = commits
+        self._heads = heads
         self._packer = packer
         self._grace = grace
 
@@ -95,7 +98,7 @@ class Sweeper:
         """Remove an expired stream; False where it lives on, or somebody else removed it."""
         if not known.is_final and not await self._commits.close_chain(known):
             return False
-        if not await self._commits.remove_head(known):
+        if not await self._heads.remove(known):
             return False
         self._streams.forget(known.info.id)
         if known.layout is not None and known.layout.key is not None:
@@ -162,7 +165,7 @@ class Sweeper:
                 return True
             # Whoever deleted it died before the head was removed.
             match = self._open_head(head, etag)
-            await self._commits.remove_head(match)
+            await self._heads.remove(match)
             return True
         if known.generation != head.generation or not known.is_final:
             return True
@@ -190,7 +193,7 @@ class Sweeper:
         keep = known.layout.key
         strays = await self._keys_below(self._keys.packs_of(known.generation), keep)
         if strays:
-            again = await self._commits.seal(known, known.info, known.due, known.layout)
+            again = await self._heads.seal(known, known.info, known.due, known.layout)
             if again is None:
                 return
         await self._remove(known.generation, keep=keep)
