@@ -1,4 +1,5 @@
-"""The Redis store against the contract: newest and oldest server, TLS, Sentinel, Cluster."""
+"""The Redis store against the contract: newest and oldest server, TLS and password,
+Sentinel, Cluster."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import pytest
 from streamstores.conformance import Target, contract_tests, model_tests, target_of
 from tests.services.redis import shared, with_own_prefix
 
-VARIANTS = ["valkey", "redis-6.2", "tls", "sentinel", "cluster"]
+VARIANTS = ["valkey", "redis-6.2-tls", "sentinel", "cluster"]
 
 
 @pytest.fixture(scope="module", params=VARIANTS)

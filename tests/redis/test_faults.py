@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from streamstores import (
     CorruptData,
     InvalidRequest,
+    Limits,
     OutcomeUnknown,
     RedisStreamStore,
     StoreUnavailable,
@@ -180,6 +181,36 @@ async def test_a_lost_notice_connection_loses_no_notice(server):
         assert await following == b"".join(b"%d " % number for number in range(200))
 
 
+async def test_where_notices_are_forbidden_the_log_says_so_and_the_poll_brings_changes(
+    server, caplog
+):
+    rules = ["on", ">p", "~*", "resetchannels", "+@all", "-subscribe"]
+    server.ask("ACL", "SETUSER", "deaf", *rules)
+    limits = Limits(poll_interval=0.2)
+    url = f"redis://deaf:p@{server.address}"
+    async with (
+        RedisStreamStore(url, limits=limits) as deaf,
+        RedisStreamStore(server.url) as store,
+    ):
+        await store.create("a")
+        following = asyncio.create_task(everything(follow(deaf, "a")))
+        await eventually(lambda: _says(caplog, "no notices"))
+        await store.append("a", b"heard", state="done")
+        assert await following == b"heard"
+
+
+async def test_a_store_that_was_closed_listens_no_more(server):
+    store = RedisStreamStore(server.url)
+    await store.create("a")
+    await store.aclose()
+    before = asyncio.all_tasks()
+    with pytest.raises(InvalidRequest):
+        await store.wait("a", version=0, timeout=1)
+    with pytest.raises(InvalidRequest):
+        await follow(store, "a").__anext__()
+    assert asyncio.all_tasks() == before
+
+
 async def test_a_killed_request_connection_is_replaced(server):
     async with RedisStreamStore(server.url) as store:
         await store.create("a")
@@ -299,6 +330,10 @@ async def test_an_unclosed_store_warns(server):
 async def _has_tail(server: Server, stream_id: str, tail: int) -> bool:
     stored = server.ask("HGET", f"streamstores:{{{stream_id}}}", "tail")
     return stored == b"%d" % tail
+
+
+async def _says(caplog: pytest.LogCaptureFixture, text: str) -> bool:
+    return text in caplog.text
 
 
 async def _has_clients(server: Server, count: int) -> bool:

@@ -65,14 +65,14 @@ def cluster_url(kind: str = VALKEY) -> Iterator[str]:
 
 
 @contextmanager
-def tls_url(certificate: Path) -> Iterator[str]:
+def tls_url(certificate: Path, kind: str = VALKEY) -> Iterator[str]:
     """The URL of a server behind TLS and a password; `certificate` is a folder to write to.
 
     The wheels' servers are built without TLS, so a proxy speaks it for them.
     """
     context = server_tls(certificate)
     with (
-        own_server(VALKEY, "--requirepass", "se cret/:@") as server,
+        own_server(kind, "--requirepass", "se cret/:@") as server,
         Proxy(server.port, tls=context) as proxy,
     ):
         ca = certificate / "cert.pem"
@@ -89,7 +89,7 @@ def sentinel_url(kind: str = VALKEY) -> Iterator[str]:
 @contextmanager
 def _tls_url() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="streamstores-tls-") as folder:
-        with tls_url(Path(folder)) as url:
+        with tls_url(Path(folder), OLDEST) as url:
             yield url
 
 
@@ -97,7 +97,7 @@ def _tls_url() -> Iterator[str]:
 _SHARED: dict[str, tuple[str, Callable[[], AbstractContextManager[str]]]] = {
     "valkey": ("redis", redis_url),
     "redis-6.2": ("redis", partial(redis_url, OLDEST)),
-    "tls": ("redis", _tls_url),
+    "redis-6.2-tls": ("redis", _tls_url),
     "sentinel": ("redis", sentinel_url),
     "cluster": ("redis-cluster", cluster_url),
     "cluster-6.2": ("redis-cluster", partial(cluster_url, OLDEST)),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from redis.asyncio.connection import Connection
@@ -21,6 +21,9 @@ again it is taken for dead."""
 
 SHORTEST_DELAY, LONGEST_DELAY = 0.05, 5.0
 MOST_CHANNELS = 500  # in one command
+FAILURES_TO_REPORT = 3  # in a row: one or two are a restart
+
+_logger = logging.getLogger("streamstores.redis")
 
 OnNotice = Callable[[str, "int | None"], None]
 _IS_SHARDED = b"return redis.REDIS_VERSION_NUM and 1 or 0"  # as the scripts see it
@@ -46,9 +49,12 @@ class Notices:
         self._work = Bell()
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
+        self._is_closed = False
 
     def _watch(self, stream_id: str, watched: bool) -> None:
         """Begin or end to listen, soon: what comes and goes at once costs nothing."""
+        if self._is_closed:
+            return
         if watched:
             self._wanted.add(stream_id)
         else:
@@ -60,6 +66,7 @@ class Notices:
 
     def hang_up(self) -> None:
         """Stop without waiting."""
+        self._is_closed = True
         if self._task is not None:
             self._task.cancel()
         for listener in self._listeners.values():
@@ -78,9 +85,8 @@ class Notices:
             await self._work.wait(None)
             try:
                 await self._place()
-            except (RedisError, OSError, asyncio.TimeoutError):
-                self._failures += 1
-                self._work.ring()
+            except (RedisError, OSError, asyncio.TimeoutError) as exc:
+                self._failed(exc)
             if self._failures:
                 await asyncio.sleep(_delay(self._failures))
 
@@ -118,8 +124,15 @@ class Notices:
         for stream_id in [key for key, each in self._placed.items() if each is listener]:
             del self._placed[stream_id]
             self._changed.add(stream_id)
+        self._failed(listener.failure)
+
+    def _failed(self, exc: Exception | None) -> None:
         self._failures += 1
         self._work.ring()
+        if self._failures == FAILURES_TO_REPORT:
+            _logger.warning(
+                "no notices from Redis, so followers poll until it is back: %s", exc
+            )
 
 
 class _Listener:
@@ -134,6 +147,7 @@ class _Listener:
         self._changed: set[bytes] = set()
         self._leaving: list[bytes] = []  # asked to leave, and not confirmed yet
         self._work = Bell()
+        self.failure: Exception | None = None
         self.task = start(self._run(), "redis listener")
 
     def add(self, channel: bytes, stream_id: str) -> None:
@@ -148,13 +162,15 @@ class _Listener:
 
     async def _run(self) -> None:
         """Listen until the connection is lost; whoever started this begins anew then."""
-        with suppress(RedisError, OSError, asyncio.TimeoutError):
+        try:
             connection = await self._links.connect(self._source)
             try:
                 prefix = b"S" if await self._is_sharded(connection) else b""
                 await self._talk(connection, prefix)
             finally:
                 await disconnect(connection)
+        except (RedisError, OSError, asyncio.TimeoutError) as exc:
+            self.failure = exc
 
     async def _is_sharded(self, connection: Connection) -> bool:
         if not self._links.is_cluster:
