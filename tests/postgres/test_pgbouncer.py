@@ -46,6 +46,25 @@ def test_the_contract_holds_behind_a_pooler(pooled: str, check: Check) -> None:
     run_check(check, target_of(with_options(pooled, notify="false", statement_cache_size=0)))
 
 
+async def test_behind_a_pooler_no_call_gets_another_ones_statement(pooled):
+    """Calls of every kind at once: each statement is prepared without a name, in whatever
+    server session comes next."""
+    through = with_options(pooled, notify="false", statement_cache_size=0)
+    ids = [secrets.token_hex(8) for _ in range(10)]
+    async with open_store(through) as store:
+
+        async def use(stream_id: str) -> None:
+            await store.create(stream_id, b"0")
+            for number in range(1, 10):
+                assert (await store.append(stream_id, b"x", at=number)).tail == number + 1
+                assert (await store.info(stream_id)).id == stream_id
+                assert len((await store.read(stream_id, number)).records) == 1
+                assert (await store.expire(stream_id, ttl=600)).tail == number + 1
+            await store.delete(stream_id)
+
+        await asyncio.gather(*(use(each) for each in ids))
+
+
 async def test_behind_a_pooler_polling_and_no_statement_cache_work(pooled, direct):
     through = with_options(pooled, notify="false", statement_cache_size=0)
     ids = [secrets.token_hex(8) for _ in range(20)]

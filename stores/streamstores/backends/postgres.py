@@ -89,8 +89,8 @@ class PostgresStreamStore:
     With `notify` other processes' changes are heard of over one connection, and one that
     got lost is found within `poll_interval` (5) seconds. Without it one query every
     `poll_interval` (0.05) seconds asks for all streams that somebody watches: for poolers in
-    transaction mode, which also need `statement_cache_size=0` (here too, where a pool is
-    given) unless they keep prepared statements themselves. In seconds, `timeout` is for
+    transaction mode, which also need `statement_cache_size=0` unless they keep prepared
+    statements themselves. In seconds, `timeout` is for
     connecting and for a free connection of the pool, `command_timeout` for one statement.
     """
 

@@ -50,7 +50,7 @@ class PoolOptions(NamedTuple):
     command_timeout: float = 30.0
     """Seconds for one statement."""
     statement_cache_size: int | None = None
-    """None: as asyncpg has it. 0: prepared statements do not outlive a transaction."""
+    """None: as asyncpg has it. 0: for poolers that forget prepared statements."""
     durability: str = "power"
 
 
@@ -101,9 +101,9 @@ class _PlainConnection(asyncpg.Connection):
 class Database:
     """A pool that is opened when it is first needed, and statements run on it.
 
-    Each statement is one transaction and one round trip, except that with a
-    `statement_cache_size` of 0 it stands between BEGIN and COMMIT: it takes two steps, and
-    a pooler in transaction mode would give each to another server connection.
+    Each statement is one transaction and, once its connection has prepared it, one round
+    trip. With a `statement_cache_size` of 0 it is prepared each time, for a second one; asyncpg
+    sends both steps before one Sync, so a pooler in transaction mode keeps them together.
 
     `prepare` is called with a connection once, before anything else.
     """
@@ -118,7 +118,6 @@ class Database:
         self._pool: Pool | None = None if isinstance(target, str) else target
         self._options = options
         self._prepare = prepare
-        self._in_steps = options.statement_cache_size == 0
         self._is_ready = False
         self._is_closed = False
         self._opening: asyncio.Task[None] | None = None
@@ -163,9 +162,6 @@ class Database:
         timeout = self._options.command_timeout
         try:
             with translate_errors(mutates=mutates):
-                if self._in_steps:
-                    async with connection.transaction():
-                        return await connection.fetch(sql, *arguments, timeout=timeout)
                 return await connection.fetch(sql, *arguments, timeout=timeout)
         finally:
             await self._release(connection)
