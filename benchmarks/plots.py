@@ -11,7 +11,8 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib import pyplot
 
-from benchmarks.results import RAW, Result
+from benchmarks.cases.case import RAW
+from benchmarks.results import Result
 
 mpl.use("Agg")
 

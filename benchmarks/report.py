@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from benchmarks.cases.case import RAW
 from benchmarks.results import Measure, Result, Spread
 
 _HEAD = "| backend | subject | figure | median (lowest to highest) | ratio to raw | target |"
@@ -91,7 +92,7 @@ def _peers(results: Sequence[Result], ours: Result, metric: str) -> list[tuple[s
         (each.subject, each.measures[metric])
         for each in results
         if (each.backend, each.case) == (ours.backend, ours.case)
-        and each.subject not in ("raw", "streamstores")
+        and each.subject not in (RAW, "streamstores")
         and metric in each.measures
     ]
 

@@ -12,11 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.cases.case import Case, Metric
+from benchmarks.cases.case import RAW, Case, Metric
 
 Figures = Mapping[str, float]
-
-RAW = "raw"
 
 _PACKAGES = (
     "streamstores",
@@ -95,20 +93,26 @@ def _measure(
     value = Spread.of([each[metric.name] for each in rounds if metric.name in each])
     if value is None:
         return None
-    ratio = Spread.of(
-        [
-            own[metric.name] / raw[metric.name]
-            for own, raw in zip(rounds, figures.get(RAW, ()), strict=False)
-            if metric.name in own and raw.get(metric.name)
-        ]
-    )
+    ratio = _ratio(metric, rounds, figures.get(RAW, ()))
     target = metric.targets.get(backend) if name == "streamstores" else None
     if target is None:
         return Measure(metric.unit, metric.better, value, ratio, "", None)
     sign = "≥" if metric.better == "higher" else "≤"
-    text = f"{sign} {target.bound:g}" + (" of raw" if target.of == "ratio" else "")
-    is_met = metric.is_met(target, ratio and ratio.median, value.median)
+    text = f"{sign} {target.bound:g}" + (f" of {target.of}" if target.of else "")
+    judged = _ratio(metric, rounds, figures.get(target.of, ())) if target.of else value
+    is_met = None if judged is None else metric.is_met(target, judged.median)
     return Measure(metric.unit, metric.better, value, ratio, text, is_met)
+
+
+def _ratio(metric: Metric, rounds: Sequence[Figures], base: Sequence[Figures]) -> Spread | None:
+    """To the base's figure of the same round."""
+    return Spread.of(
+        [
+            own[metric.name] / other[metric.name]
+            for own, other in zip(rounds, base, strict=False)
+            if metric.name in own and other.get(metric.name)
+        ]
+    )
 
 
 def host() -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from statistics import quantiles
 from typing import NamedTuple, Protocol
 
 from benchmarks.services import Load
@@ -215,6 +216,15 @@ class Audience:
 
     async def leave(self) -> None:
         await stop(self._tasks)
+
+
+def latencies(audience: Audience, expected: int) -> dict[str, float]:
+    """The share that arrived, and p50 and p99 in milliseconds."""
+    figures = {"delivered": audience.count / expected}
+    if len(audience.latencies) > 1:
+        percentiles = quantiles(audience.latencies, n=100, method="inclusive")
+        figures |= {"p50": percentiles[49] * 1e3, "p99": percentiles[98] * 1e3}
+    return figures
 
 
 async def stop(tasks: Sequence[asyncio.Task[None]]) -> None:

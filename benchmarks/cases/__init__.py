@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from benchmarks.cases import appending, costing, delivering, footprint, growing, replaying
+from benchmarks.cases import (
+    appending,
+    costing,
+    delivering,
+    footprint,
+    growing,
+    replaying,
+    serving,
+)
 from benchmarks.cases.case import Case
 
-_MODULES = (appending, delivering, replaying, footprint, growing, costing)
+_MODULES = (appending, delivering, replaying, footprint, growing, costing, serving)
 
 ALL: dict[str, Case] = {case.name: case for module in _MODULES for case in module.CASES}

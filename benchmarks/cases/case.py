@@ -8,16 +8,19 @@ from typing import Literal, NamedTuple
 from benchmarks.services import BACKENDS
 from benchmarks.trial import Trial
 
-EVERYWHERE = frozenset(BACKENDS)
+EVERYWHERE = frozenset(BACKENDS) - {"http"}
 ACROSS_PROCESSES = EVERYWHERE - {"memory"}
+
+
+RAW = "raw"
 
 
 class Target(NamedTuple):
     """The bound a figure of ours is to keep: at least where higher is better, else at most."""
 
     bound: float
-    of: Literal["ratio", "value"] = "ratio"
-    """Of the ratio to raw in the same round, or of the figure itself."""
+    of: str | None = RAW
+    """Of the ratio to this subject in the same round; None: of the figure itself."""
 
 
 class Metric(NamedTuple):
@@ -27,11 +30,8 @@ class Metric(NamedTuple):
     targets: Mapping[str, Target] = {}
     """By backend; elsewhere the figure is shown without judgement."""
 
-    def is_met(self, target: Target, ratio: float | None, value: float) -> bool | None:
-        """Whether a figure keeps its target; None where there is nothing to compare."""
-        figure = ratio if target.of == "ratio" else value
-        if figure is None:
-            return None
+    def is_met(self, target: Target, figure: float) -> bool:
+        """Whether a figure, or its ratio, keeps its target."""
         return figure >= target.bound if self.better == "higher" else figure <= target.bound
 
 

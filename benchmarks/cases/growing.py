@@ -100,13 +100,13 @@ _METRICS = (
         "append",
         "times before",
         "lower",
-        {name: Target(1.2, "value") for name in ("memory", "sqlite", "postgres", "redis")},
+        {name: Target(1.2, None) for name in ("memory", "sqlite", "postgres", "redis")},
     ),
     Metric(
         "delivery",
         "times before",
         "lower",
-        {name: Target(1.2, "value") for name in ("memory", "sqlite", "postgres", "redis")},
+        {name: Target(1.2, None) for name in ("memory", "sqlite", "postgres", "redis")},
     ),
 )
 _BACKENDS = frozenset({"memory", "sqlite", "postgres", "redis"})

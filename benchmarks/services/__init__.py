@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
-BACKENDS = ("memory", "sqlite", "postgres", "redis", "s3")
+BACKENDS = ("memory", "sqlite", "postgres", "redis", "s3", "http")
 
 
 class Load(NamedTuple):

@@ -91,6 +91,12 @@ SUBJECTS: dict[str, dict[str, str]] = {
         "raw": "raw_s3:RawS3",
         "streamstores": "ours_s3:OursInS3",
     },
+    "http": {
+        "raw": "web:Bare",
+        "streamstores": "web:ChatHandler",
+        "rakaia-streams": "web:Rakaia",
+        "durable-streams (Node)": "web:NodeReference",
+    },
 }
 
 

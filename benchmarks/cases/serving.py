@@ -1,0 +1,68 @@
+"""HTTP: one stream sent to many clients as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from benchmarks.cases.case import Case, Metric, Target
+from benchmarks.trial import Audience, Pace, Trial, latencies, stop
+
+
+async def serve_events(trial: Trial, *, many: bool) -> dict[str, float]:
+    """The clients are in this process; CPU time is that of the server alone."""
+    clients = trial.sizes.many_clients if many else trial.sizes.few_clients
+    pace = Pace(["s"], max(2, int(trial.sizes.seconds * trial.sizes.rate)), trial.sizes.rate)
+    async with trial.subject() as opened:
+        server: Any = opened
+        await server.begin(pace)
+        audience = Audience(server, pace.stream_ids, clients, stamped=True)
+        try:
+            await audience.joined()
+            return await _measure(server, pace, audience, clients * pace.count)
+        finally:
+            await audience.leave()
+
+
+async def _measure(
+    server: Any, pace: Pace, audience: Audience, expected: int
+) -> dict[str, float]:
+    before = server.cpu_seconds
+    going = asyncio.create_task(server.go(pace))
+    try:
+        await audience.took(expected, pace.count / pace.rate * 3 + 5)
+        used = server.cpu_seconds - before
+        return {
+            "cpu": used / max(audience.count, 1) * 100_000,
+            **latencies(audience, expected),
+        }
+    finally:
+        await stop([going])
+
+
+_NO_WORSE = Target(1.0, "durable-streams (Node)")
+
+_METRICS = (
+    Metric("p50", "ms", "lower", {"http": _NO_WORSE}),
+    Metric("p99", "ms", "lower"),
+    Metric("cpu", "s of the server's CPU for 100,000 deliveries", "lower", {"http": _NO_WORSE}),
+    Metric("delivered", "of all", "higher"),
+)
+
+CASES = (
+    Case(
+        "serve-one",
+        "Server-sent events to 1 client at 50/s",
+        partial(serve_events, many=False),
+        _METRICS,
+        frozenset({"http"}),
+    ),
+    Case(
+        "serve-many",
+        "Server-sent events to 200 clients at 50/s",
+        partial(serve_events, many=True),
+        _METRICS,
+        frozenset({"http"}),
+    ),
+)

@@ -1,0 +1,149 @@
+"""HTTP servers, spoken to over bare sockets so that the client costs little."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks.subjects import Subject, Take
+from benchmarks.trial import ROOT, Pace, stamp
+
+_STAMP = re.compile(rb"\d{20}")
+_REFERENCE = Path(__file__).parents[1] / "reference"
+
+
+class WebServer(Subject):
+    """A child process that takes appends by POST and sends a stream as SSE."""
+
+    command: tuple[str, ...]
+
+    async def open(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            *self.command, stdout=asyncio.subprocess.PIPE, cwd=ROOT
+        )
+        assert self._process.stdout is not None
+        self.port = int(await self._process.stdout.readline())
+
+    async def aclose(self) -> None:
+        self._process.kill()
+        await self._process.wait()
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of the server so far, in steps of a hundredth."""
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii")
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    async def begin(self, pace: Pace) -> None:
+        """Begin the one stream, with one record."""
+        self._connection = await self._connect()
+        await self._ask("PUT", b"")
+        await self._ask("POST", stamp())
+
+    async def go(self, pace: Pace) -> None:
+        """Append the others at their pace."""
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        for number in range(pace.count):
+            await asyncio.sleep(max(0.0, start + number / pace.rate - clock()))
+            await self._ask("POST", stamp())
+
+    async def follow(self, stream_id: str, take: Take) -> None:
+        reader, writer = await self._connect()
+        try:
+            writer.write(_request("GET", self.address(stream_id), b""))
+            rest = b""
+            while data := await reader.read(65_536):
+                rest += data
+                end = 0
+                for match in _STAMP.finditer(rest):
+                    take(match[0])
+                    end = match.end()
+                rest = rest[max(end, len(rest) - 19) :]
+        finally:
+            writer.transport.abort()
+
+    def address(self, stream_id: str) -> str:
+        """Where the stream is read live from its start."""
+        return f"/{stream_id}?offset=-1&live=sse"
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def _ask(self, method: str, body: bytes) -> None:
+        reader, writer = self._connection
+        writer.write(_request(method, "/s", body))
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        if not head.startswith(b"http/1.1 2"):
+            raise RuntimeError(head.decode())
+        length = re.search(rb"content-length: (\d+)", head)
+        if length:
+            await reader.readexactly(int(length[1]))
+        elif b"chunked" in head:
+            await reader.readuntil(b"0\r\n\r\n")
+
+
+def _request(method: str, path: str, body: bytes, kind: str = "text/plain") -> bytes:
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def _python(name: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "benchmarks.web_servers", name)
+
+
+class Bare(WebServer):
+    command = _python("bare")
+
+
+class Rakaia(WebServer):
+    command = _python("rakaia")
+
+    async def open(self) -> None:
+        if find_spec("rakaia") is None:
+            raise ImportError("rakaia is not installed")
+        await super().open()
+
+
+class NodeReference(WebServer):
+    command = ("node", str(_REFERENCE / "serve.mjs"))
+
+    async def open(self) -> None:
+        if not (_REFERENCE / "node_modules").is_dir():
+            raise ImportError("run npm install --prefix benchmarks/reference")
+        await super().open()
+
+
+class ChatHandler(WebServer):
+    """Our chat handler: its model is what appends, in the server."""
+
+    command = _python("chat_handler")
+
+    async def begin(self, pace: Pace) -> None:
+        self._connection = await self._post(json.dumps([pace.count, pace.rate]), "s")
+        await self._connection[0].readuntil(b"id: 20\n")
+
+    async def go(self, pace: Pace) -> None:
+        _, writer = await self._post("go", "go")
+        await asyncio.sleep(pace.count / pace.rate)
+        writer.transport.abort()
+
+    def address(self, stream_id: str) -> str:
+        return f"/stream/resume?id={stream_id}&mode=follow"
+
+    async def _post(
+        self, prompt: str, stream_id: str
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        body = json.dumps({"prompt": prompt, "id": stream_id}).encode()
+        reader, writer = await self._connect()
+        writer.write(_request("POST", "/stream", body, "application/json"))
+        return reader, writer
