@@ -6,7 +6,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
 
 import pytest
 
@@ -33,6 +32,8 @@ class Place:
         self.server = server
         self.prefix = secrets.token_hex(8)
         self._exits = AsyncExitStack()
+        self.client = server.client()
+        self._exits.callback(self.client.close)
 
     def url(self, **options: object) -> str:
         return self.server.url(self.prefix, **options)
@@ -53,24 +54,17 @@ class Place:
 
     def keys(self, folder: str = "") -> list[str]:
         """What is in the bucket, below the prefix."""
-        client = self.server.client()
         start = f"{self.server.prefix}{self.prefix}/"
-        found = client.get_paginator("list_objects_v2").paginate(
+        found = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.server.bucket, Prefix=start + folder
         )
-        keys = [
-            each["Key"][len(start) :] for page in found for each in page.get("Contents", ())
-        ]
-        client.close()
-        return keys
+        objects = [each for page in found for each in page.get("Contents", ())]
+        return [each["Key"][len(start) :] for each in objects]
 
-    def change(self, work: Callable[[Any], None]) -> None:
+    def put(self, key: str, body: bytes) -> None:
         """Meddle with the bucket."""
-        client = self.server.client()
-        try:
-            work(client)
-        finally:
-            client.close()
+        name = f"{self.server.prefix}{self.prefix}/{key}"
+        self.client.put_object(Bucket=self.server.bucket, Key=name, Body=body)
 
     async def aclose(self) -> None:
         await self._exits.aclose()

@@ -16,7 +16,7 @@ from streamstores import (
     StoreUnavailable,
     open_store,
 )
-from streamstores.backends._s3.options import iam_policy, lifecycle_rule, parse
+from streamstores.backends._s3.options import parse
 from tests.s3.conftest import Place
 from tests.s3.wire import Wire
 from tests.services import free_port
@@ -176,18 +176,14 @@ async def test_what_somebody_else_put_below_the_prefix_does_no_harm(place: Place
     store = await place.store()
     await store.create("a")
 
-    def meddle(client: object) -> None:
-        for key in ("streams/", "streams/x.txt", "due/hello", "due/x/stream/y", "probe/z", "other"):
-            put = client.put_object  # type: ignore[attr-defined]  # boto3 has no types
-            put(Bucket=place.server.bucket, Key=f"{place.server.prefix}{place.prefix}/{key}")
-
-    place.change(meddle)
+    for key in ("streams/", "streams/x.txt", "due/hello", "due/x/stream/y", "probe/z", "other"):
+        place.put(key, b"")
     assert await store.sweep() == 0
     assert [info.id async for info in store.list()] == ["a"]
 
 
 def test_the_policy_names_what_is_needed() -> None:
-    objects, bucket = iam_policy(parse("s3://b/p"))["Statement"]
+    objects, bucket = S3StreamStore("s3://b/p").iam_policy()["Statement"]
     assert objects["Resource"] == "arn:aws:s3:::b/p/*"
     assert bucket == {
         "Effect": "Allow",
@@ -198,7 +194,7 @@ def test_the_policy_names_what_is_needed() -> None:
 
 async def test_the_lifecycle_rule_is_one_that_s3_takes(server: S3Server) -> None:
     client = server.client()
-    rule = lifecycle_rule(parse(server.url("p")))
+    rule = S3StreamStore("s3://b/p").lifecycle_rule()
     name = "with-a-rule"
     client.create_bucket(Bucket=name)
     client.put_bucket_lifecycle_configuration(

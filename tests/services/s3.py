@@ -48,10 +48,9 @@ class S3Server(NamedTuple):
     """The process, where it is ours."""
 
     def client(self) -> Any:
-        import boto3
         from botocore.config import Config
 
-        return boto3.session.Session().client(
+        return _session().client(
             "s3",
             endpoint_url=self.endpoint_url,
             aws_access_key_id=self.access_key,
@@ -77,6 +76,14 @@ class S3Server(NamedTuple):
         }
         query = urlencode({name: str(value) for name, value in given.items() if value})
         return f"s3://{self.bucket}/{self.prefix}{prefix}?{query}"
+
+
+@cache
+def _session() -> Any:
+    """One for all clients: each would read the description of S3 again, for half a second."""
+    import boto3
+
+    return boto3.session.Session()
 
 
 @contextmanager

@@ -192,8 +192,8 @@ class _Packed:
             self._gathered += len(record.data)
             if self._gathered >= self._block_bytes:
                 self._close_block()
-        if len(self._body) >= PART_BYTES:
-            await self._send()
+            if len(self._body) >= PART_BYTES:
+                await self._send()
 
     async def finish(self) -> tuple[tuple[int, int], ...]:
         """The directory of the blocks: (offset, position) of each, and of the end."""
