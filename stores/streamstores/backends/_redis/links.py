@@ -42,6 +42,7 @@ class Links:
         self._owned = owned
         self._timeout = timeout
         self._is_closed = False
+        self._refreshing = asyncio.Lock()
         self.on_break: Callable[[], None] = _nothing
         """Called when a line broke: the outcome of what it was asked is not known."""
         self._lines: dict[tuple[str, str], Line] = {}
@@ -110,9 +111,17 @@ class Links:
             raise NotSent("the store is closed")
 
     async def refresh(self, key: bytes) -> None:
-        """Learn anew which master has `key`: the client does, when it is sent elsewhere."""
+        """Learn anew which master has `key`: the client does, when it is sent elsewhere.
+
+        One at a time: whatever number of callers found a master gone, the client needs no
+        more than one connection.
+        """
         if isinstance(self._client, RedisCluster):
-            await asyncio.wait_for(self._client.exists(key.decode()), self._timeout)
+            await asyncio.wait_for(self._refresh(self._client, key), self._timeout)
+
+    async def _refresh(self, client: RedisCluster, key: bytes) -> None:
+        async with self._refreshing:
+            await client.exists(key.decode())
 
     async def connect(self, source: Source) -> Connection:
         return await connect(source, self._timeout)
