@@ -61,10 +61,10 @@ def records(count: int) -> list[bytes]:
 
 class Pace(NamedTuple):
     """How streams are produced: each begins with one record, which those who follow wait
-    for, and after `go` come `count` more at `rate` a second, the streams out of step."""
+    for, and after `go` come `length` more at `rate` a second, the streams out of step."""
 
     stream_ids: list[str]
-    count: int
+    length: int
     rate: float
 
 
@@ -98,7 +98,7 @@ class _Here:
         await self._go.wait()
         clock = asyncio.get_running_loop().time
         start = clock() + delay
-        for number in range(self._pace.count):
+        for number in range(self._pace.length):
             await asyncio.sleep(max(0.0, start + number / self._pace.rate - clock()))
             yield stamp()
 

@@ -29,7 +29,7 @@ async def requests_of_a_stream(trial: Trial) -> dict[str, float]:
                 writes, reads = _sent(producer), _sent(reader)
                 started = time.perf_counter()
                 await producers.go()
-                await audience.took(pace.count * _FOLLOWERS, 60.0)
+                await audience.took(pace.length * _FOLLOWERS, 60.0)
                 seconds = time.perf_counter() - started
             finally:
                 await audience.leave()

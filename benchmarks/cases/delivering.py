@@ -46,13 +46,13 @@ async def _delivered(
     trial: Trial | None = None,
     alone: Load | None = None,
 ) -> dict[str, float]:
-    expected = len(pace.stream_ids) * pace.count
+    expected = len(pace.stream_ids) * pace.length
     audience = Audience(subject, pace.stream_ids, stamped=True)
     try:
         await audience.joined()
         idle = await trial.load() if trial else None
         await producers.go()
-        await audience.took(expected, pace.count / pace.rate * 3 + 5)
+        await audience.took(expected, pace.length / pace.rate * 3 + 5)
         figures = latencies(audience, expected)
         end = await trial.load() if trial else None
     finally:
@@ -69,14 +69,14 @@ async def fan_out(trial: Trial, *, many: bool) -> dict[str, float]:
     followers = trial.sizes.many_followers if many else trial.sizes.followers
     pace = _pace(trial, 1)
     async with _subject_and_producers(trial, pace) as (subject, producers):
-        expected = followers * pace.count
+        expected = followers * pace.length
         audience = Audience(subject, pace.stream_ids, followers, stamped=False)
         try:
             await audience.joined()
             gc.collect()
             before = time.process_time()
             await producers.go()
-            await audience.took(expected, pace.count / pace.rate * 3 + 10)
+            await audience.took(expected, pace.length / pace.rate * 3 + 10)
             used = time.process_time() - before
             count = audience.count
         finally:

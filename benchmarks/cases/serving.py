@@ -20,7 +20,7 @@ async def serve_events(trial: Trial, *, many: bool) -> dict[str, float]:
         audience = Audience(server, pace.stream_ids, clients, stamped=True)
         try:
             await audience.joined()
-            return await _measure(server, pace, audience, clients * pace.count)
+            return await _measure(server, pace, audience, clients * pace.length)
         finally:
             await audience.leave()
 
@@ -31,7 +31,7 @@ async def _measure(
     before = server.cpu_seconds
     going = asyncio.create_task(server.go(pace))
     try:
-        await audience.took(expected, pace.count / pace.rate * 3 + 5)
+        await audience.took(expected, pace.length / pace.rate * 3 + 5)
         used = server.cpu_seconds - before
         return {
             "cpu": used / max(audience.count, 1) * 100_000,

@@ -95,5 +95,7 @@ class RawPostgres(Subject):
                 continue
             end = rows[-1][0]
 
-    def _on_notice(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
-        self._bells[payload].set()
+    def _on_notice(
+        self, _connection: object, _pid: int, _channel: str, payload: object
+    ) -> None:
+        self._bells[str(payload)].set()

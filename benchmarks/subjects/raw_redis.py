@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 
@@ -59,7 +60,7 @@ class RawRedis(Subject):
 
     async def follow(self, stream_id: str, take: Take) -> None:
         _, records = self._keys(stream_id)
-        reader = Redis(connection_pool=self._readers)
+        reader: Any = Redis(connection_pool=self._readers)
         last = await self._replay(reader, records, take)
         while True:
             reply = await reader.xread({records: last}, block=30_000)
@@ -68,7 +69,7 @@ class RawRedis(Subject):
                     take(fields[b"d"])
                 last = entries[-1][0]
 
-    async def _replay(self, reader: Redis, key: str, take: Take) -> bytes | str:
+    async def _replay(self, reader: Any, key: str, take: Take) -> bytes | str:
         last: bytes | str = "0-0"
         while True:
             start = b"(" + last if isinstance(last, bytes) else "-"

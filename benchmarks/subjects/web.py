@@ -50,7 +50,7 @@ class WebServer(Subject):
         """Append the others at their pace."""
         clock = asyncio.get_running_loop().time
         start = clock()
-        for number in range(pace.count):
+        for number in range(pace.length):
             await asyncio.sleep(max(0.0, start + number / pace.rate - clock()))
             await self._ask("POST", stamp())
 
@@ -129,12 +129,12 @@ class ChatHandler(WebServer):
     command = _python("chat_handler")
 
     async def begin(self, pace: Pace) -> None:
-        self._connection = await self._post(json.dumps([pace.count, pace.rate]), "s")
+        self._connection = await self._post(json.dumps([pace.length, pace.rate]), "s")
         await self._connection[0].readuntil(b"id: 20\n")
 
     async def go(self, pace: Pace) -> None:
         _, writer = await self._post("go", "go")
-        await asyncio.sleep(pace.count / pace.rate)
+        await asyncio.sleep(pace.length / pace.rate)
         writer.transport.abort()
 
     def address(self, stream_id: str) -> str:
