@@ -77,6 +77,31 @@ async def test_a_lost_append_is_sent_again(place: Place) -> None:
     assert await content(store, "a") == b"once"
 
 
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("ConditionalRequestConflict", 409), ("SlowDown", 503), ("InternalError", 500)],
+)
+async def test_what_s3_asks_to_try_again_is_tried_again(
+    place: Place, code: str, status: int
+) -> None:
+    store, wire = await place.wired()
+    await store.create("a")
+    wire.refuse(put_of("segments/"), code, status)
+    assert (await store.append("a", b"once")).tail == 4
+    assert wire.count("put_object", "segments/") == 2
+    assert await content(store, "a") == b"once"
+
+
+async def test_a_conflict_at_the_last_try_is_unavailable(place: Place) -> None:
+    """S3 has said each time that it has not done it."""
+    store, wire = await place.wired()
+    await store.create("a")
+    wire.refuse(put_of("segments/"), "ConditionalRequestConflict", 409)
+    wire.die_at(1)
+    with pytest.raises(StoreUnavailable):
+        await store.append("a", b"x")
+
+
 @pytest.mark.parametrize("applied", [True, False])
 async def test_a_lost_answer_to_create_is_found_by_the_writers_name(
     place: Place, applied: bool

@@ -23,6 +23,7 @@ class Wire:
         self._lock = threading.Lock()
         self._dies_at: int | None = None
         self._lost: tuple[Wanted, bool] | None = None
+        self._error: tuple[Wanted, ClientError] | None = None
         self._held: tuple[Wanted, threading.Event, threading.Event] | None = None
 
     def die_at(self, call: int) -> None:
@@ -32,6 +33,10 @@ class Wire:
     def lose(self, wanted: Wanted, *, applied: bool) -> None:
         """Of the next call that is `wanted`, lose the answer, or the call and the answer."""
         self._lost = (wanted, applied)
+
+    def refuse(self, wanted: Wanted, code: str, status: int) -> None:
+        """Answer the next call that is `wanted` with an error."""
+        self._error = (wanted, _error(code, status, code))
 
     def hold(self, wanted: Wanted) -> tuple[threading.Event, threading.Event]:
         """Stop the next call that is `wanted` before it is sent: the first event says that
@@ -59,7 +64,11 @@ class Wire:
             self.calls.append((operation, options.get("Key") or options.get("Prefix", "")))
             is_dead = self._dies_at is not None and len(self.calls) > self._dies_at
         if is_dead:
-            raise _denied(operation)
+            raise _error("AccessDenied", 403, operation)
+        error = self._error
+        if error is not None and error[0](operation, options):
+            self._error = None
+            raise error[1]
         self._wait_if_held(operation, options)
         lost, self._lost = self._lost, None
         if lost is None or not lost[0](operation, options):
@@ -82,7 +91,7 @@ def put_of(part: str) -> Wanted:
     return lambda operation, options: operation == "put_object" and part in options["Key"]
 
 
-def _denied(operation: str) -> ClientError:
-    metadata = {"HTTPStatusCode": 403, "HTTPHeaders": {}, "RetryAttempts": 0}
-    error = {"Code": "AccessDenied", "Message": "this process is dead"}
+def _error(code: str, status: int, operation: str) -> ClientError:
+    metadata = {"HTTPStatusCode": status, "HTTPHeaders": {}, "RetryAttempts": 0}
+    error = {"Code": code, "Message": "the wire says so"}
     return ClientError({"Error": error, "ResponseMetadata": metadata}, operation)
