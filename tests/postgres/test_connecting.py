@@ -112,12 +112,20 @@ async def test_options_reach_the_server_and_the_pool(url, admin):
         *("colour=red", "notify=perhaps", "max_size=many", "max_size=0", "min_size=11"),
         *("timeout=0", "command_timeout=inf", "poll_interval=-1", "durability=none"),
         *("sslmode=perhaps", "statement_timeout=5", "schema=a-b", "min_size=-1", "timeout=nan"),
+        *("statement_cache_size=-1", "target_session_attrs=any-old"),
     ],
 )
 async def test_an_option_that_nobody_knows_or_understands_is_refused(option):
     with pytest.raises(InvalidRequest):
         async with open_store(f"postgresql://localhost/x?{option}"):
             pass
+
+
+async def test_a_url_that_asyncpg_cannot_read_is_refused():
+    for url in ("postgresql://localhost:abc/x", "postgresql://[::1/x"):
+        with pytest.raises(InvalidRequest):
+            async with PostgresStreamStore.from_url(url):
+                pass
 
 
 # --- a pool that was given ---

@@ -50,8 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresStreamStore"]
 
-# A statement is made again where its snapshot is older than what refused it: each time
-# somebody else's mutation was committed in between.
+# A statement is made again where its snapshot is older than what refused it.
 _ATTEMPTS = 20
 _PAGE_BYTES = 67_108_864
 _LIST_PAGE = 500
@@ -59,7 +58,6 @@ _POLLING_SECONDS = 0.05
 _INDEXED_BYTES = 2_600  # a btree entry is at most a third of a page
 _STATES = {state.value: state for state in State}
 _NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
-
 _URL_OPTIONS: dict[str, Callable[[str], Any]] = {
     "schema": str,
     "table_prefix": str,
@@ -421,6 +419,8 @@ def _check_options(options: PoolOptions, poll_interval: float | None) -> None:
         raise InvalidRequest(f"durability is one of {', '.join(DURABILITY)}")
     if not 0 <= options.min_size <= options.max_size or options.max_size < 1:
         raise InvalidRequest("min_size is from 0 to max_size, and max_size at least 1")
+    if (options.statement_cache_size or 0) < 0:
+        raise InvalidRequest("statement_cache_size is from 0")
     for name in ("timeout", "command_timeout"):
         _check_period(getattr(options, name), name)
     if poll_interval is not None:
@@ -443,7 +443,7 @@ def _check_period(seconds: float, name: str) -> None:
 
 def _check_pool(pool: Pool, options: PoolOptions, *, notify: bool) -> None:
     if not hasattr(pool, "acquire"):
-        raise InvalidRequest("a PostgreSQL store takes a URL or an asyncpg pool")
+        raise InvalidRequest("target is a URL or an asyncpg pool")
     if options.durability != "power":
         raise InvalidRequest("durability of a given pool: set synchronous_commit on it")
     if notify and pool.get_max_size() < 2:

@@ -56,7 +56,10 @@ class PoolOptions(NamedTuple):
 
 def split_url(url: str, ours: dict[str, Callable[[str], Any]]) -> tuple[str, dict[str, Any]]:
     """The URL for asyncpg, and our options, parsed; refuses what neither knows."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        raise InvalidRequest(f"not a URL: {exc}") from exc
     if parts.scheme not in ("postgresql", "postgres"):
         raise InvalidRequest(f"not a PostgreSQL URL: {parts.scheme}://")
     passed_on = []
@@ -276,11 +279,13 @@ def translate_errors(*, mutates: bool = False) -> Iterator[None]:
     try:
         yield
     except asyncpg.ClientConfigurationError as exc:
-        raise InvalidRequest(f"PostgreSQL URL: {exc}") from exc
+        raise InvalidRequest(f"PostgreSQL: {exc}") from exc
     except asyncpg.PostgresError as exc:
         raise _meaning(exc, mutates=mutates) from exc
     except asyncpg.InterfaceError as exc:  # refused by asyncpg itself, before it sent anything
         raise StoreUnavailable(f"PostgreSQL: {exc}") from exc
+    except ValueError as exc:  # a part of the URL that asyncpg cannot read
+        raise InvalidRequest(f"PostgreSQL: {exc}") from exc
     except _NETWORK as exc:
         text = f"PostgreSQL: {exc or 'no answer in time'}"
         raise (OutcomeUnknown(text) if mutates else StoreUnavailable(text)) from exc
