@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
 
-from streamstores.errors import LimitExceeded, StreamNotFound
+from streamstores.errors import LimitExceeded, StreamNotFound, StreamStoreError
 from streamstores.http.sources import Model, StreamRequest, records_from
 from streamstores.http.sse import text_of
 from streamstores.store import Record, State, StreamInfo, StreamStore
@@ -72,9 +72,10 @@ async def keep_request(
 
 
 async def forget_request(store: StreamStore, attributes: dict[str, str]) -> None:
-    """Undo `keep_request`."""
+    """Undo `keep_request`; what cannot be deleted now expires."""
     if _ELSEWHERE in attributes:
-        await store.delete(attributes[_ELSEWHERE])
+        with suppress(StreamStoreError):
+            await store.delete(attributes[_ELSEWHERE])
 
 
 def has_request(info: StreamInfo) -> bool:

@@ -21,7 +21,7 @@ from streamstores.errors import (
     StreamStoreError,
 )
 from streamstores.http import continuing
-from streamstores.http.app import Exchange, StreamHandler
+from streamstores.http.app import Activity, Exchange, StreamHandler
 from streamstores.http.asking import Asking
 from streamstores.http.errors import HttpError
 from streamstores.http.requests import check_id, query_of, start_offset, wants_json_text
@@ -84,8 +84,15 @@ class ResumableChat:
             "/stream/status": {"GET": self._status},
         }
         return StreamHandler(
-            routes, self._close, store=self._store, watch_signals=self._watch_signals
+            routes,
+            self._close,
+            store=self._store,
+            activity=self._activity,
+            watch_signals=self._watch_signals,
         )
+
+    def _activity(self, stream_id: str) -> Activity:
+        return Activity(self._readers[stream_id], self._runs.is_running(stream_id))
 
     async def _start(self, exchange: Exchange) -> None:
         """Start a stream and send it; a living one is sent from its start."""
@@ -165,7 +172,7 @@ class ResumableChat:
             return await self._runs.start(
                 request.id, records, ttl=self._ttl, attributes=attributes
             )
-        except (StreamExists, TooManyRuns):
+        except (StreamExists, StoreUnavailable, TooManyRuns):
             await continuing.forget_request(self._store, attributes)
             raise
 

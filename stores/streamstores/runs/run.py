@@ -169,6 +169,7 @@ class Run:
             self._open.clear()
             watch.cancel()
             await asyncio.wait([watch])
+            _read_failure(watch)
 
     async def _watch(self, offset: int) -> StreamInfo:
         """The info when the stream has left streaming or has another owner. What this
@@ -317,13 +318,18 @@ class Run:
         for _ in range(2):  # the second time for a source that is stuck in closing
             pull.cancel()
             await asyncio.wait([pull], timeout=CLOSE_SECONDS)
-        if pull.done() and not pull.cancelled():
-            pull.exception()  # read, so that it is not reported a second time
+        _read_failure(pull)
         try:
             await asyncio.wait_for(close_source(self._source), CLOSE_SECONDS)
         except Exception as exc:
             _log.warning("the source of stream %r did not close", self.stream_id, exc_info=exc)
         await self._writer.abort()
+
+
+def _read_failure(task: asyncio.Task[Any]) -> None:
+    """So that asyncio does not report it; whom it concerns has heard of it."""
+    if task.done() and not task.cancelled():
+        task.exception()
 
 
 async def close_source(source: Any) -> None:
