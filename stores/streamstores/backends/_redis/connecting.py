@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -16,8 +16,11 @@ from redis.exceptions import RedisError
 class Source(Protocol):
     """Where connections to one server come from: redis-py's pool, or its cluster node."""
 
-    connection_class: type[Connection]
-    connection_kwargs: dict[str, Any]
+    @property
+    def connection_class(self) -> Any: ...
+
+    @property
+    def connection_kwargs(self) -> Mapping[str, Any]: ...
 
 
 _running: set[asyncio.Task[None]] = set()
@@ -54,13 +57,14 @@ async def connect(source: Source, timeout: float) -> Connection:
         "retry_on_timeout": False,
         "retry_on_error": [],
     }
-    connection = source.connection_class(**options)
+    connection: Any = source.connection_class(**options)
     try:
         await connection.connect()
     except BaseException:
         await disconnect(connection)
         raise
-    return connection
+    connected: Connection = connection
+    return connected
 
 
 async def disconnect(connection: Connection) -> None:

@@ -93,7 +93,9 @@ class Links:
         """The master that has `key`, as far as the client knows."""
         if isinstance(self._client, RedisCluster):
             await self._initialize(self._client)
-            node: Source = self._client.get_node_from_key(key.decode())
+            node: Source | None = self._client.get_node_from_key(key.decode())
+            if node is None:
+                raise NotSent("no master has the slot of the stream")
             return node
         pool: Source = self._client.connection_pool
         return pool

@@ -176,7 +176,7 @@ class _Listener:
         if not self._links.is_cluster:
             return False
         await connection.send_command(b"EVAL", _IS_SHARDED, 0)
-        return await connection.read_response() == 1
+        return bool(await connection.read_response())
 
     async def _talk(self, connection: Connection, prefix: bytes) -> None:
         writer = start(self._subscribe(connection, prefix), "redis subscriptions")

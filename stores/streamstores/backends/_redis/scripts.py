@@ -27,7 +27,7 @@ class Script(NamedTuple):
 
 
 def _load(name: str) -> Script:
-    folder = resources.files(__package__)
+    folder = resources.files("streamstores.backends._redis")
     text = (folder / "common.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
     return Script(text, sha1(text, usedforsecurity=False).hexdigest().encode())
 

@@ -42,7 +42,7 @@ def settings_of(
     Raises `InvalidRequest`. Nothing connects yet.
     """
     address = parse_url(client) if isinstance(client, str) else None
-    given = {"prefix": "streamstores", "durability": "async", "timeout": 5.0}
+    given: dict[str, Any] = {"prefix": "streamstores", "durability": "async", "timeout": 5.0}
     given |= address.store if address else {}
     arguments = {"prefix": prefix, "durability": durability, "timeout": timeout}
     given |= {name: value for name, value in arguments.items() if value is not None}

@@ -74,7 +74,8 @@ def make_client(address: Address, timeout: float) -> list[Client]:
     if address.scheme == "redis+sentinel":
         secured = {name: each for name, each in options.items() if name.startswith("ssl")}
         of_sentinels = {**secured, "socket_timeout": timeout, **address.sentinel}
-        sentinel = Sentinel(address.hosts, sentinel_kwargs=of_sentinels, **options)
+        make_sentinel: Any = Sentinel  # its constructor has no annotations
+        sentinel = make_sentinel(address.hosts, sentinel_kwargs=of_sentinels, **options)
         return [sentinel.master_for(address.service), *sentinel.sentinels]
     host, port = address.hosts[0]
     return [Redis(host=host, port=port, **options)]
