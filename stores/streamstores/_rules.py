@@ -44,9 +44,10 @@ def check_mutation(
 ) -> Mutation:
     """The request in its checked form; raises `InvalidRequest`."""
     new_state = None if state is None else check_state(state)
-    if error is not None and new_state is not State.ERROR:
-        raise InvalidRequest("error goes with state='error'")
-    bounds.check_error(error, limits)
+    if error is not None:
+        if new_state is not State.ERROR:
+            raise InvalidRequest("error goes with state='error'")
+        bounds.check_error(error, limits)
     return Mutation(
         bounds.check_chunks(chunks, limits),
         None if at is None else bounds.check_offset(at, "at"),
@@ -84,7 +85,7 @@ def changes_nothing(info: StreamInfo, mutation: Mutation) -> bool:
 
 def refuse(info: StreamInfo, mutation: Mutation) -> None:
     """Raise `StreamClosed` or `Conflict` where `mutation` may not happen to this stream."""
-    if not _state_allows(info.state, mutation):
+    if info.state is not State.STREAMING and not _state_allows(info.state, mutation):
         raise StreamClosed(f"stream {info.id!r} is {info.state}", info)
     if mutation.at is not None and mutation.at != info.tail:
         raise Conflict(f"stream {info.id!r} ends at {info.tail}, not {mutation.at}", info)
@@ -95,8 +96,7 @@ def refuse(info: StreamInfo, mutation: Mutation) -> None:
 
 
 def _state_allows(state: State, mutation: Mutation) -> bool:
-    if state is State.STREAMING:
-        return True
+    """Whether a stream that is not streaming takes the mutation."""
     if state is State.STOPPED:
         if mutation.state is State.STREAMING:
             return True
@@ -121,6 +121,8 @@ def mutated(info: StreamInfo, mutation: Mutation, now: datetime) -> StreamInfo:
 
 def records_of(chunks: tuple[bytes, ...], tail: int) -> list[Record]:
     """The records that `chunks` become; `tail` is the end after the last of them."""
+    if len(chunks) == 1:  # by far the commonest, and three times as fast this way
+        return [Record(tail - len(chunks[0]), chunks[0])]
     start = tail - sum(map(len, chunks))
     offsets = accumulate(map(len, chunks[:-1]), initial=start)
     return list(map(Record, offsets, chunks))

@@ -93,6 +93,9 @@ class Follower:
             batch = await self._fetch()
             if not batch:
                 raise StopAsyncIteration
+            if len(batch) == 1:  # as a live follower mostly has it
+                self.offset = batch[0].end
+                return batch[0]
             batch.reverse()
             self._ready = batch
         record = self._ready.pop()
@@ -155,15 +158,22 @@ class Follower:
             if shared is None:
                 self._live = False  # too far behind what is shared
                 continue
-            self.info = tail.info
+            self.info = info = tail.info
             if shared:
                 self._next += len(shared)
                 return shared
             if tail.failure is not None:
                 raise tail.failure.with_traceback(None)
-            if tail.info.state is not State.STREAMING:
+            if info.state is not State.STREAMING:
                 return []
-            await self._wait(tail)
+            if self._producer_timeout is None:  # the hot path: no coroutine in between
+                waiter = tail.enqueue()
+                try:
+                    await waiter
+                finally:
+                    tail.dequeue(waiter)
+            else:
+                await self._wait(tail, self._producer_timeout)
 
     async def _replay(self) -> list[Record]:
         """One page from the store. Where it reaches what the tail shares, live begins."""
@@ -184,14 +194,14 @@ class Follower:
             self._next = number
         return page.records
 
-    async def _wait(self, tail: _Tail) -> None:
+    async def _wait(self, tail: _Tail, producer_timeout: float) -> None:
         seen = tail.info
-        if await tail.changed(self._producer_timeout):
+        if await tail.changed(producer_timeout):
             return
         # Notices can be lost, so the verdict needs one look of its own.
         info = await self._store.info(self.stream_id)
-        if info.version == seen.version and self._producer_timeout is not None:
-            raise ProducerLost(info, self._producer_timeout)
+        if info.version == seen.version:
+            raise ProducerLost(info, producer_timeout)
         tail.noticed()
 
     def _join(self) -> _Tail:
@@ -364,18 +374,27 @@ class _Tail:
         if self._watch is not None:
             self._watch.ring()
 
-    async def changed(self, producer_timeout: float | None) -> bool:
-        """Wait for a record, a change of state or a failure; False if for `producer_timeout`
-        seconds there was no change of any kind."""
+    def enqueue(self) -> asyncio.Future[bool]:
+        """A future of the next record, change of state or failure. Whoever awaits it
+        dequeues it."""
         waiter: asyncio.Future[bool] = self._loop.create_future()
         self._waiters.add(waiter)
+        return waiter
+
+    def dequeue(self, waiter: asyncio.Future[bool]) -> None:
+        self._waiters.discard(waiter)
+
+    async def changed(self, producer_timeout: float) -> bool:
+        """Wait for a record, a change of state or a failure; False if for `producer_timeout`
+        seconds there was no change of any kind."""
+        waiter = self.enqueue()
         timer = None
-        if producer_timeout is not None and producer_timeout != math.inf:
+        if producer_timeout != math.inf:
             timer = _Silence(self, waiter, producer_timeout)
         try:
             return await waiter
         finally:
-            self._waiters.discard(waiter)
+            self.dequeue(waiter)
             if timer is not None:
                 timer.cancel()
 

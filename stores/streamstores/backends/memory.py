@@ -232,7 +232,9 @@ class MemoryStreamStore:
 
     def _find(self, stream_id: str) -> _Stream | None:
         stream = self._streams.get(stream_id) if isinstance(stream_id, str) else None
-        if stream is None or not _has_expired(stream.info, _now()):
+        if stream is None or stream.info.expires_at is None:
+            return stream  # without asking the clock
+        if not _has_expired(stream.info, _now()):
             return stream
         self._end(stream_id)
         return None
@@ -288,7 +290,10 @@ def _sweep_by_timer(ref: weakref.ref[MemoryStreamStore]) -> None:
 
 def _extend(stream: _Stream, records: list[Record]) -> None:
     stream.records += records
-    stream.ends += [record.end for record in records]
+    if len(records) == 1:
+        stream.ends.append(stream.info.tail)
+    else:
+        stream.ends += [record.end for record in records]
 
 
 def _has_expired(info: StreamInfo, now: datetime) -> bool:
