@@ -248,18 +248,17 @@ def without_conditions(app: App) -> App:
 
 
 def main() -> None:
-    from moto.moto_server.werkzeug_app import (
-        DomainDispatcherApplication,
-        MotoRequestHandler,
-        create_backend_app,
-    )
+    from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
     from werkzeug.serving import run_simple
+
+    class KeepAlive(MotoRequestHandler):
+        protocol_version = "HTTP/1.1"  # half the time of a connection for each request
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--ignore-conditions", action="store_true")
     arguments = parser.parse_args()
-    app: App = one_change_at_a_time(DomainDispatcherApplication(create_backend_app))
+    app: App = one_change_at_a_time(create_backend_app("s3"))
     if arguments.ignore_conditions:
         app = without_conditions(app)
     run_simple(
@@ -267,7 +266,7 @@ def main() -> None:
         arguments.port,
         app,  # type: ignore[arg-type]  # a WSGI application, though not typed as one
         threaded=True,
-        request_handler=MotoRequestHandler,
+        request_handler=KeepAlive,
     )
 
 
