@@ -1,31 +1,22 @@
 """Following a stream: replay from an offset, then live, to its end.
 
 `Follower` is what a reader holds. The followers of one stream in one process share a
-`_Tail`: one task that reads what is new, and the records it read last. So N followers cost
+`Tail`: one task that reads what is new, and the records it read last. So N followers cost
 one backend read a change, and none where this process itself appends.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-from bisect import bisect_left
-from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
-from typing import ClassVar
 
-from streamstores._wakeups import Wakeups, Watch, is_namesake, recheck_after
-from streamstores.errors import OffsetOutOfRange, ProducerLost, StreamNotFound
+from streamstores._tail import Tail, read_on
+from streamstores._wakeups import is_namesake
+from streamstores.errors import ProducerLost, StreamNotFound
 from streamstores.limits import check_offset, check_seconds
-from streamstores.store import Page, Record, State, StreamInfo, StreamStore
+from streamstores.store import Record, State, StreamInfo, StreamStore
 
 __all__ = ["Follower", "follow"]
-
-RECENT_BYTES = 1_048_576
-"""How much of a stream's end its followers share; one further behind reads for itself."""
-
-RECENT_RECORDS = 16_384
 
 
 def follow(
@@ -62,7 +53,7 @@ class Follower:
 
     Cost: one read at the start and one for each page of replay; then the followers of a
     stream share their reads. A follower that is not read from costs nobody anything: at
-    most `RECENT_BYTES` are kept a stream, and from further behind it reads for itself.
+    most two megabytes are kept a stream, and from further behind it reads for itself.
     """
 
     def __init__(
@@ -79,7 +70,7 @@ class Follower:
         """The stream as this follower last saw it; None before the first step."""
         self._store = store
         self._producer_timeout = producer_timeout
-        self._tail: _Tail | None = None
+        self._tail: Tail | None = None
         self._next = 0  # number of the next record in the tail, valid while live
         self._live = False
         self._finished = False
@@ -178,7 +169,7 @@ class Follower:
     async def _replay(self) -> list[Record]:
         """One page from the store. Where it reaches what the tail shares, live begins."""
         tail = self._tail or self._join()
-        read = self._store.read if self.info is None else partial(_read_on, self._store)
+        read = self._store.read if self.info is None else partial(read_on, self._store)
         page = await read(self.stream_id, self.offset)
         if self.info is not None and is_namesake(self.info, page.info):
             raise StreamNotFound(self.stream_id)
@@ -194,7 +185,7 @@ class Follower:
             self._next = number
         return page.records
 
-    async def _wait(self, tail: _Tail, producer_timeout: float) -> None:
+    async def _wait(self, tail: Tail, producer_timeout: float) -> None:
         seen = tail.info
         if await tail.changed(producer_timeout):
             return
@@ -204,8 +195,8 @@ class Follower:
             raise ProducerLost(info, producer_timeout)
         tail.noticed()
 
-    def _join(self) -> _Tail:
-        self._tail = _Tail.join(self._store, self.stream_id)
+    def _join(self) -> Tail:
+        self._tail = Tail.join(self._store, self.stream_id)
         return self._tail
 
     def _leave(self) -> None:
@@ -213,257 +204,3 @@ class Follower:
         self._live = False
         if tail is not None:
             tail.leave()
-
-
-class _Tail:
-    """The live end of one stream, shared by its followers in this process.
-
-    It keeps the records of `[_start, _end)`. They are numbered as they come; `_first` is the
-    number of the oldest one kept.
-    """
-
-    # By id(store): the tail keeps the store alive, so an id here is never another's.
-    _tails: ClassVar[dict[tuple[int, str], _Tail]] = {}
-
-    def __init__(self, store: StreamStore, stream_id: str) -> None:
-        self.failure: Exception | None = None
-        self._store = store
-        self._stream_id = stream_id
-        self._loop = asyncio.get_running_loop()
-        self._followers = 0
-        self._info: StreamInfo | None = None
-        self._changed_at = 0.0
-        self._start = self._end = 0
-        self._records: list[Record] = []
-        self._first = 0
-        self._waiters: set[asyncio.Future[bool]] = set()
-        self._pump: asyncio.Task[None] | None = None
-        self._exit = ExitStack()
-        self._watch: Watch | None = None
-        wakeups = getattr(store, "_wakeups", None)
-        if isinstance(wakeups, Wakeups):
-            self._watch = self._exit.enter_context(wakeups.watch(stream_id, self._absorb))
-
-    @classmethod
-    def join(cls, store: StreamStore, stream_id: str) -> _Tail:
-        key = (id(store), stream_id)
-        tail = cls._tails.get(key)
-        if tail is None or tail._loop.is_closed():
-            tail = cls._tails[key] = cls(store, stream_id)
-        tail._followers += 1
-        return tail
-
-    def leave(self) -> None:
-        self._followers -= 1
-        if self._followers == 0:
-            self._retire()
-
-    def fail(self, exc: Exception) -> None:
-        """Nothing more will come: followers get `exc` after the records they have."""
-        self.failure = exc
-        self._retire()
-        self._wake()
-
-    def _retire(self) -> None:
-        key = (id(self._store), self._stream_id)
-        if self._tails.get(key) is self:
-            del self._tails[key]
-        self._exit.close()
-        if self._pump is not None and not self._loop.is_closed():
-            self._pump.cancel()
-
-    @property
-    def info(self) -> StreamInfo:
-        assert self._info is not None, "a tail has an info once a follower is live"
-        return self._info
-
-    def belongs_to_namesake_of(self, info: StreamInfo) -> bool:
-        """Whether a fresh read shows that this tail's stream is gone and its id reused."""
-        return self._info is not None and self._info.created_at != info.created_at
-
-    def number_of(self, offset: int) -> int | None:
-        """The number of the record that begins at `offset`; None if that is not shared."""
-        if self._info is None or not self._start <= offset <= self._end:
-            return None
-        return self._first + bisect_left(self._records, offset, key=_offset_of)
-
-    def records_from(self, number: int) -> list[Record] | None:
-        """The records with this number and above; None if they are no longer kept."""
-        if number < self._first:
-            return None
-        return self._records[number - self._first :]
-
-    def offer(self, info: StreamInfo, records: Sequence[Record], next_offset: int) -> bool:
-        """Take what a read or a commit showed; False where it leaves something to read.
-
-        `records` end at `next_offset`, and `info` was true when they were read.
-        """
-        if self._info is None:
-            if next_offset == info.tail:
-                self._begin(info)
-            return True
-        if info.version <= self._info.version and next_offset <= self._end:
-            return True
-        start = records[0].offset if records else next_offset
-        if start <= self._end <= next_offset:
-            self._extend(records, next_offset)
-        elif next_offset == info.tail and next_offset > self._end:
-            self._skip_to(next_offset)
-        else:
-            return False
-        self._update(max(info, self._info, key=_version_of), woken=bool(records))
-        return self._end == self._info.tail
-
-    def _begin(self, info: StreamInfo) -> None:
-        self._know(info)
-        self._start = self._end = info.tail
-        name = f"streamstores: follow {self._stream_id}"
-        self._pump = self._loop.create_task(self._run(), name=name)
-
-    def _extend(self, records: Sequence[Record], next_offset: int) -> None:
-        if records and records[0].offset < self._end:
-            records = [record for record in records if record.offset >= self._end]
-        self._records += records
-        self._end = next_offset
-        kept = self._end - self._start
-        if kept > 2 * RECENT_BYTES or len(self._records) > 2 * RECENT_RECORDS:
-            self._trim()
-
-    def _trim(self) -> None:
-        oldest = bisect_left(self._records, self._end - RECENT_BYTES, key=_offset_of)
-        oldest = max(oldest, len(self._records) - RECENT_RECORDS)
-        del self._records[:oldest]
-        self._first += oldest
-        self._start = self._records[0].offset if self._records else self._end
-
-    def _skip_to(self, offset: int) -> None:
-        """Keep nothing: a follower's own read was ahead, and the others read for themselves."""
-        self._first += len(self._records) + 1
-        self._records = []
-        self._start = self._end = offset
-
-    def _update(self, info: StreamInfo, *, woken: bool) -> None:
-        changed_state = info.state is not self.info.state
-        self._know(info)
-        if woken or changed_state:
-            self._wake()
-
-    def _know(self, info: StreamInfo) -> None:
-        self._info = info
-        self._changed_at = self._loop.time()
-        if self._watch is not None:
-            self._watch.version = info.version
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, set()
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(True)
-
-    def _absorb(self, info: StreamInfo, records: Sequence[Record]) -> bool:
-        """Hear of a commit of this process: no read is needed if nothing lies between."""
-        if self._info is None or is_namesake(self._info, info):
-            return False
-        end = records[-1].end if records else info.tail
-        start = records[0].offset if records else end
-        return start == self._end and self.offer(info, records, end)
-
-    def noticed(self) -> None:
-        """Somebody saw a change that the pump has not brought yet."""
-        self._changed_at = self._loop.time()
-        if self._watch is not None:
-            self._watch.ring()
-
-    def enqueue(self) -> asyncio.Future[bool]:
-        """A future of the next record, change of state or failure. Whoever awaits it
-        dequeues it."""
-        waiter: asyncio.Future[bool] = self._loop.create_future()
-        self._waiters.add(waiter)
-        return waiter
-
-    def dequeue(self, waiter: asyncio.Future[bool]) -> None:
-        self._waiters.discard(waiter)
-
-    async def changed(self, producer_timeout: float) -> bool:
-        """Wait for a record, a change of state or a failure; False if for `producer_timeout`
-        seconds there was no change of any kind."""
-        waiter = self.enqueue()
-        timer = None
-        if producer_timeout != math.inf:
-            timer = _Silence(self, waiter, producer_timeout)
-        try:
-            return await waiter
-        finally:
-            self.dequeue(waiter)
-            if timer is not None:
-                timer.cancel()
-
-    @property
-    def changed_at(self) -> float:
-        """When the last change was heard of, on the loop's clock."""
-        return self._changed_at
-
-    async def _run(self) -> None:
-        """The pump: the one reader of what this process did not append itself."""
-        try:
-            while not self.info.state.is_final or self._end < self.info.tail:
-                if self._end == self.info.tail:
-                    await self._next_notice()
-                before = self.info  # a commit may be absorbed while the read is under way
-                page = await _read_on(self._store, self._stream_id, self._end)
-                if is_namesake(before, page.info):
-                    raise StreamNotFound(self._stream_id)
-                self.offer(page.info, page.records, page.next_offset)
-        except Exception as exc:
-            self.fail(exc)
-
-    async def _next_notice(self) -> None:
-        if self._watch is not None:
-            poll_interval = self._store.limits.poll_interval
-            await self._watch.wait(recheck_after(self.info, poll_interval))
-        else:
-            await self._store.wait(self._stream_id, version=self.info.version, timeout=30.0)
-
-
-class _Silence:
-    """Tells a waiter, with False, that its tail has been silent for too long."""
-
-    __slots__ = ("_handle", "_tail", "_timeout", "_waiter")
-
-    def __init__(self, tail: _Tail, waiter: asyncio.Future[bool], timeout: float) -> None:
-        self._tail = tail
-        self._waiter = waiter
-        self._timeout = timeout
-        self._arm()
-
-    def _arm(self) -> None:
-        due = self._tail.changed_at + self._timeout
-        self._handle = self._tail._loop.call_at(due, self._fire)
-
-    def _fire(self) -> None:
-        if self._waiter.done():
-            return
-        if self._tail._loop.time() < self._tail.changed_at + self._timeout:
-            self._arm()  # a heartbeat came meanwhile
-        else:
-            self._waiter.set_result(False)
-
-    def cancel(self) -> None:
-        self._handle.cancel()
-
-
-async def _read_on(store: StreamStore, stream_id: str, offset: int) -> Page:
-    """Read from an offset that the stream has reached: it can be beyond the tail only of a
-    shorter namesake."""
-    try:
-        return await store.read(stream_id, offset)
-    except OffsetOutOfRange as exc:
-        raise StreamNotFound(stream_id) from exc
-
-
-def _offset_of(record: Record) -> int:
-    return record.offset
-
-
-def _version_of(info: StreamInfo) -> int:
-    return info.version

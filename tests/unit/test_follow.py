@@ -17,7 +17,7 @@ from streamstores import (
     StreamNotFound,
     follow,
 )
-from streamstores.follow import RECENT_BYTES, _Tail
+from streamstores._tail import RECENT_BYTES, Tail
 from tests.wrapping import Counting, Wrapping
 
 
@@ -42,7 +42,7 @@ async def test_many_followers_cost_one_read_a_change():
     for n in range(10):
         before = store.calls["read"]
         info = await store.append("a", b"x")
-        tail = _Tail._tails[id(store), "a"]
+        tail = Tail._tails[id(store), "a"]
         while tail.info.version < info.version:
             await asyncio.sleep(0)
         assert store.calls["read"] == before + 1, n
@@ -76,7 +76,7 @@ async def test_a_follower_that_is_behind_reads_for_itself_and_misses_nothing():
     for n in range(60):
         await store.append("a", bytes([n]), chunk)
         await asyncio.sleep(0)
-    tail = _Tail._tails[id(store), "a"]
+    tail = Tail._tails[id(store), "a"]
     kept = sum(len(record.data) for record in tail._records)
     assert kept <= 2 * RECENT_BYTES + 2 * len(chunk)
     await store.mark_done("a")
@@ -119,7 +119,7 @@ async def test_nothing_is_kept_when_the_followers_have_left():
     del abandoned
     await asyncio.sleep(0)  # a task's last exception outlives it by one turn of the loop
     gc.collect()
-    assert (id(store), "a") not in _Tail._tails
+    assert (id(store), "a") not in Tail._tails
     assert store._wakeups.watched == []
     await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) == 1
