@@ -5,21 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from streamstores import (
-    MemoryStreamStore,
-    SQLiteStreamStore,
     State,
     StoreUnavailable,
     StreamInfo,
     StreamStore,
+    open_store,
 )
 from streamstores.runs import Runs
+from tests.services import postgres, redis
 
 COUNT = 400
 WHOLE = b"".join(b"%d " % number for number in range(COUNT))
@@ -104,19 +104,28 @@ async def disturb(processes: list[Process], chance: random.Random) -> None:
     assert info.state is State.DONE
 
 
-@pytest.mark.parametrize("backend", ["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with ExitStack() as stack:
+        if request.param == "postgres":
+            yield stack.enter_context(postgres.fresh_schema(postgres.shared()))
+        elif request.param == "redis":
+            yield redis.with_own_prefix(redis.shared())
+        else:
+            yield "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/s.db"
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_every_reader_reads_the_same_text(
-    seed: int, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seed: int, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamstores.runs.ANSWER_SECONDS", 0.05)
     chance = random.Random(seed)
     async with AsyncExitStack() as stack:
-        memory = MemoryStreamStore()
+        first = await stack.enter_async_context(open_store(url))
         processes = []
         for _ in range(3):
-            path = tmp_path / "random.db"
-            store = memory if backend == "memory" else SQLiteStreamStore(path)
+            store = first if url == "memory://" else open_store(url)
             await stack.enter_async_context(store)
             processes.append(Process(store))
             stack.push_async_callback(processes[-1].restart)
