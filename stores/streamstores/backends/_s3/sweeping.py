@@ -11,7 +11,7 @@ from streamstores.backends._s3.blocks import Block
 from streamstores.backends._s3.calendar import Calendar
 from streamstores.backends._s3.commits import Commits
 from streamstores.backends._s3.heads import Heads
-from streamstores.backends._s3.keys import Keys
+from streamstores.backends._s3.keys import Due, Keys
 from streamstores.backends._s3.packing import Packer, is_packed
 from streamstores.backends._s3.streams import Known, Streams
 from streamstores.backends._s3.transport import MISSING, Bucket
@@ -23,7 +23,7 @@ from streamstores.errors import (
 
 SWEEP_SECONDS = 60.0
 SCAN_SECONDS = 21_600.0
-_HEADER_BYTES = 65_536
+_HEADER_BYTES = 1_048_576  # 10,000 records and all attributes take a fifth of it
 
 
 class Sweeper:
@@ -75,13 +75,21 @@ class Sweeper:
         """
         ended = 0
         for key, entry in await self._calendar.due(1000):
-            if entry.generation is not None:
-                if await self.collect(entry.generation):
+            if entry.stream_id is not None and ended == limit:
+                continue
+            with suppress(CorruptData):  # it stays, and stops nobody else
+                is_settled, count = await self._settle(entry)
+                ended += count
+                if is_settled:
                     await self._calendar.strike(key)
-            elif entry.stream_id is not None and ended < limit:
-                ended += await self._end_if_expired(entry.stream_id)
-                await self._calendar.strike(key)
         return ended
+
+    async def _settle(self, entry: Due) -> tuple[bool, int]:
+        """Do what an entry asks for: whether it is done with, and how many streams ended."""
+        if entry.generation is not None:
+            return await self.collect(entry.generation), 0
+        assert entry.stream_id is not None
+        return True, await self._end_if_expired(entry.stream_id)
 
     async def _end_if_expired(self, stream_id: str) -> int:
         try:
