@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
@@ -19,7 +19,7 @@ from streamstores.http.errors import HttpError, as_http_error
 from streamstores.http.signals import SignalWatch
 from streamstores.store import StreamStore
 
-__all__ = ["Endpoint", "Exchange", "StreamHandler"]
+__all__ = ["Activity", "Endpoint", "Exchange", "StreamHandler"]
 
 _STREAM_JS = Path(__file__).parent / "web" / "stream.js"
 
@@ -54,6 +54,15 @@ class Exchange:
 Endpoint = Callable[[Exchange], Awaitable[None]]
 
 
+class Activity(NamedTuple):
+    """What one process does with a stream."""
+
+    followers: int
+    """Responses of this process that are sending it."""
+    is_produced: bool
+    """Whether this process holds the source, running or paused."""
+
+
 class StreamHandler:
     """An ASGI application to run, or to mount below a path of another one.
 
@@ -69,11 +78,13 @@ class StreamHandler:
         on_close: Callable[[], Coroutine[Any, Any, None]],
         *,
         store: StreamStore | None = None,
+        activity: Callable[[str], Activity] | None = None,
         watch_signals: bool,
     ) -> None:
         self._routes = {**routes, "/stream.js": {"GET": _send_stream_js}}
         self._on_close = on_close
         self._store = store
+        self._activity = activity
         self._watches_signals = watch_signals
         self._signals: SignalWatch | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -85,6 +96,10 @@ class StreamHandler:
             await self._live(receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
+
+    def activity(self, stream_id: str) -> Activity | None:
+        """What this process does with a stream; None where this handler keeps none."""
+        return None if self._activity is None else self._activity(stream_id)
 
     async def aclose(self) -> None:
         """Hand over the streams that run here, and end their followers' responses, which
