@@ -41,6 +41,7 @@ BAD_URLS = [
     "s3://bucket/prefix?timeout=soon",
     "s3://bucket/prefix?timeout=nan",
     "s3://bucket/prefix?timeout=inf",
+    "s3://bucket/prefix?poll_min=2",
     "s3://bucket/prefix?max_connections=0",
     "s3://bucket/prefix?max_connections=1.5",
     "s3://bucket/prefix?path_style=yes",

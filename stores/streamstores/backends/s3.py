@@ -102,6 +102,7 @@ class S3StreamStore:
 
     @classmethod
     def from_url(cls, url: str) -> S3StreamStore:
+        """As the constructor."""
         return cls(url)
 
     async def create(

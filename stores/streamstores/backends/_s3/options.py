@@ -61,7 +61,10 @@ def parse(url: str) -> Options:
             "a directory bucket lists its keys in no order: use another bucket"
         )
     values = {name: _READERS[name](name, text) for name, text in _known(pairs)}
-    return Options(parts.netloc, _prefix(unquote(parts.path)), **values)
+    options = Options(parts.netloc, _prefix(unquote(parts.path)), **values)
+    if options.poll_min > options.poll_max:
+        raise InvalidRequest("poll_min is at most poll_max")
+    return options
 
 
 def check_with_client(url: str) -> None:
