@@ -1,6 +1,7 @@
 """`streamstores demo`: a chat page, a model, and a store, to break on purpose.
 
-The page is at `/`, the chat handler at `/chat`, and `/info` tells which model answers.
+The page is at `/`, the chat handler at `/chat`, the monitor at `/monitor`, and `/info` tells
+which model answers.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from starlette.staticfiles import StaticFiles
 import streamstores.http
 from streamstores.errors import StreamStoreError
 from streamstores.http import StreamHandler, create_stream_handler
+from streamstores.http.monitor import create_monitor, only_loopback
 from streamstores.http.sources import can_continue
 from streamstores.models import (
     ModelFunction,
@@ -122,8 +124,11 @@ def create_handler(store: StreamStore, choice: Choice) -> StreamHandler:
     )
 
 
-def create_demo(handler: StreamHandler, choice: Choice, store_url: str) -> Starlette:
-    """The demo as an ASGI application; the handler stays the caller's to close."""
+def create_demo(
+    handler: StreamHandler, choice: Choice, store_url: str, store: StreamStore | None = None
+) -> Starlette:
+    """The demo as an ASGI application; the handler stays the caller's to close. With `store`
+    it has a monitor, for requests from this machine."""
     about = {
         "model": choice.kind,
         "label": choice.label,
@@ -132,15 +137,15 @@ def create_demo(handler: StreamHandler, choice: Choice, store_url: str) -> Starl
     }
 
     async def info(request: Request) -> JSONResponse:
-        return JSONResponse(about, headers={"Cache-Control": "no-store"})
+        has_monitor = store is not None and only_loopback(request)
+        answer = {**about, "monitor": has_monitor}
+        return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
-    return Starlette(
-        routes=[
-            Route("/info", info),
-            Mount("/chat", handler),
-            Mount("/", StaticFiles(directory=WEB, html=True)),
-        ]
-    )
+    routes = [Route("/info", info), Mount("/chat", handler)]
+    if store is not None:
+        monitor = create_monitor(store, authorize=only_loopback, handler=handler)
+        routes.append(Mount("/monitor", monitor))
+    return Starlette(routes=[*routes, Mount("/", StaticFiles(directory=WEB, html=True))])
 
 
 def run_demo(
@@ -186,7 +191,7 @@ async def _serve(
         raise DemoError(f"--store: {exc}") from exc
     try:
         handler = create_handler(store, choice)
-        app = create_demo(handler, choice, store_url)
+        app = create_demo(handler, choice, store_url, store)
         config = uvicorn.Config(app, lifespan="off", log_level="warning")
         await _Server(config, handler, announce).serve(sockets=[listening])
     finally:

@@ -70,7 +70,9 @@ async def serve(port: int, store_url: str) -> None:
     models = {"parts": by_parts, "odd": odd, "failing": failing}
     async with open_store(store_url) as store:
         handler = create_stream_handler(models, store, heartbeat=0.2, ping_interval=1.0)
-        app = create_demo(handler, Choice("parts", "a text for tests", by_parts), store_url)
+        app = create_demo(
+            handler, Choice("parts", "a text for tests", by_parts), store_url, store
+        )
         app.router.routes.insert(0, Route("/go", go, methods=["POST"]))
         config = uvicorn.Config(app, port=port, lifespan="off", log_level="warning")
         try:

@@ -1,0 +1,169 @@
+"""The monitor's page as an operator sees it; screenshots go to artifacts/browser/."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from streamstores import MemoryStreamStore, StreamStore
+from streamstores.http import StreamRequest, create_stream_handler
+from streamstores.http.monitor import create_monitor, only_loopback
+from tests.browser.client import POLL_MS
+from tests.browser.conftest import ARTIFACTS, DemoServer, OpenPage, fixture
+from tests.http.serving import serving
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+LOOKS = {
+    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 800}},
+    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 800}},
+    "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
+}
+
+
+class Busy:
+    """A store with streams of every kind, a handler, and clients that read from it."""
+
+    def __init__(self, store: StreamStore, url: str, client: httpx.AsyncClient) -> None:
+        self.store = store
+        self.url = url
+        self._client = client
+        self._work: list[asyncio.Task[None]] = []
+
+    async def fill(self) -> None:
+        for user, state in [
+            ("ann", "done"),
+            ("ben", "stopped"),
+            ("cem", "error"),
+            ("dia", "done"),
+        ]:
+            stream_id = f"{user}/3f9a-{user}-of-a-while-ago"
+            attributes = {"model": "smart"}
+            await self.store.create(stream_id, b"x" * 3456, ttl=86_400, attributes=attributes)
+            error = "The model failed." if state == "error" else None
+            await self.store.mark_done(stream_id, state, error=error)
+        await self.store.create("import/<b>job</b> 🌊 " + "long-" * 30, b"x" * 1_048_576)
+        for user in "ann", "eva", "fay":
+            self._work.append(asyncio.create_task(self._read(f"{user}/answer-{user}")))
+        self._work.append(asyncio.create_task(self._read("ann/answer-ann")))
+
+    async def _read(self, stream_id: str) -> None:
+        body = {"prompt": "hi", "id": stream_id}
+        async with self._client.stream("POST", f"{self.url}/chat/stream", json=body) as answer:
+            async for _ in answer.aiter_raw():
+                pass
+
+    async def end(self) -> None:
+        for task in self._work:
+            task.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
+
+
+async def talkative(request: StreamRequest) -> AsyncIterator[str]:
+    while True:
+        yield "word " * 20
+        await asyncio.sleep(0.02)
+
+
+@fixture
+async def busy() -> AsyncIterator[Busy]:
+    async with MemoryStreamStore() as store, httpx.AsyncClient(timeout=30) as client:
+        handler = create_stream_handler({"smart": talkative}, store)
+        monitor = create_monitor(store, authorize=only_loopback, handler=handler, interval=0.1)
+        async with handler, monitor:
+            app = Starlette(routes=[Mount("/chat", handler), Mount("/monitor", monitor)])
+            async with serving(app) as url:
+                busy = Busy(store, url, client)
+                yield busy
+                await busy.end()
+                await monitor.aclose()
+                await handler.aclose()
+
+
+async def until(page: Any, condition: str) -> None:
+    """Asked from outside: the page's own policy lets nobody evaluate a text in it."""
+    while not await page.evaluate(condition):
+        await asyncio.sleep(POLL_MS / 1000)
+
+
+async def shown(page: Any) -> list[str]:
+    texts: list[str] = await page.locator("#rows td.id").all_text_contents()
+    return texts
+
+
+@pytest.mark.parametrize("look", LOOKS)
+async def test_the_page_shows_what_lives_and_fits(
+    open_page: OpenPage, busy: Busy, look: str
+) -> None:
+    page = await open_page(busy.url + "/monitor/", **LOOKS[look])
+    await page.get_by_text("No streams. They appear here as they are begun.").wait_for()
+    await busy.fill()
+    await until(page, "document.querySelectorAll('#rows tr').length === 8")
+    await until(page, "document.querySelectorAll('#rows .grows').length === 3")
+    await until(page, "document.getElementById('edge').getAttribute('d').length > 600")
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    await page.screenshot(path=ARTIFACTS / f"monitor-{look}.png", full_page=True)
+    sums = [await page.locator(f"#{each}").text_content() for each in ("streaming", "stopped")]
+    assert sums == ["4", "1"]
+    row = page.locator("tr", has=page.get_by_text("ann/answer-ann", exact=True))
+    cells = await row.locator("td").all_text_contents()
+    assert (cells[0], cells[2], cells[5], cells[6]) == ("streaming", "smart", "2", "here")
+    assert await page.locator("b").count() == 0, "an id became markup"
+    widths = await page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert widths[0] == widths[1], "the page scrolls sideways"
+
+
+async def test_the_prefix_chooses_and_streams_that_end_leave(
+    open_page: OpenPage, busy: Busy
+) -> None:
+    await busy.fill()
+    page = await open_page(busy.url + "/monitor/")
+    await page.get_by_label("Ids that begin with").fill("ben/")
+    await until(page, "document.querySelectorAll('#rows tr').length === 1")
+    [stream_id] = await shown(page)
+    assert stream_id.startswith("ben/")
+    await busy.store.delete(stream_id)
+    await page.get_by_text("No stream has an id that begins so.").wait_for()
+
+
+async def test_a_hidden_page_asks_nothing_and_a_refused_one_says_why(
+    open_page: OpenPage, busy: Busy
+) -> None:
+    page = await open_page(busy.url + "/monitor/")
+    await page.get_by_text("live", exact=True).wait_for()
+    ended: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    page.on("requestfailed", lambda request: ended.done() or ended.set_result(request.url))
+    await page.evaluate(
+        "Object.defineProperty(document, 'hidden', { value: true, configurable: true });"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    assert "/monitor/events" in await asyncio.wait_for(ended, 30)
+    busy.store.capabilities = busy.store.capabilities - {"list"}
+    await page.evaluate(
+        "Object.defineProperty(document, 'hidden', { value: false });"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    await page.get_by_text("this store does not list its streams").wait_for()
+
+
+async def test_the_page_needs_nothing_from_elsewhere(open_page: OpenPage, busy: Busy) -> None:
+    page = await open_page("about:blank")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    await page.goto(busy.url + "/monitor/")
+    await page.get_by_text("live", exact=True).wait_for()
+    assert [url for url in asked if not url.startswith((busy.url, "data:"))] == []
+
+
+async def test_the_demo_leads_to_its_monitor(open_page: OpenPage, demo: DemoServer) -> None:
+    page = await open_page(demo.url + "/")
+    async with page.context.expect_page() as opening:
+        await page.get_by_role("link", name="Monitor").click()
+    monitor = await opening.value
+    await monitor.get_by_text("live", exact=True).wait_for()
