@@ -52,7 +52,7 @@ async def _delivered(
         await audience.joined()
         idle = await trial.load() if trial else None
         await producers.go()
-        await audience.took(expected, pace.length / pace.rate * 3 + 5)
+        await audience.took(expected, pace.length / pace.rate * 3 + 2)
         figures = latencies(audience, expected)
         end = await trial.load() if trial else None
     finally:
@@ -76,7 +76,7 @@ async def fan_out(trial: Trial, *, many: bool) -> dict[str, float]:
             gc.collect()
             before = time.process_time()
             await producers.go()
-            await audience.took(expected, pace.length / pace.rate * 3 + 10)
+            await audience.took(expected, pace.length / pace.rate * 3 + 5)
             used = time.process_time() - before
             count = audience.count
         finally:
