@@ -14,11 +14,16 @@ def s3() -> Target:
     return target_of(shared().url())
 
 
+@pytest.fixture(scope="module")
+def fresh_s3() -> Target:
+    return target_of(shared().url())
+
+
 test_contract = contract_tests("s3")
 
 # Few examples: each step is a request or more.
 test_model = model_tests(
-    "s3",
+    "fresh_s3",
     settings=hypothesis.settings(
         max_examples=12,
         stateful_step_count=25,

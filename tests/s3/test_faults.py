@@ -192,18 +192,21 @@ async def test_an_append_that_slept_until_its_stream_was_swept_is_not_acknowledg
 async def test_an_append_that_s3_took_after_the_end_is_void(place: Place) -> None:
     slow, wire = await place.wired()
     store = await place.store()
-    await store.create("a", ttl=2)
+    info = await store.create("a", ttl=2)
     await slow.info("a")
     is_there, may_go = wire.hold(put_of("segments/"))
     append = asyncio.create_task(slow.append("a", b"late"))
     await reached(is_there)
-    while True:
-        try:
-            await store.info("a")
-        except StreamNotFound:
-            break
-        await asyncio.sleep(0.05)
-    await asyncio.sleep(1)  # S3 dates in whole seconds
+
+    async def is_answered() -> None:
+        await store._bucket.get("no-such-key")  # it brings S3's time
+
+    end = info.expires_at
+    assert end is not None
+    # S3 dates in whole seconds.
+    await eventually(lambda: store._streams.seconds() > end.timestamp() + 1.1, is_answered)
+    with pytest.raises(StreamNotFound):
+        await store.info("a")
     may_go.set()
     with pytest.raises(StreamNotFound):
         await append

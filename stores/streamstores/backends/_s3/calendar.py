@@ -6,6 +6,7 @@ So a sweep is one LIST of what is due, whatever the number of streams.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 from streamstores.backends._s3.keys import Due, Keys
 from streamstores.backends._s3.transport import Bucket
@@ -58,6 +59,19 @@ class Calendar:
                 break
             entries.append((key, entry))
         return entries
+
+    async def generations(self) -> set[str]:
+        """Those whose removal is noted; one LIST for 1000 entries."""
+        found = set()
+        token = None
+        while True:
+            listing = await self._bucket.list(self._keys.calendar, token=token)
+            for key in listing.keys:
+                with suppress(CorruptData):
+                    found.add(self._keys.due_of(key).generation or "")
+            token = listing.next_token
+            if token is None:
+                return found
 
     async def strike(self, key: str) -> None:
         await self._bucket.delete(key)

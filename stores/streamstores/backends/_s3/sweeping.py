@@ -114,19 +114,23 @@ class Sweeper:
         return True
 
     async def scan(self) -> None:
-        """Look at every generation: for orphans of writers that died, and for finished
-        streams that nobody packed.
+        """Look at every generation that the calendar does not name: for orphans of writers
+        that died, and for finished streams that nobody packed.
 
-        One LIST for each 1000 generations, one for each, and two GETs for each whose newest
-        segment is older than `grace`.
+        One LIST for each 1000 generations and each 1000 entries of the calendar, one for
+        each generation looked at, and some GETs where its newest segment is older than
+        `grace`.
         """
+        noted = await self._calendar.generations()
         for folder in (self._keys.segments, self._keys.packs):
             token = None
             while True:
                 listing = await self._bucket.list(folder, by_folder=True, token=token)
-                for each in listing.folders:
-                    with suppress(CorruptData):
-                        await self.collect(each[len(folder) : -1])
+                found = [each[len(folder) : -1] for each in listing.folders]
+                for generation in found:
+                    if generation not in noted:
+                        with suppress(CorruptData):
+                            await self.collect(generation)
                 token = listing.next_token
                 if token is None:
                     break

@@ -296,7 +296,7 @@ def _session() -> Any:
     read."""
     session = botocore.session.Session()
     session.register_component("data_loader", _loader())
-    return boto3.session.Session(botocore_session=session)
+    return boto3.Session(botocore_session=session)
 
 
 @cache
