@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,6 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 
 def in_an_empty_folder(namespace: dict[str, Any]) -> None:
-    import tempfile
-
     folder = tempfile.TemporaryDirectory()
     namespace["_folder"], namespace["_back"] = folder, Path.cwd()
     os.chdir(folder.name)
@@ -26,6 +25,8 @@ def back_again(namespace: dict[str, Any]) -> None:
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()],
     patterns=["README.md", "docs/*.md", "docs/stores/*.md"],
+    # Whole programs, which tests/http/test_frameworks.py runs in processes of their own.
+    excludes=["docs/frameworks.md"],
     setup=in_an_empty_folder,
     teardown=back_again,
 ).pytest()

@@ -88,8 +88,7 @@ class Watch(Bell):
 
     async def wait(self, timeout: float | None) -> bool:
         """As a bell's; raises `StoreUnavailable` when the store is closed."""
-        if not self._closed:
-            rung = await super().wait(timeout)
+        rung = await super().wait(0 if self._closed else timeout)
         if self._closed:
             raise StoreUnavailable("the store was closed")
         return rung

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from streamstores.errors import InvalidRequest
 
@@ -53,8 +52,8 @@ def open_store(url: str) -> StreamStore:
     """
     if not isinstance(url, str):
         raise InvalidRequest(f"a store URL is a str, not {type(url).__name__}")
-    scheme = urlsplit(url).scheme
-    if not scheme:
+    scheme, colon, _ = url.partition("://")
+    if not colon:
         raise InvalidRequest(f"a store URL begins with a scheme, like sqlite:///x.db: {url!r}")
     make_store = _find(scheme)
     store: StreamStore = make_store(url)

@@ -47,7 +47,9 @@ def test_every_public_name_is_there():
         _ = streamstores.NoSuchStreamStore
 
 
-@pytest.mark.parametrize("url", ["", "x.db", "ftp://x", "memory://x", "memory://?a=1", None])
+@pytest.mark.parametrize(
+    "url", ["", "x.db", "ftp://x", "memory://x", "memory://?a=1", "postgresql://[::1/x", None]
+)
 def test_open_store_refuses_what_it_does_not_know(url):
     with pytest.raises(streamstores.InvalidRequest):
         streamstores.open_store(url)

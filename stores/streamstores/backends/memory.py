@@ -263,7 +263,8 @@ class MemoryStreamStore:
         if self._ends:
             delay = min(max((self._ends[0][0] - _now()).total_seconds(), 0.0), 86_400)
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(delay, _sweep_by_timer, weakref.ref(self))
+            ref: weakref.ref[MemoryStreamStore] = weakref.ref(self)
+            self._timer = loop.call_later(delay, _sweep_by_timer, ref)
 
     def _sweep(self, limit: int) -> int:
         now = _now()

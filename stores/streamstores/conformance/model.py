@@ -81,7 +81,7 @@ def model_tests(
         derandomize=True,
         deadline=None,
         database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
+        suppress_health_check=list(hypothesis.HealthCheck.__members__.values()),
     )
 
     @for_stores(make_store)

@@ -184,7 +184,8 @@ def schema_version(connection: sqlite3.Connection) -> int:
 
 
 def statements_of(name: str) -> list[str]:
-    sql = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    file = resources.files("streamstores.backends._sqlite") / name
+    sql = file.read_text(encoding="utf-8")
     lines = [line for line in sql.splitlines() if not line.startswith("--")]
     return [statement for statement in "\n".join(lines).split(";\n") if statement.strip()]
 

@@ -305,6 +305,14 @@ async def check_a_dead_producer_is_noticed(harness: Harness) -> None:
 @check(5)
 async def check_heartbeats_prove_life(harness: Harness) -> None:
     """Heartbeats from any store object keep a follower from giving the producer up."""
+    for _ in range(5):
+        if await heartbeats_were_heard(harness):
+            return
+    raise AssertionError("this machine is too busy for a heartbeat every 0.8 seconds")
+
+
+async def heartbeats_were_heard(harness: Harness) -> bool:
+    """Beat for 1.6 seconds; False where this machine was too busy to show anything."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id, b"thinking")
@@ -318,11 +326,12 @@ async def check_heartbeats_prove_life(harness: Harness) -> None:
         longest_gap = max(longest_gap, time.monotonic() - last)
         last = time.monotonic()
     if following.done() and longest_gap > 0.8:
-        return  # this machine was too busy to show anything
+        return False
     await outcome(other.mark_done(stream_id))
     result = await within(2 * bound(store, other), following, "the follower's end")
     assert isinstance(result, list), f"the follower ended with {result!r}"
     equal(data_of(result), b"thinking", "bytes")
+    return True
 
 
 @check(5)
