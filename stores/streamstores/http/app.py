@@ -154,10 +154,12 @@ class StreamHandler:
 
 
 def _path_below_mount(scope: Scope) -> str:
-    """The path without the mount's; some frameworks take that off themselves."""
+    """The path without the mount's, which some frameworks take off themselves, and without
+    a slash at its end, which Litestar puts there."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
-    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+    below = path[len(root) :] if root and path.startswith(f"{root}/") else path
+    return below.rstrip("/") or "/"
 
 
 def _refusal(exc: Exception) -> HttpError:
