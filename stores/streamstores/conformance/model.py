@@ -75,13 +75,14 @@ def model_tests(
     event loop, two store objects where the store declares `"multi_process"`, and stream ids
     of its own.
     """
+    check = hypothesis.HealthCheck
     chosen = settings or hypothesis.settings(
         max_examples=100,
         stateful_step_count=40,
         derandomize=True,
         deadline=None,
         database=None,
-        suppress_health_check=list(hypothesis.HealthCheck.__members__.values()),
+        suppress_health_check=[check.too_slow, check.filter_too_much, check.data_too_large],
     )
 
     @for_stores(make_store)
