@@ -6,8 +6,10 @@ names it (comma-separated), the tests fail instead.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
+import warnings
 from typing import NoReturn
 
 import pytest
@@ -43,3 +45,20 @@ def free_port(*, below: int = 65_536) -> int:
             port: int = probe.getsockname()[1]
         if port < below:
             return port
+
+
+def has_docker() -> bool:
+    """Whether a Docker engine answers; the command being installed proves nothing."""
+    try:
+        import docker
+    except ModuleNotFoundError:
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # docker 7 leaves the socket open that did not connect
+        try:
+            docker.from_env().close()
+            answers = True
+        except docker.errors.DockerException:
+            answers = False
+        gc.collect()
+    return answers

