@@ -82,7 +82,7 @@ def quick(request: StreamRequest) -> AsyncIterator[str]:
 
 @continues
 def slow(request: StreamRequest) -> AsyncIterator[str]:
-    return tell(request, pieces_of(request.prompt, 40), 0.1)
+    return tell(request, pieces_of(request.prompt, 24), 0.1)
 
 
 async def silent(request: StreamRequest) -> AsyncIterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from itertools import pairwise
@@ -49,13 +50,13 @@ class Tab:
 class Chat:
     """One answer, read through one disturbance."""
 
-    EVENTS = ("reconnect", "stop", "reload", "second tab", "kill")
+    EVENTS = ("reconnect", "stop", "reload", "second tab", "kill", "restart")
 
     def __init__(self, fleet: Fleet, seed: int, number: int) -> None:
         self.fleet = fleet
         self.number = number
         self.chance = random.Random(f"{seed}.{number}")
-        self.event = self.chance.choice(self.EVENTS)
+        self.event = self.EVENTS[(seed + number) % len(self.EVENTS)]
         self.name = f"seed {seed}, chat {number}, event {self.event}"
         self.id = f"{seed}.{number}"
         self.prompt = f"prompt {self.id}"
@@ -142,11 +143,18 @@ class Chat:
         return self.chance.sample([tab, second], 2)
 
     async def _kill(self, tab: Tab) -> list[Tab]:
-        """Mostly the process of the model; else any."""
+        await self._end_worker(signal.SIGKILL)
+        return [tab]
+
+    async def _restart(self, tab: Tab) -> list[Tab]:
+        await self._end_worker(signal.SIGTERM)
+        return [tab]
+
+    async def _end_worker(self, number: int) -> None:
+        """Mostly that of the model; else any."""
         calls = self.fleet.notes(self.id)
         pid = calls[-1].pid if calls and self.chance.random() < 0.7 else None
-        await self.fleet.kill(pid, self.chance)
-        return [tab]
+        await self.fleet.end(pid, number, self.chance)
 
     async def _stop_in(self, tab: Tab) -> None:
         self.was_stopped = True
@@ -186,11 +194,11 @@ class Chat:
         )
 
     def _check_calls(self) -> None:
-        """A model is called again only where the process that had it was killed."""
+        """A model is called again only where the process that had it ended."""
         calls = self.fleet.notes(self.id)
         assert calls, "no call was noted"
         for call, after in pairwise(calls):
-            assert call.pid in self.fleet.killed, f"a second call, of a living model: {after}"
+            assert call.pid in self.fleet.ended, f"a second call, of a living model: {after}"
         for call in calls:
             assert self.whole.startswith(call.partial), f"called with a wrong text: {call}"
 
@@ -198,8 +206,8 @@ class Chat:
         tabs = [f"{tab.stream.status} at {tab.stream.offset}" for tab in self.tabs]
         calls: list[Note] = self.fleet.notes(self.id)
         pids = [(each.pid, len(each.partial)) for each in calls]
-        killed = sorted(self.fleet.killed)
-        return f"tabs {tabs}, calls (process, at) {pids}, killed {killed}"
+        ended = sorted(self.fleet.ended)
+        return f"tabs {tabs}, calls (process, at) {pids}, ended {ended}"
 
 
 async def failures_of(fleet: Fleet, seed: int, count: int) -> list[str]:

@@ -1,5 +1,5 @@
-"""Resumable chats through four workers that are killed: every text comes whole, once, and from
-no more calls of the model than deaths explain.
+"""Resumable chats through four workers that are killed and restarted: every text comes whole,
+once, and from no more calls of the model than their ends explain.
 
     STREAMSTORES_CHAOS_CHATS   how many chats on each store; 20 without it
     STREAMSTORES_CHAOS_SEED    decides what they meet; 1 without it
@@ -26,7 +26,7 @@ async def test_chats_survive_cuts_stops_reloads_tabs_and_deaths(
     async with fleet_of(4, store_url, tmp_path) as fleet:
         failures = await failures_of(fleet, SEED, CHATS)
     calls = len(fleet.notes(None))
-    print(f"{CHATS} chats, {len(fleet.killed)} workers killed, {calls} calls of models")
+    print(f"{CHATS} chats, {len(fleet.ended)} workers ended, {calls} calls of models")
     log = "\n".join(fleet.logs[-100:])
     assert not failures, "\n".join([*failures, "the workers' log:", log])
     assert "Traceback" not in log, log

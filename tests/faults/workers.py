@@ -40,12 +40,12 @@ class Worker:
         self.log: deque[str] = deque(maxlen=200)
         self._reading = asyncio.ensure_future(self._read())
 
-    def signal(self, number: int) -> None:
+    def send(self, number: int) -> None:
         self.child.send_signal(number)
 
-    async def kill(self) -> None:
+    async def end(self, number: int = signal.SIGKILL) -> None:
         with suppress(ProcessLookupError):
-            self.child.kill()
+            self.send(number)
         await self.child.wait()
         await self._reading
 
@@ -56,11 +56,11 @@ class Worker:
 
 
 class Fleet:
-    """Workers on one store. One that is killed is replaced, as by a supervisor."""
+    """Workers on one store. One that ends is replaced, as by a supervisor."""
 
     def __init__(self, url: str, folder: Path, pause_for: float) -> None:
         self.workers: list[Worker] = []
-        self.killed: set[int] = set()
+        self.ended: set[int] = set()
         self.logs: list[str] = []
         self._notes = folder / "notes"
         self._notes.touch()
@@ -95,18 +95,18 @@ class Fleet:
         self.workers.append(worker)
         return worker
 
-    async def kill(self, pid: int | None, chance: random.Random) -> None:
-        """kill -9 the worker, or any where that one is gone, and begin to replace it. Waits
-        until enough others live."""
+    async def end(self, pid: int | None, number: int, chance: random.Random) -> None:
+        """Signal to the worker, or to any where that one is gone, to end, and begin to replace
+        it. Waits until enough others live."""
         await self._may_die.acquire()
         found = [worker for worker in self.workers if worker.pid == pid]
         worker = found[0] if found else chance.choice(self.workers)
         self.workers.remove(worker)
-        self.killed.add(worker.pid)
-        self._replacing.add(asyncio.ensure_future(self._replace(worker)))
+        self.ended.add(worker.pid)
+        self._replacing.add(asyncio.ensure_future(self._replace(worker, number)))
 
-    async def _replace(self, worker: Worker) -> None:
-        await worker.kill()
+    async def _replace(self, worker: Worker, number: int) -> None:
+        await worker.end(number)
         self.logs += worker.log
         await self.start()
         self._may_die.release()
@@ -131,8 +131,8 @@ class Fleet:
         replaced = await asyncio.gather(*self._replacing, return_exceptions=True)
         for worker in self.workers:
             with suppress(ProcessLookupError):
-                worker.signal(signal.SIGCONT)
-            await worker.kill()
+                worker.send(signal.SIGCONT)
+            await worker.end()
             self.logs += worker.log
         for result in replaced:
             if isinstance(result, BaseException):
