@@ -292,20 +292,23 @@ async def test_a_request_that_may_come_from_elsewhere_is_not_from_loopback(
 
 
 @pytest.mark.parametrize(
-    ("client", "host", "is_loopback"),
+    ("client", "host", "version", "is_loopback"),
     [
-        (("127.0.0.1", 1), "localhost:8000", True),
-        (("127.8.0.1", 1), "127.0.0.1", True),
-        (("::1", 1), "[::1]:8000", True),
-        (("192.0.2.7", 1), "localhost", False),
-        (("testclient", 1), "localhost", False),
-        (None, "localhost", False),
+        (("127.0.0.1", 1), "localhost:8000", "1.1", True),
+        (("127.8.0.1", 1), "127.0.0.1", "2", True),
+        (("::1", 1), "[::1]:8000", "1.1", True),
+        (("192.0.2.7", 1), "localhost", "1.1", False),
+        (("127.0.0.1", 1), "192.0.2.7", "1.1", False),
+        (("127.0.0.1", 1), "localhost", "1.0", False),
+        (("testclient", 1), "localhost", "1.1", False),
+        (None, "localhost", "1.1", False),
     ],
 )
 def test_loopback_is_client_and_name_both(
-    client: tuple[str, int] | None, host: str, is_loopback: bool
+    client: tuple[str, int] | None, host: str, version: str, is_loopback: bool
 ) -> None:
     scope = {"type": "http", "scheme": "http", "server": ("127.0.0.1", 80), "path": "/"}
+    scope["http_version"] = version
     headers = [(b"host", host.encode())]
     request = Request({**scope, "query_string": b"", "headers": headers, "client": client})
     assert only_loopback(request) is is_loopback

@@ -95,11 +95,14 @@ def only_loopback(request: Request) -> bool:
     """Whether a request comes from this machine, and names it as itself.
 
     The name in `Host` is checked because any page in a browser here can make its own name
-    lead to 127.0.0.1. Requests that tell of a proxy are refused; a proxy on this machine that
-    does not say so cannot be told from its user, so let it refuse the monitor's path.
+    lead to 127.0.0.1. Requests that tell of a proxy are refused, as is HTTP/1.0, which only
+    proxies speak (nginx, unless told otherwise); but a proxy on this machine that says nothing
+    cannot be told from its user, so let it refuse the monitor's path.
     """
     client = request.client
-    if client is None or any(name in request.headers for name in _FORWARDED):
+    if client is None or request.scope["http_version"] == "1.0":
+        return False
+    if any(name in request.headers for name in _FORWARDED):
         return False
     # Not request.url: Starlette puts the server's own address there for a Host it dislikes.
     host = _HOST.fullmatch(request.headers.get("host", ""))
