@@ -53,6 +53,11 @@ class Server:
         assert self.process.returncode in (0, -signal.SIGTERM)
         return said.decode()
 
+    async def kill(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+            await self.process.communicate()
+
 
 @pytest.fixture(params=["FastAPI", "Starlette", "Litestar", "Django"])
 async def framework(request: pytest.FixtureRequest) -> str:
@@ -66,9 +71,7 @@ async def server(framework: str, tmp_path: Path) -> AsyncIterator[Server]:
     server = Server(tmp_path)
     await server.start()
     yield server
-    if server.process.returncode is None:
-        server.process.kill()
-        await server.process.communicate()
+    await server.kill()
 
 
 @pytest.fixture

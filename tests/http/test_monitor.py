@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +23,7 @@ from streamstores.http import StreamRequest, continues, create_stream_handler
 from streamstores.http.monitor import create_monitor, only_loopback
 from tests.http.conftest import Chat
 from tests.http.serving import Events, Script, serving
+from tests.http.test_frameworks import Server
 
 PATHS = ["/", "/streams", "/events"]
 
@@ -435,3 +438,50 @@ async def test_a_monitor_that_is_closed_ends_its_responses(
         assert datetime.fromisoformat(shown["at"]).tzinfo is not None
         await monitor.aclose()
         assert {event.name for event in await events.rest()} <= {"snapshot"}
+
+
+PROGRAM = """
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from streamstores import MemoryStreamStore
+from streamstores.http import create_stream_handler
+from streamstores.http.monitor import create_monitor, only_loopback
+
+store = MemoryStreamStore()
+handler = create_stream_handler(lambda request: "answer", store)
+monitor = create_monitor(store, authorize=only_loopback, handler=handler)
+
+
+@asynccontextmanager
+async def lifespan(app):
+    async with store, handler, monitor:
+        yield
+
+
+app = Starlette(
+    routes=[Mount("/ai", handler), Mount("/monitor", monitor)], lifespan=lifespan
+)
+"""
+
+
+async def test_a_page_that_is_open_does_not_hold_up_the_end_of_the_server(
+    tmp_path: Path, client: httpx.AsyncClient
+) -> None:
+    (tmp_path / "main.py").write_text(PROGRAM)
+    server = Server(tmp_path)
+    await server.start()
+    try:
+        async with client.stream(
+            "POST", server.url + "/ai/stream", json={"prompt": "x", "id": "s"}
+        ) as answer:
+            await answer.aread()
+        async with Monitor(server.url + "/monitor", client).look() as events:
+            assert ids(await snapshot(events)) == ["s"]
+            server.process.send_signal(signal.SIGTERM)
+            await events.rest()
+        assert "Traceback" not in await server.has_ended()
+    finally:
+        await server.kill()
