@@ -496,6 +496,29 @@ async def test_an_owner_that_does_not_answer_is_taken_over(
     assert await read_to_end(runs, "s") == (b"ab", State.DONE)
 
 
+class EndsWaitsEarly(Wrapping):
+    """As a store may: a wait need not last."""
+
+    async def wait(self, stream_id: str, **options: Any) -> Any:
+        await asyncio.sleep(0)
+        return await super().wait(stream_id, **{**options, "timeout": 0.0})
+
+
+async def test_an_owner_has_its_time_to_answer_though_waits_end_early(runs_on: Any) -> None:
+    store, reviving = MemoryStreamStore(), Reviving()
+    runs = await runs_on(store)
+    script = Script().say(b"a")
+    reviving.script("s").say(b"again", None)
+    await runs.start("s", script.source())
+    await until(store, "s", lambda info: info.tail == 1)
+    await runs.stop("s")
+    script.say(b"b", None)
+    other = await runs_on(EndsWaitsEarly(store), revive=reviving)
+    await other.resume("s")
+    assert await read_to_end(runs, "s") == (b"ab", State.DONE)
+    assert not reviving.calls
+
+
 async def test_a_stream_that_nothing_continues_stays_stopped(
     store: StreamStore, runs_on: Any, monkeypatch: Any
 ) -> None:

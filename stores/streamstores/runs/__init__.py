@@ -216,10 +216,20 @@ class Runs:
             )
         except (Conflict, StreamClosed) as exc:
             return exc.info
-        answer = await self.store.wait(info.id, version=asked.version, timeout=ANSWER_SECONDS)
+        answer = await self._answer_to(asked)
         if answer.version != asked.version:
             return answer
         return await self._to_the_end(self._take_over(answer))
+
+    async def _answer_to(self, asked: StreamInfo) -> StreamInfo:
+        """The stream as its owner changed it, or unchanged where that does not answer."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + ANSWER_SECONDS
+        answer = asked
+        while answer.version == asked.version and clock() < deadline:  # a wait may end early
+            timeout = max(deadline - clock(), 0)
+            answer = await self.store.wait(asked.id, version=asked.version, timeout=timeout)
+        return answer
 
     async def _take_over(self, info: StreamInfo) -> StreamInfo:
         """Claim the stream for a revived source; without one it is, or becomes, stopped."""
