@@ -226,6 +226,19 @@ async def test_the_rate_is_that_of_the_stream_and_not_of_its_namesake(
         assert still["streams"][0]["rate"] == 0
 
 
+async def test_what_was_long_ago_gives_no_rate_and_long_is_measured_by_the_interval(
+    store: Watched, open_monitor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamstores.http.monitor._RATE_SECONDS", 0.0)
+    await store.create("s", b"x")
+    often = await open_monitor(store, interval=0.001)
+    for _ in range(2):
+        assert (await often.streams())["streams"][0]["rate"] is None
+        await asyncio.sleep(0.05)
+    async with (await open_monitor(store, interval=0.2)).look() as events:
+        await until(events, lambda found: found["streams"][0]["rate"] is not None)
+
+
 async def test_with_the_handler_it_tells_who_follows_and_what_is_produced_here(
     store: Watched, open_monitor: Any, client: httpx.AsyncClient
 ) -> None:

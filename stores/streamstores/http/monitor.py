@@ -50,7 +50,7 @@ _PAGE_HEADERS = {
 _FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _HOST = re.compile(r"(?:\[([0-9a-fA-F:]+)\]|([^:]+))(?::[0-9]*)?")
 _PING_SECONDS = 15.0
-_RATE_SECONDS = 10.0  # between two listings, beyond which their difference is no rate
+_RATE_SECONDS = 10.0  # between two listings; if more, their difference is no rate of now
 _MAX_PREFIXES = 32
 _DEFAULT_LIMIT = 100
 
@@ -255,7 +255,9 @@ class _Listings:
         except Exception as exc:
             return _Listing([], began_at, _now(), problem=_problem(exc))
         listing = _Listing(_rows(infos), began_at, _now(), is_complete)
-        listing.compare(self._known.get(prefix))
+        before = self._known.get(prefix)
+        if before and began_at - before.began_at <= max(_RATE_SECONDS, 3 * self._interval):
+            listing.compare(before)
         return listing
 
 
@@ -301,10 +303,8 @@ class _Listing:
     problem: HttpError | None = None
     time: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
-    def compare(self, before: _Listing | None) -> None:
-        """Learn the rates from an earlier listing, where there is one of late."""
-        if before is None or self.began_at - before.began_at > _RATE_SECONDS:
-            return
+    def compare(self, before: _Listing) -> None:
+        """Learn the rates from an earlier listing."""
         seconds = self.began_at - before.began_at
         tails = {(row.id, row.created_at): row.tail for row in before.rows}
         for row in self.rows:
