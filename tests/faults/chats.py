@@ -93,12 +93,13 @@ class Chat:
             await tab.until_told(self.chance.randrange(len(self.whole)))
             disturb = getattr(self, f"_{self.event.replace(' ', '_')}")
             for reader in await disturb(tab):
-                await self._to_the_end(reader)
+                await self._to_the_end(reader, was_stopped=self.was_stopped)
                 self._check_text(reader)
             afterwards = await self.open(self.id)
-            assert await afterwards.stream.wait() is Status.DONE
+            await self._to_the_end(afterwards, was_stopped=False)
             self._check_text(afterwards)
-            assert afterwards.stream.offset == len(self.whole.encode())
+            offset = afterwards.stream.offset
+            assert offset == len(self.whole.encode()), f"ends at {offset}"
             self._check_calls()
 
     async def _reconnect(self, tab: Tab) -> list[Tab]:
@@ -136,8 +137,8 @@ class Chat:
         await stopping
         if cut == "after":
             second.door.cut()
-        assert await second.stream.wait() in (Status.STOPPED, Status.DONE)
-        assert second.stream.status == tab.stream.status
+        status = await second.stream.wait()
+        assert status is tab.stream.status, f"one tab is {tab.stream.status}, one {status}"
         assert second.told == tab.told, "the two tabs were stopped at different places"
         assert await self._state_asked() == tab.stream.status, "a reconnect undid the Stop"
         return self.chance.sample([tab, second], 2)
@@ -159,16 +160,16 @@ class Chat:
     async def _stop_in(self, tab: Tab) -> None:
         self.was_stopped = True
         await tab.stream.stop()
-        assert tab.stream.status in (Status.STOPPED, Status.DONE), tab.stream.error
-        assert self.whole.startswith(tab.told)
+        status = tab.stream.status
+        assert status in (Status.STOPPED, Status.DONE), f"{status} after a Stop"
+        assert self.whole.startswith(tab.told), "the stopped text is another"
 
-    async def _to_the_end(self, tab: Tab) -> None:
+    async def _to_the_end(self, tab: Tab, *, was_stopped: bool) -> None:
         """As its user does: Continue what was stopped."""
         while await tab.stream.wait() is not Status.DONE:
             assert tab.stream.status is not Status.ERROR, f"{tab.stream.error!r}"
-            assert self.was_stopped or tab.stream.status is not Status.STOPPED, (
-                "stopped by nobody"
-            )
+            is_stopped = tab.stream.status is Status.STOPPED
+            assert was_stopped or not is_stopped, "stopped by nobody"
             await tab.stream.resume()
 
     async def _state_asked(self) -> str:
@@ -198,9 +199,11 @@ class Chat:
         calls = self.fleet.notes(self.id)
         assert calls, "no call was noted"
         for call, after in pairwise(calls):
-            assert call.pid in self.fleet.ended, f"a second call, of a living model: {after}"
+            text = f"called again at {len(after.partial)}, though process {call.pid} lives"
+            assert call.pid in self.fleet.ended, text
         for call in calls:
-            assert self.whole.startswith(call.partial), f"called with a wrong text: {call}"
+            right = self.whole.startswith(call.partial)
+            assert right, f"called to go on with another text: {call.partial!r}"
 
     def _state(self) -> str:
         tabs = [f"{tab.stream.status} at {tab.stream.offset}" for tab in self.tabs]
