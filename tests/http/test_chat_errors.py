@@ -139,7 +139,7 @@ async def test_a_stream_that_is_not(serve: Serve, chat_store: StreamStore) -> No
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "", "/streams", "/stream/", "/stream/other", "/web/x.js"]
+    "path", ["/", "", "/streams", "/stream//", "/stream/other", "/web/x.js"]
 )
 async def test_a_path_that_is_not(serve: Serve, path: str) -> None:
     chat = await serve(Script().model)
