@@ -138,9 +138,7 @@ async def test_a_stream_that_is_not(serve: Serve, chat_store: StreamStore) -> No
         assert refusal(await chat.get("/stream/status", id=stream_id)) == (404, "not_found")
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "", "/streams", "/stream//", "/stream/other", "/web/x.js"]
-)
+@pytest.mark.parametrize("path", ["/", "", "/streams", "/stream/other", "/web/x.js"])
 async def test_a_path_that_is_not(serve: Serve, path: str) -> None:
     chat = await serve(Script().model)
     assert refusal(await chat.get(path)) == (404, "not_found")
