@@ -33,5 +33,5 @@ def continuing(request: StreamRequest) -> AsyncIterator[str]:
 app = create_stream_handler(
     {"continuing": continuing, "counting": counting},
     SQLiteStreamStore(os.environ["DATABASE"]),
-    heartbeat=0.2,
+    heartbeat=1.0,  # a third of what a busy machine may keep it silent for
 )
