@@ -68,7 +68,7 @@ class SQLiteStreamStore:
         *,
         durability: str = "process",
         busy_timeout: float = 5.0,
-        watch_interval: float = 0.005,
+        watch_interval: float = 0.01,
         readers: int = 2,
         limits: Limits | None = None,
     ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import NamedTuple
@@ -83,7 +84,8 @@ class Watcher:
             seen = _data_version(connection)
             changed, ended = _last_changed(connection), _ended(connection)
             self._report(Changes([], may_have_ended=True))
-            while self._watched.is_set() and not self._closing.wait(self._interval):
+            while self._watched.is_set() and not self._closing.is_set():
+                time.sleep(self._interval)  # half the cost of waiting for an event
                 # The version first: a commit that slips in is then found at the next look.
                 version = _data_version(connection)
                 if version == seen:
