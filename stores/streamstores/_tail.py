@@ -150,9 +150,9 @@ class Tail:
         self._start = self._end = offset
 
     def _update(self, info: StreamInfo, *, woken: bool) -> None:
-        changed_state = info.state is not self.info.state
+        before = self.info
         self._know(info)
-        if woken or changed_state:
+        if woken or info.state is not before.state or info.attributes != before.attributes:
             self._wake()
 
     def _know(self, info: StreamInfo) -> None:

@@ -98,17 +98,17 @@ class Conflict(_RefusedByState):
 
 
 class ProducerLost(StreamStoreError):
-    """A follower saw no change for `silent_seconds`: the producer is taken for dead.
+    """A follower saw no change for `silent_seconds`: the producer is taken for dead. With 0
+    seconds it has given the stream up, and said so.
 
     Nothing is lost: `info` is the stream as last seen, and it can be followed again or
     taken over with `append(…, version=info.version)`.
     """
 
     def __init__(self, info: StreamInfo, silent_seconds: float) -> None:
-        super().__init__(
-            f"the producer of stream {info.id!r} gave no sign of life "
-            f"for {silent_seconds:.1f} seconds"
-        )
+        gone = f"gave no sign of life for {silent_seconds:.1f} seconds"
+        how = gone if silent_seconds else "gave it up"
+        super().__init__(f"the producer of stream {info.id!r} {how}")
         self.info = info
         self.silent_seconds = silent_seconds
 

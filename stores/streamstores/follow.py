@@ -8,6 +8,7 @@ one backend read a change, and none where this process itself appends.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 from streamstores._tail import Tail, read_on
@@ -25,12 +26,14 @@ def follow(
     offset: int = 0,
     *,
     producer_timeout: float | None = None,
+    is_lost: Callable[[StreamInfo], bool] | None = None,
 ) -> Follower:
     """Follow a stream from `offset` to its end, as an async iterator of `Record`.
 
     Where the store sees no change (not even a heartbeat) for `producer_timeout` seconds on
     this process's monotonic clock while the stream is streaming, `ProducerLost` is raised;
-    None waits for ever.
+    None waits for ever. `is_lost(info)` can say so at once, of a producer that left word in
+    the attributes, say: it is asked before each wait, and so after each change of them.
 
         async for record in follow(store, "answer", offset=120):
             ...
@@ -39,7 +42,7 @@ def follow(
     """
     if producer_timeout is not None:
         check_seconds(producer_timeout, "producer_timeout")
-    return Follower(store, stream_id, check_offset(offset), producer_timeout)
+    return Follower(store, stream_id, check_offset(offset), producer_timeout, is_lost)
 
 
 class Follower:
@@ -62,6 +65,7 @@ class Follower:
         stream_id: str,
         offset: int,
         producer_timeout: float | None,
+        is_lost: Callable[[StreamInfo], bool] | None,
     ) -> None:
         self.stream_id = stream_id
         self.offset = offset
@@ -70,6 +74,7 @@ class Follower:
         """The stream as this follower last saw it; None before the first step."""
         self._store = store
         self._producer_timeout = producer_timeout
+        self._is_lost = is_lost
         self._tail: Tail | None = None
         self._next = 0  # number of the next record in the tail, valid while live
         self._live = False
@@ -157,6 +162,8 @@ class Follower:
                 raise tail.failure.with_traceback(None)
             if info.state is not State.STREAMING:
                 return []
+            if self._is_lost is not None and self._is_lost(info):
+                raise ProducerLost(info, 0.0)
             if self._producer_timeout is None:  # the hot path: no coroutine in between
                 waiter = tail.enqueue()
                 try:

@@ -382,8 +382,10 @@ async def test_a_stop_stores_what_was_yielded(store: StreamStore, runs_on: Any) 
 
 
 async def test_stopped_and_resumed_again_and_again_nothing_is_lost_or_doubled(
-    store: StreamStore, runs_on: Any
+    store: StreamStore, runs_on: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # However busy the machine: an owner that is too late would leave the stream stopped.
+    monkeypatch.setattr("streamstores.runs.ANSWER_SECONDS", 60.0)
     processes = [await runs_on(), await runs_on(), await runs_on()]
     expected = [b"%d," % number for number in range(300)]
     script = Script()
@@ -683,6 +685,46 @@ async def test_a_closing_process_hands_its_streams_over(
     reviving.script("s").say(b"b", None)
     assert await read_to_end(new, "s") == (b"ab", State.DONE)
     assert reviving.calls["s"] == 1
+
+
+async def test_readers_elsewhere_take_over_from_a_closing_process_at_once(
+    store: StreamStore, runs_on: Any
+) -> None:
+    """Not after three heartbeats, which here are longer than a test may take."""
+    reviving = Reviving()
+    patient = {"revive": reviving, "heartbeat": 600.0}
+    old, new = await runs_on(**patient), await runs_on(**patient)
+    script = Script().say(b"a")
+    info = await old.start("s", script.source())
+    readers = [await new.follow(info, 0) for _ in range(3)]
+    for reader in readers:
+        assert [record.data for record in await reader.batch()] == [b"a"]
+    waiting = [asyncio.ensure_future(reader.batch()) for reader in readers]
+    await asyncio.sleep(0)
+    await old.aclose()
+    reviving.script("s").say(b"b", None)
+    for batch in await asyncio.gather(*waiting):
+        assert [record.data for record in batch] == [b"b"]
+    assert reviving.calls["s"] == 1
+
+
+async def test_a_handed_over_stream_that_finds_no_room_is_asked_for_once(
+    store: StreamStore, runs_on: Any
+) -> None:
+    reviving = Reviving()
+    patient = {"revive": reviving, "heartbeat": 600.0}
+    old, full = await runs_on(**patient), await runs_on(**patient, max_runs=1)
+    await full.start("other", Script().source())
+    script = Script().say(b"a")
+    reader = await full.follow(await old.start("s", script.source()), 0)
+    await reader.batch()
+    waiting = asyncio.ensure_future(reader.batch())
+    await old.aclose()
+    info = await until(store, "s", lambda info: info.attributes[OWNER] == "")
+    beat = await store.append("s", version=info.version)  # nothing was claimed meanwhile
+    assert not waiting.done()
+    assert beat.attributes[OWNER] == ""
+    waiting.cancel()
 
 
 async def test_a_closing_process_stops_what_nothing_can_continue(

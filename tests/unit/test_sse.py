@@ -99,7 +99,9 @@ def test_a_named_event_arrives_whole(name: str, data: str) -> None:
     assert one(Event(name, data)) == (name, str(end), arriving)
 
 
-@pytest.mark.parametrize("name", ["", "a\nb", "a\rb", "a\0b", "\ud800", *sorted(RESERVED_NAMES)])
+@pytest.mark.parametrize(
+    "name", ["", "a\nb", "a\rb", "a\0b", "\ud800", *sorted(RESERVED_NAMES)]
+)
 def test_an_event_name_that_the_wire_cannot_carry_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="event"):
         Event(name, "")

@@ -57,7 +57,7 @@ class S3StreamStore:
     own. Options, with times in seconds: `endpoint_url`, `region`, `access_key`,
     `secret_key`, `session_token` (by default boto3 finds these as ever: environment,
     files, role), `path_style` (true or false), `timeout` of a call (10), `max_connections`
-    (16, with a thread each), `linger` (0.2), `poll_min` and `poll_max` (0.2 and 1), and
+    (16, with a thread each), `linger` (0.2), `poll_min` and `poll_max` (0.2 and 0.75), and
     `grace` (3600): how long removed segments are kept for processes that have slept; the
     same in all processes of a bucket. A boto3 `client` takes the place of the options of the
     connection, and is never closed here.

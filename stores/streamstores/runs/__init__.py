@@ -304,6 +304,7 @@ class RunFollower:
     def __init__(self, runs: Runs, info: StreamInfo, offset: int) -> None:
         self._runs = runs
         self._first_info = info
+        self._rescued: int | None = None  # the version at which a rescue was tried
         self._follower = self._follow(offset)
 
     @property
@@ -312,12 +313,13 @@ class RunFollower:
         return self._follower.info or self._first_info
 
     async def batch(self) -> list[Record]:
-        """As `Follower.batch`, except that a producer that dies is replaced or its stream
-        stopped, instead of `ProducerLost`."""
+        """As `Follower.batch`, except that a producer that dies or hands its stream over is
+        replaced, or the stream stopped, instead of `ProducerLost`."""
         while True:
             try:
                 return await self._follower.batch()
             except ProducerLost as lost:
+                self._rescued = lost.info.version
                 await self._runs.rescue(lost.info)
             self._follower = self._follow(self._follower.offset)
 
@@ -327,4 +329,14 @@ class RunFollower:
     def _follow(self, offset: int) -> Follower:
         is_ours = OWNER in self._first_info.attributes
         patience = 3 * self._runs.heartbeat if is_ours else None
-        return follow(self._runs.store, self._first_info.id, offset, producer_timeout=patience)
+        return follow(
+            self._runs.store,
+            self._first_info.id,
+            offset,
+            producer_timeout=patience,
+            is_lost=self._is_handed_over,
+        )
+
+    def _is_handed_over(self, info: StreamInfo) -> bool:
+        """Once a version: where this process has no room for it, it waits as for a death."""
+        return info.attributes.get(OWNER) == "" and info.version != self._rescued

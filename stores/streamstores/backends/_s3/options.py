@@ -33,7 +33,7 @@ class Options:
     max_connections: int = 16
     linger: float = 0.2
     poll_min: float = 0.2
-    poll_max: float = 1.0
+    poll_max: float = 0.75
     grace: float = 3600.0
 
     def __repr__(self) -> str:  # without the keys
