@@ -69,7 +69,7 @@ class Pollers:
         while True:
             await asyncio.sleep(pause)
             if self._is_ours(stream_id):
-                pause = self._longest
+                pause = self._shortest
                 continue
             try:
                 known, block = await self._poll(stream_id, seen)
@@ -83,7 +83,8 @@ class Pollers:
 
     def _is_ours(self, stream_id: str) -> bool:
         committed_at = self._committed_at.get(stream_id)
-        return committed_at is not None and time.monotonic() - committed_at < self._longest
+        # Not longer: a Stop from elsewhere must not wait for this process's next heartbeat.
+        return committed_at is not None and time.monotonic() - committed_at < 2 * self._shortest
 
     async def _poll(
         self, stream_id: str, seen: Known | None
