@@ -8,6 +8,7 @@ import weakref
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta, timezone
+from itertools import accumulate, repeat
 
 from streamstores import limits as bounds
 from streamstores._rules import (
@@ -16,6 +17,7 @@ from streamstores._rules import (
     check_end_state,
     check_mutation,
     check_state,
+    grown,
     mutated,
     records_of,
     refuse,
@@ -32,14 +34,16 @@ from streamstores.store import Page, Record, State, StateLike, StreamInfo
 
 __all__ = ["MemoryStreamStore"]
 
+_new = tuple.__new__  # of a named tuple: half the time of calling its class
+
 
 class _Stream:
-    __slots__ = ("ends", "info", "records")
+    __slots__ = ("chunks", "ends", "info")
 
     def __init__(self, info: StreamInfo) -> None:
         self.info = info
-        self.records: list[Record] = []
-        self.ends: list[int] = []  # ends[i] == records[i].end, for bisection
+        self.chunks: list[bytes] = []
+        self.ends: list[int] = []  # where each of the chunks ends, for bisection
 
 
 class MemoryStreamStore:
@@ -54,8 +58,10 @@ class MemoryStreamStore:
 
     def __init__(self, *, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
+        self._record_bytes = self.limits.record_bytes
         self._streams: dict[str, _Stream] = {}
         self._wakeups = Wakeups()
+        self._watches = self._wakeups._watches
         self._closed = False
         # (time, id), at least one entry for each stream that expires, at its end or before.
         self._ends: list[tuple[datetime, str]] = []
@@ -99,7 +105,7 @@ class MemoryStreamStore:
             expires_at if ttl is None else now + timedelta(seconds=ttl),
         )
         stream = self._streams[stream_id] = _Stream(info)
-        _extend(stream, records_of(chunks, info.tail))
+        _extend(stream, chunks, 0)
         self._remember_end(info)
         self._wakeups.noticed(stream_id)
         return info
@@ -114,17 +120,45 @@ class MemoryStreamStore:
         error: str | None = None,
         attributes: Mapping[str, str] | None = None,
     ) -> StreamInfo:
+        is_plain = state is None and attributes is None and error is None and at is None
+        if is_plain and len(chunks) == 1:
+            info = self._append_one(stream_id, chunks[0], version)
+            if info is not None:
+                return info
         mutation = check_mutation(self.limits, chunks, at, version, state, error, attributes)
         return self._apply(self._get(stream_id), mutation)
+
+    def _append_one(
+        self, stream_id: str, chunk: bytes, version: int | None
+    ) -> StreamInfo | None:
+        """By far the commonest append, in a third of the time; None, and nothing happened,
+        where the stream or the request is out of the ordinary."""
+        stream = self._streams.get(stream_id) if type(stream_id) is str else None
+        if stream is None or type(chunk) is not bytes:
+            return None
+        before = stream.info
+        if before.state is not State.STREAMING or not 0 < len(chunk) <= self._record_bytes:
+            return None
+        if version is not None and (type(version) is not int or version != before.version):
+            return None
+        now = None if before.expires_at is None else _now()
+        if now is not None and _has_expired(before, now):
+            return None
+        info = stream.info = grown(before, len(chunk), now)
+        stream.chunks.append(chunk)
+        stream.ends.append(info.tail)
+        if stream_id in self._watches:
+            self._wakeups.committed(info, [_new(Record, (before.tail, chunk))])
+        return info
 
     def _apply(self, stream: _Stream, mutation: Mutation) -> StreamInfo:
         if changes_nothing(stream.info, mutation):
             return stream.info
         refuse(stream.info, mutation)
-        info = stream.info = mutated(stream.info, mutation, _now())
-        records = records_of(mutation.chunks, info.tail)
-        _extend(stream, records)
-        self._wakeups.committed(info, records)
+        before = stream.info
+        info = stream.info = mutated(before, mutation, _now())
+        _extend(stream, mutation.chunks, before.tail)
+        self._wakeups.committed(info, records_of(mutation.chunks, info.tail))
         return info
 
     async def mark_done(
@@ -150,12 +184,7 @@ class MemoryStreamStore:
             if offset > info.tail:
                 raise OffsetOutOfRange(stream_id, offset, tail=info.tail)
             return Page([], offset, info)
-        first = bisect_right(stream.ends, offset)
-        last = max(bisect_right(stream.ends, offset + max_bytes), first + 1)
-        records = stream.records[first:last]
-        head = records[0]
-        if head.offset < offset:
-            records[0] = Record(offset, head.data[offset - head.offset :])
+        records = _records_between(stream, offset, offset + max_bytes)
         return Page(records, records[-1].end, info)
 
     async def wait(self, stream_id: str, *, version: int, timeout: float) -> StreamInfo:
@@ -289,12 +318,21 @@ def _sweep_by_timer(ref: weakref.ref[MemoryStreamStore]) -> None:
         store._sweep(limit=1000)
 
 
-def _extend(stream: _Stream, records: list[Record]) -> None:
-    stream.records += records
-    if len(records) == 1:
-        stream.ends.append(stream.info.tail)
-    else:
-        stream.ends += [record.end for record in records]
+def _extend(stream: _Stream, chunks: tuple[bytes, ...], start: int) -> None:
+    stream.chunks += chunks
+    stream.ends += list(accumulate(map(len, chunks), initial=start))[1:]
+
+
+def _records_between(stream: _Stream, offset: int, end: int) -> list[Record]:
+    """The records from `offset`, which is below the tail, up to `end`, but at least one."""
+    first = bisect_right(stream.ends, offset)
+    last = max(bisect_right(stream.ends, end), first + 1)
+    chunks = stream.chunks[first:last]
+    start = stream.ends[first - 1] if first else 0
+    if start < offset:
+        chunks[0] = chunks[0][offset - start :]
+    offsets = [offset, *stream.ends[first : last - 1]]
+    return list(map(_new, repeat(Record), zip(offsets, chunks, strict=True)))
 
 
 def _has_expired(info: StreamInfo, now: datetime) -> bool:
