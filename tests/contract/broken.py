@@ -311,7 +311,7 @@ class IsOffByOneInsideARecord(Wrapper):
 class BeginsWithTheWholeRecord(Wrapper):
     async def read(self, stream_id, offset=0, **options):
         page = await self.inner.read(stream_id, offset, **options)
-        for record in self.inner._streams[stream_id].records:
+        for record in (await self.inner.read(stream_id, max_bytes=2**40)).records:
             if page.records and record.offset < offset < record.end:
                 page.records[0] = record
         return page
@@ -371,10 +371,10 @@ class ReadsNothingBeyondTheTail(Wrapper):
 class KeepsTheCallersBuffer(Wrapper):
     async def append(self, stream_id, *chunks, **options):
         info = await self.inner.append(stream_id, *chunks, **options)
-        records = self.inner._streams[stream_id].records
+        kept = self.inner._streams[stream_id].chunks
         for number, chunk in enumerate(reversed(chunks), 1):
             if isinstance(chunk, bytearray):
-                records[-number] = Record(records[-number].offset, chunk)
+                kept[-number] = chunk
         return info
 
     async def read(self, stream_id, offset=0, **options):
@@ -850,7 +850,7 @@ class ServesRecordsOfTheOldStream(Wrapper):
 
     async def append(self, stream_id, *chunks, **options):
         info = await self.inner.append(stream_id, *chunks, **options)
-        self.cache[stream_id] = list(self.inner._streams[stream_id].records)
+        self.cache[stream_id] = (await self.inner.read(stream_id, max_bytes=2**40)).records
         return info
 
     async def read(self, stream_id, offset=0, **options):
