@@ -159,7 +159,7 @@ class Tail:
         self._info = info
         self._changed_at = self._loop.time()
         if self._watch is not None:
-            self._watch.version = info.version
+            self._watch.info = info
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, set()
@@ -168,7 +168,8 @@ class Tail:
                 waiter.set_result(True)
 
     def _absorb(self, info: StreamInfo, records: Sequence[Record]) -> bool:
-        """Hear of a commit of this process: no read is needed if nothing lies between."""
+        """Hear of a commit of this process, or of one elsewhere whose notice tells all: no
+        read is needed if nothing lies between."""
         if self._info is None or is_namesake(self._info, info):
             return False
         end = records[-1].end if records else info.tail

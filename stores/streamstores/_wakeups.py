@@ -2,8 +2,9 @@
 
 A backend tells it of every mutation it committed itself (`committed`), of every stream that
 ended, and of every notice that arrived from elsewhere (`noticed`, `noticed_all`). A notice
-carries no truth: it only makes the watcher ask the backend again, so one too many does no
-harm, and one too few is mended by the poll.
+only makes the watcher ask the backend again, so one too many does no harm, and one too few
+is mended by the poll. One that tells all that changed (`appended`) spares the question,
+where it follows directly on what the watcher knows; everywhere else it is like the others.
 """
 
 from __future__ import annotations
@@ -63,24 +64,43 @@ class Bell:
 class Watch(Bell):
     """One party's interest in one stream.
 
-    `absorb` takes what this process itself committed; where it says True, the watcher
-    knows all that the commit changed and is not woken. `version` is the newest one that the
-    watcher knows, where it says so: a notice of that or an older one does not wake it.
+    `absorb` takes a mutation in full, of this process or from a notice; where it says True,
+    the watcher knows all that was changed and is not woken. `info` is the newest one that the
+    watcher knows, where it says so: a notice of its version or an older one does not wake it.
     """
 
-    __slots__ = ("_absorb", "_closed", "_wakeups", "stream_id", "version")
+    __slots__ = ("_absorb", "_closed", "_wakeups", "info", "stream_id")
 
     def __init__(self, wakeups: Wakeups, stream_id: str, absorb: Absorb | None) -> None:
         super().__init__()
         self.stream_id = stream_id
         self._wakeups = wakeups
-        self.version = -1
+        self.info: StreamInfo | None = None
         self._absorb = absorb
         self._closed = False
 
     def committed(self, info: StreamInfo, records: Sequence[Record]) -> None:
         if self._absorb is None or not self._absorb(info, records):
             self.ring()
+
+    def noticed(self, version: int | None) -> None:
+        if version is None or self.info is None or version > self.info.version:
+            self.ring()
+
+    def appended(
+        self,
+        version: int,
+        records: Sequence[Record],
+        ttl: float | None,
+        expires_at: datetime | None,
+    ) -> None:
+        known = self.info
+        if known is None or version != known.version + 1:
+            self.noticed(version)
+        else:
+            tail = records[-1].end if records else known.tail
+            info = known._replace(tail=tail, version=version, ttl=ttl, expires_at=expires_at)
+            self.committed(info, records)
 
     def shut(self) -> None:
         self._closed = True
@@ -155,8 +175,25 @@ class Wakeups:
         ended: whoever knows it already is left alone, so one's own commits cost no read.
         """
         for watch in self._watches.get(stream_id, ()):
-            if version is None or version > watch.version:
-                watch.ring()
+            watch.noticed(version)
+
+    def appended(
+        self,
+        stream_id: str,
+        version: int,
+        records: Sequence[Record],
+        ttl: float | None,
+        expires_at: datetime | None,
+    ) -> None:
+        """A notice of a mutation elsewhere that added `records`, perhaps none, reached
+        `version`, and changed neither state nor error nor attributes.
+
+        `ttl` and `expires_at` are the stream's after it. Who knows the stream as it was right
+        before has no need to read: versions begin at random and grow by one, so the next
+        one is the next mutation of the same stream. To everybody else it is a notice.
+        """
+        for watch in self._watches.get(stream_id, ()):
+            watch.appended(version, records, ttl, expires_at)
 
     def noticed_all(self) -> None:
         """Notices may have been lost: everybody asks again."""
