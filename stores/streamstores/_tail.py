@@ -44,6 +44,7 @@ class Tail:
         self._records: list[Record] = []
         self._first = 0
         self._waiters: set[asyncio.Future[bool]] = set()
+        self._alarms: dict[float, asyncio.TimerHandle] = {}
         self._pump: asyncio.Task[None] | None = None
         self._exit = ExitStack()
         self._watch: Watch | None = None
@@ -76,6 +77,9 @@ class Tail:
         if self._tails.get(key) is self:
             del self._tails[key]
         self._exit.close()
+        for alarm in self._alarms.values():
+            alarm.cancel()
+        self._alarms.clear()
         if self._pump is not None and not self._loop.is_closed():
             self._pump.cancel()
 
@@ -161,11 +165,11 @@ class Tail:
         if self._watch is not None:
             self._watch.info = info
 
-    def _wake(self) -> None:
+    def _wake(self, has_changed: bool = True) -> None:
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             if not waiter.done():
-                waiter.set_result(True)
+                waiter.set_result(has_changed)
 
     def _absorb(self, info: StreamInfo, records: Sequence[Record]) -> bool:
         """Hear of a commit of this process, or of one elsewhere whose notice tells all: no
@@ -182,34 +186,33 @@ class Tail:
         if self._watch is not None:
             self._watch.ring()
 
-    def enqueue(self) -> asyncio.Future[bool]:
-        """A future of the next record, change of state or failure. Whoever awaits it
-        dequeues it."""
+    def enqueue(self, producer_timeout: float | None) -> asyncio.Future[bool]:
+        """A future of the next record, change of state or failure: True. False where there
+        was no change of any kind for `producer_timeout` seconds, of this waiter or another:
+        one timer serves all. Whoever awaits it dequeues it."""
         waiter: asyncio.Future[bool] = self._loop.create_future()
         self._waiters.add(waiter)
+        if producer_timeout not in self._alarms and producer_timeout not in (None, math.inf):
+            self._arm(producer_timeout)
         return waiter
 
     def dequeue(self, waiter: asyncio.Future[bool]) -> None:
         self._waiters.discard(waiter)
 
-    async def changed(self, producer_timeout: float) -> bool:
-        """Wait for a record, a change of state or a failure; False if for `producer_timeout`
-        seconds there was no change of any kind."""
-        waiter = self.enqueue()
-        timer = None
-        if producer_timeout != math.inf:
-            timer = _Silence(self, waiter, producer_timeout)
-        try:
-            return await waiter
-        finally:
-            self.dequeue(waiter)
-            if timer is not None:
-                timer.cancel()
+    def _arm(self, producer_timeout: float) -> None:
+        due = self._changed_at + producer_timeout
+        self._alarms[producer_timeout] = self._loop.call_at(due, self._alarm, producer_timeout)
 
-    @property
-    def changed_at(self) -> float:
-        """When the last change was heard of, on the loop's clock."""
-        return self._changed_at
+    def _alarm(self, producer_timeout: float) -> None:
+        del self._alarms[producer_timeout]
+        if self._waiters and not self.is_silent_for(producer_timeout):
+            self._arm(producer_timeout)  # something came meanwhile
+        else:
+            self._wake(False)
+
+    def is_silent_for(self, seconds: float) -> bool:
+        """Whether nothing was heard of the stream for so long, on the loop's clock."""
+        return self._loop.time() >= self._changed_at + seconds
 
     async def _run(self) -> None:
         """The pump: the one reader of what this process did not append itself."""
@@ -231,33 +234,6 @@ class Tail:
             await self._watch.wait(recheck_after(self.info, poll_interval))
         else:
             await self._store.wait(self._stream_id, version=self.info.version, timeout=30.0)
-
-
-class _Silence:
-    """Tells a waiter, with False, that its tail has been silent for too long."""
-
-    __slots__ = ("_handle", "_tail", "_timeout", "_waiter")
-
-    def __init__(self, tail: Tail, waiter: asyncio.Future[bool], timeout: float) -> None:
-        self._tail = tail
-        self._waiter = waiter
-        self._timeout = timeout
-        self._arm()
-
-    def _arm(self) -> None:
-        due = self._tail.changed_at + self._timeout
-        self._handle = self._tail._loop.call_at(due, self._fire)
-
-    def _fire(self) -> None:
-        if self._waiter.done():
-            return
-        if self._tail._loop.time() < self._tail.changed_at + self._timeout:
-            self._arm()  # a heartbeat came meanwhile
-        else:
-            self._waiter.set_result(False)
-
-    def cancel(self) -> None:
-        self._handle.cancel()
 
 
 async def read_on(store: StreamStore, stream_id: str, offset: int) -> Page:

@@ -158,20 +158,16 @@ class Follower:
             if shared:
                 self._next += len(shared)
                 return shared
-            if tail.failure is not None:
-                raise tail.failure.with_traceback(None)
-            if info.state is not State.STREAMING:
+            if self._has_ended(tail, info):
                 return []
-            if self._is_lost is not None and self._is_lost(info):
-                raise ProducerLost(info, 0.0)
-            if self._producer_timeout is None:  # the hot path: no coroutine in between
-                waiter = tail.enqueue()
-                try:
-                    await waiter
-                finally:
-                    tail.dequeue(waiter)
-            else:
-                await self._wait(tail, self._producer_timeout)
+            # The hot path: no coroutine and no timer of its own.
+            waiter = tail.enqueue(self._producer_timeout)
+            try:
+                has_changed = await waiter
+            finally:
+                tail.dequeue(waiter)
+            if not has_changed:
+                await self._check_producer(tail)
 
     async def _replay(self) -> list[Record]:
         """One page from the store. Where it reaches what the tail shares, live begins."""
@@ -192,14 +188,26 @@ class Follower:
             self._next = number
         return page.records
 
-    async def _wait(self, tail: Tail, producer_timeout: float) -> None:
-        seen = tail.info
-        if await tail.changed(producer_timeout):
+    def _has_ended(self, tail: Tail, info: StreamInfo) -> bool:
+        """Whether no record will follow; raises where that is not as it should be."""
+        if tail.failure is not None:
+            raise tail.failure.with_traceback(None)
+        if info.state is not State.STREAMING:
+            return True
+        if self._is_lost is not None and self._is_lost(info):
+            raise ProducerLost(info, 0.0)
+        return False
+
+    async def _check_producer(self, tail: Tail) -> None:
+        """Raise `ProducerLost` where the silence was too long for this follower."""
+        timeout = self._producer_timeout
+        if timeout is None or not tail.is_silent_for(timeout):
             return
+        seen = tail.info
         # Notices can be lost, so the verdict needs one look of its own.
         info = await self._store.info(self.stream_id)
         if info.version == seen.version:
-            raise ProducerLost(info, producer_timeout)
+            raise ProducerLost(info, timeout)
         tail.noticed()
 
     def _join(self) -> Tail:

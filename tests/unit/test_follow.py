@@ -200,6 +200,59 @@ async def test_a_heartbeat_that_no_notice_told_of_is_found_before_the_verdict():
     assert caught.value.silent_seconds == 0.2
 
 
+async def test_silence_is_counted_from_the_last_heartbeat_and_one_look_decides(monkeypatch):
+    async with MemoryStreamStore() as store:
+        await store.create("a")
+        follower = follow(store, "a", producer_timeout=0.2)
+        step = asyncio.create_task(anext(follower))
+        while not follower._live:
+            await asyncio.sleep(0)
+        beat = await store.append("a")
+        looks = []
+        info = store.info
+        monkeypatch.setattr(store, "info", lambda key: looks.append(key) or info(key))
+        with pytest.raises(ProducerLost) as caught:
+            await step
+        assert caught.value.info.version == beat.version
+        assert looks == ["a"]
+
+
+async def test_followers_of_a_stream_share_one_timer_for_its_silence():
+    async with MemoryStreamStore() as store:
+        await store.create("a")
+        followers = [follow(store, "a", producer_timeout=5 + n % 2) for n in range(40)]
+        followers.append(follow(store, "a", producer_timeout=float("inf")))
+        steps = [asyncio.create_task(anext(follower)) for follower in followers]
+        tail = await _until_all_wait("a", store, len(steps))
+        assert sorted(tail._alarms) == [5, 6]
+        await store.append("a", b"x")
+        assert [record.data for record in await asyncio.gather(*steps)] == [b"x"] * 41
+
+
+async def test_each_follower_waits_out_its_own_timeout():
+    """The shorter one's alarm wakes all of them."""
+    async with MemoryStreamStore() as store:
+        await store.create("a")
+        patient = follow(store, "a", producer_timeout=60)
+        waiting = asyncio.create_task(anext(patient))
+        hasty = asyncio.create_task(anext(follow(store, "a", producer_timeout=0.05)))
+        forever = asyncio.create_task(anext(follow(store, "a")))
+        await _until_all_wait("a", store, 3)
+        with pytest.raises(ProducerLost):
+            await hasty
+        await _until_all_wait("a", store, 2)
+        await store.append("a", b"x")
+        assert (await waiting).data == (await forever).data == b"x"
+
+
+async def _until_all_wait(stream_id, store, count):
+    while True:
+        tail = Tail._tails.get((id(store), stream_id))
+        if tail is not None and len(tail._waiters) == count:
+            return tail
+        await asyncio.sleep(0)
+
+
 async def test_a_namesake_in_another_process_is_not_read_from_the_shared_records(tmp_path):
     """Deleted and begun anew elsewhere, with the notices lost: the next reader finds out."""
     path = tmp_path / "x.db"

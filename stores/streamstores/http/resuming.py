@@ -73,6 +73,7 @@ class ResumableChat:
             describe_error=describe_error,
         )
         self._readers: Counter[str] = Counter()
+        self._encoder = _Encoder()
         self._stops: set[asyncio.Future[Any]] = set()
         self._closing = asyncio.Event()
 
@@ -206,13 +207,28 @@ class ResumableChat:
                 exchange.receive,
                 exchange.send,
                 headers,
-                _bodies(follower, info.id, first, text_as_json=wants_json_text(exchange)),
+                self._bodies(follower, info.id, first, text_as_json=wants_json_text(exchange)),
                 ping_interval=self._ping_interval,
                 closing=self._closing,
             )
         finally:
             await follower.aclose()
             self._left(info.id)
+
+    async def _bodies(
+        self, follower: RunFollower, stream_id: str, batch: list[Record], *, text_as_json: bool
+    ) -> AsyncGenerator[bytes, None]:
+        """The stream as events, to its end; it just ends where the stream cannot be read on."""
+        yield sse_event("stream-id", stream_id)
+        try:
+            while batch := batch or await follower.batch():
+                for part in _parts(batch):
+                    yield self._encoder.encode(part, text_as_json)
+                batch = []
+        except StreamStoreError as exc:
+            _log.info("a response was cut, its client will ask again: %s", exc)
+            return
+        yield _ending(follower.info)
 
     async def _first_batch(
         self, follower: RunFollower, info: StreamInfo, offset: int
@@ -265,25 +281,30 @@ class ResumableChat:
             await self._store.aclose()
 
 
-async def _bodies(
-    follower: RunFollower, stream_id: str, batch: list[Record], *, text_as_json: bool
-) -> AsyncGenerator[bytes, None]:
-    """The stream as events, to its end; it just ends where the stream cannot be read on."""
-    yield sse_event("stream-id", stream_id)
-    try:
-        while batch := batch or await follower.batch():
-            for part in _parts(batch):
-                yield sse_of(part, text_as_json=text_as_json)
-            batch = []
-    except StreamStoreError as exc:
-        _log.info("a response was cut, its client will ask again: %s", exc)
-        return
-    yield _ending(follower.info)
+class _Encoder:
+    """Encodes once what goes to many clients: the followers of a stream are woken one after
+    another, with the same record."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Record | None, bool] = (None, False)
+        self._encoded = b""
+
+    def encode(self, part: list[Record], text_as_json: bool) -> bytes:
+        if len(part) > 1:
+            return sse_of(part, text_as_json=text_as_json)
+        record, was_json = self._last
+        if record is not part[0] or was_json is not text_as_json:
+            self._last = (part[0], text_as_json)
+            self._encoded = sse_of(part, text_as_json=text_as_json)
+        return self._encoded
 
 
 def _parts(batch: list[Record]) -> Iterator[list[Record]]:
     """A batch in parts of about `_SEND_BYTES`, so that a client that does not read has only
     that much encoded for it."""
+    if len(batch) == 1:  # as it mostly is, live
+        yield batch
+        return
     part: list[Record] = []
     size = 0
     for record in batch:

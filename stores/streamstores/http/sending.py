@@ -15,6 +15,7 @@ from streamstores.http.sse import sse_event
 __all__ = ["event_stream_headers", "send_events"]
 
 _PING = sse_event("ping")
+_BYTES_A_TURN = 65_536  # to one client, before the others have theirs
 _LAST_SECONDS = 2.0  # for a client to take the end of a body that was cut
 
 _log = logging.getLogger("streamstores.http")
@@ -78,47 +79,57 @@ class _Line:
         self._send = send
         self._ping_interval = ping_interval
         self._loop = asyncio.get_running_loop()
-        self._turn = asyncio.Lock()
-        self._has_ended = False
+        self._is_sending = False
         self._pinging: asyncio.Future[None] | None = None
         self._sent_at = self._loop.time()
         self._timer = self._loop.call_later(ping_interval, self._look)
 
     async def pump(self, bodies: AsyncGenerator[bytes, None]) -> None:
+        in_a_row = 0
         async for body in bodies:
-            await self.send(body)
-            await asyncio.sleep(0)  # a send to a client that has left does not suspend
+            await self._send_one(body)
+            in_a_row += len(body)
+            if in_a_row >= _BYTES_A_TURN:  # a send to a client that has left does not suspend
+                in_a_row = 0
+                await asyncio.sleep(0)
         await self.end()
 
-    async def send(self, body: bytes) -> None:
-        async with self._turn:
-            if self._has_ended:
-                return
-            await self._send({"type": "http.response.body", "body": body, "more_body": True})
-        self._sent_at = self._loop.time()
-
     async def end(self) -> None:
-        async with self._turn:
-            self._has_ended = True  # a ping that waits for its turn must not follow
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self._timer.cancel()  # no ping after the end
+        await self._send_one(b"", more_body=False)
 
     async def close(self) -> None:
+        self._timer.cancel()
         if self._pinging is not None:
             await _cancel(self._pinging)
-        self._timer.cancel()
+
+    async def _send_one(self, body: bytes, *, more_body: bool = True) -> None:
+        if self._pinging is not None:
+            await asyncio.wait([self._pinging])
+        self._is_sending = True
+        try:
+            message = {"type": "http.response.body", "body": body, "more_body": more_body}
+            await self._send(message)
+        finally:
+            self._is_sending = False
+        self._sent_at = self._loop.time()
 
     def _look(self) -> None:
-        """Ping where it is time; one timer however much is sent."""
+        """Ping where it is time; one timer however much is sent. What has been on its way
+        for so long goes to a client that does not read, which needs no ping either."""
         left = self._sent_at + self._ping_interval - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
-        else:
-            self._pinging = asyncio.ensure_future(self._ping())
+        if left <= 0:
+            left = self._ping_interval
+            if not self._is_sending and self._pinging is None:
+                self._pinging = asyncio.ensure_future(self._ping())
+        self._timer = self._loop.call_later(left, self._look)
 
     async def _ping(self) -> None:
+        message = {"type": "http.response.body", "body": _PING, "more_body": True}
         with suppress(OSError):  # the client has left, which another task learns too
-            await self.send(_PING)
-        self._timer = self._loop.call_later(self._ping_interval, self._look)
+            await self._send(message)
+        self._sent_at = self._loop.time()
+        self._pinging = None
 
 
 async def _until_disconnected(receive: Receive) -> None:
