@@ -10,7 +10,8 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
-from streamstores import OutcomeUnknown, RedisStreamStore, StreamWriter, follow
+from streamstores import OutcomeUnknown, RedisStreamStore, StreamInfo, StreamWriter, follow
+from streamstores._tail import Tail
 from tests.redis.helpers import eventually, everything, server_or_skip
 from tests.services.redis import OLDEST, VALKEY, Server, shared, with_own_prefix
 
@@ -23,20 +24,71 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield server
 
 
-async def test_two_hundred_followers_of_one_stream_cost_one_read_a_change(server):
+async def test_what_another_process_appends_costs_its_followers_no_read(server):
+    async with RedisStreamStore(server.url) as store, RedisStreamStore(server.url) as other:
+        await store.create("a", ttl=60)
+        tasks = [asyncio.create_task(everything(follow(other, "a"))) for _ in range(MANY)]
+        await _watching(server, MANY)
+        before = _calls(server, "evalsha")
+        chunks = [[b"%d " % number] * (number % 4) for number in range(100)]
+        for some in chunks:
+            info = await store.append("a", *some)
+        await eventually(lambda: _has_known(other, "a", info))
+        assert _calls(server, "evalsha") - before == 100
+        assert Tail._tails[id(other), "a"].info == info
+        await store.mark_done("a")
+        expected = b"".join(b"".join(some) for some in chunks)
+        assert await asyncio.gather(*tasks) == [expected] * MANY
+        assert _calls(server, "evalsha") - before == 100 + 2  # the end, and the read of it
+        assert _connections(server) == 3  # two lines, one for notices
+
+
+async def test_a_change_that_its_notice_does_not_tell_costs_one_read(server):
     async with RedisStreamStore(server.url) as store, RedisStreamStore(server.url) as other:
         await store.create("a")
         tasks = [asyncio.create_task(everything(follow(other, "a"))) for _ in range(MANY)]
-        await eventually(lambda: _has_subscriptions(server, 1))
-        await eventually(lambda: _has_calls(server, "evalsha", MANY))
+        await _watching(server, MANY)
         before = _calls(server, "evalsha")
+        big = b"x" * 5000
         for number in range(50):
-            await store.append("a", b"%d " % number)
+            change = {"attributes": {"n": str(number)}} if number % 2 else {}
+            info = await store.append("a", big, **change)
+            await eventually(lambda info=info: _has_known(other, "a", info))
         await store.mark_done("a")
-        expected = b"".join(b"%d " % number for number in range(50))
-        assert await asyncio.gather(*tasks) == [expected] * MANY
-        assert _calls(server, "evalsha") - before <= 51 + 51
-        assert _connections(server) == 3  # two lines, one for notices
+        assert await asyncio.gather(*tasks) == [big * 50] * MANY
+        assert _calls(server, "evalsha") - before == 51 + 51
+
+
+async def test_a_lost_notice_costs_one_read_and_nothing_is_lost_or_doubled(server):
+    async with RedisStreamStore(server.url) as store, RedisStreamStore(server.url) as other:
+        await store.create("a")
+        task = asyncio.create_task(everything(follow(other, "a")))
+        await _watching(server, 1)
+        before = _calls(server, "evalsha")
+        heard = other._wakeups.appended
+        for number in range(20):
+            if number == 10:
+                other._wakeups.appended = lambda *args: setattr(
+                    other._wakeups, "appended", heard
+                )
+            info = await store.append("a", b"%d " % number)
+            if number != 10:
+                await eventually(lambda info=info: _has_known(other, "a", info))
+        assert _calls(server, "evalsha") - before == 20 + 1
+        await store.mark_done("a")
+        assert await task == b"".join(b"%d " % number for number in range(20))
+
+
+async def test_what_others_publish_on_the_channel_of_a_stream_does_no_harm(server):
+    async with RedisStreamStore(server.url) as store, RedisStreamStore(server.url) as other:
+        info = await store.create("a", b"1")
+        task = asyncio.create_task(everything(follow(other, "a")))
+        await _watching(server, 1)
+        version = b"%d" % (info.version + 1)
+        for message in (b"", b"\n", b"x\ny", version, version + b" s1\nx\n\n\n1\n2"):
+            server.ask("PUBLISH", "streamstores:{a}", message)
+        await store.append("a", b"2", state="done")
+        assert await task == b"12"
 
 
 async def test_two_hundred_followers_of_as_many_streams_share_two_connections(server):
@@ -192,6 +244,17 @@ def _statistic(server: Server, name: str) -> str:
 def _calls(server: Server, command: str) -> int:
     statistic = _statistic(server, f"cmdstat_{command}:")
     return int(statistic.partition("calls=")[2].partition(",")[0] or 0)
+
+
+async def _watching(server: Server, count: int) -> None:
+    """Until `count` followers of one new stream have read it, and once more when its
+    subscription held."""
+    await eventually(lambda: _has_calls(server, "evalsha", 1 + count + 1))
+
+
+async def _has_known(store: RedisStreamStore, stream_id: str, info: StreamInfo) -> bool:
+    """Whether the followers of the stream know of this change."""
+    return Tail._tails[id(store), stream_id].info.version >= info.version
 
 
 async def _has_calls(server: Server, command: str, count: int) -> bool:

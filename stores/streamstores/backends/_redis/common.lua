@@ -43,11 +43,12 @@ local function reply(code, info)
 end
 
 -- Tells the followers, and by whom: who waits for the reply to this very request needs no notice.
--- Without a version the stream began or ended, so everybody looks. A sender in a cluster begins
--- with c; its channels are sharded, from version 7 on.
-local function notify(sender, version)
+-- Without a version the stream began or ended, so everybody looks; `news` spares them a look. A
+-- sender in a cluster begins with c; its channels are sharded, from version 7 on.
+local function notify(sender, version, news)
   local is_sharded = string.sub(sender, 1, 1) == 'c' and redis.REDIS_VERSION_NUM
-  redis.call(is_sharded and 'SPUBLISH' or 'PUBLISH', KEYS[1], (version or '') .. ' ' .. sender)
+  local notice = (version or '') .. ' ' .. sender .. (news or '')
+  redis.call(is_sharded and 'SPUBLISH' or 'PUBLISH', KEYS[1], notice)
 end
 
 local function end_at(expires_at)

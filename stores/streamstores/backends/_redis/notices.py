@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from streamstores._wakeups import Bell, Wakeups
 from streamstores.backends._redis.connecting import Source, disconnect, start
 from streamstores.backends._redis.links import Links
+from streamstores.backends._redis.scripts import SUBSCRIBED, Notice, news_in, notice_of
 
 PROBE_SECONDS = 10.0
 """After this long without a word the connection is asked whether it lives, and after as long
@@ -25,7 +26,7 @@ FAILURES_TO_REPORT = 3  # in a row: one or two are a restart
 
 _logger = logging.getLogger("streamstores.redis")
 
-OnNotice = Callable[[str, "int | None"], None]
+OnNotice = Callable[[str, Notice], None]
 _IS_SHARDED = b"return redis.REDIS_VERSION_NUM and 1 or 0"  # as the scripts see it
 
 
@@ -114,9 +115,16 @@ class Notices:
             listener.task.add_done_callback(lambda _: self._lost(name))
         return listener
 
-    def _heard(self, stream_id: str, version: int | None) -> None:
+    def _heard(self, stream_id: str, notice: Notice) -> None:
         self._failures = 0
-        self.wakeups.noticed(stream_id, version)
+        # One's own may come before the reply to it, which tells all that it would tell.
+        if self._links.is_own(notice.sender):
+            return
+        news = news_in(notice.news) if notice.news else None
+        if news is None or notice.version is None:
+            self.wakeups.noticed(stream_id, notice.version)
+        else:
+            self.wakeups.appended(stream_id, notice.version, *news)
 
     def _lost(self, name: str) -> None:
         """A listener has ended: its streams need another one, perhaps elsewhere."""
@@ -227,11 +235,8 @@ class _Listener:
             self._leaving.remove(channel)
         elif channel in self._wanted:
             is_notice = kind in (b"message", b"smessage")
-            version, _, sender = rest[0].partition(b" ") if is_notice else (b"", b"", b"")
-            # One's own may come before the reply to it, which tells all that it would tell.
-            if not self._links.is_own(sender):
-                number = int(version) if version.isdigit() else None
-                self._on_notice(self._wanted[channel], number)
+            notice = notice_of(rest[0]) if is_notice else SUBSCRIBED
+            self._on_notice(self._wanted[channel], notice)
 
 
 def _delay(failures: int) -> float:

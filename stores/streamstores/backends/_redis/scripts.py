@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
 from hashlib import sha1
 from importlib import resources
@@ -77,8 +78,49 @@ def parse(stream_id: str, reply: bytes) -> Reply | None:
     return Reply(code, info, rest)
 
 
+class Notice(NamedTuple):
+    """What the script of a mutation told the followers."""
+
+    version: int | None
+    """None: the stream began or ended."""
+    sender: bytes
+    news: bytes
+    """What a plain append added, as `news_in` takes it; empty: not told."""
+
+
+SUBSCRIBED = Notice(None, b"", b"")
+"""As good as a notice is that a subscription holds: what came before it was not heard."""
+
+
+class News(NamedTuple):
+    records: list[Record]
+    ttl: float | None
+    expires_at: datetime | None
+
+
+def notice_of(message: bytes) -> Notice:
+    """Whatever was published: what no script of ours wrote is a notice that tells nothing."""
+    head, _, news = message.partition(b"\n")
+    version, _, sender = head.partition(b" ")
+    return Notice(int(version) if version.isdigit() else None, sender, news)
+
+
+def news_in(text: bytes) -> News | None:
+    """None where it is not what a script of ours wrote."""
+    try:
+        start, ttl, expires_at, rest = text.split(b"\n", 3)
+        return News(
+            records_in(rest, int(start)),
+            float(ttl) if ttl else None,
+            from_microseconds(int(expires_at)) if expires_at else None,
+        )
+    except (ValueError, OverflowError):
+        return None
+
+
 def records_in(rest: bytes, offset: int) -> list[Record]:
-    """The records after the fields in the reply of `READ`, the first one at `offset`."""
+    """The records after the fields in the reply of `READ`, or in a notice; the first one is
+    at `offset`."""
     lengths, _, data = rest.partition(b"\n")
     if not lengths:
         return []
