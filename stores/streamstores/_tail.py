@@ -9,7 +9,6 @@ import asyncio
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import ClassVar
 
 from streamstores._wakeups import Wakeups, Watch, is_namesake, recheck_after
@@ -29,6 +28,11 @@ class Tail:
     number of the oldest one kept.
     """
 
+    __slots__ = (
+        *("_alarms", "_changed_at", "_end", "_first", "_followers", "_info", "_loop", "_pump"),
+        *("_records", "_start", "_store", "_stream_id", "_waiters", "_watch", "failure"),
+    )
+
     # By id(store): the tail keeps the store alive, so an id here is never another's.
     _tails: ClassVar[dict[tuple[int, str], Tail]] = {}
 
@@ -46,11 +50,10 @@ class Tail:
         self._waiters: set[asyncio.Future[bool]] = set()
         self._alarms: dict[float, asyncio.TimerHandle] = {}
         self._pump: asyncio.Task[None] | None = None
-        self._exit = ExitStack()
         self._watch: Watch | None = None
         wakeups = getattr(store, "_wakeups", None)
         if isinstance(wakeups, Wakeups):
-            self._watch = self._exit.enter_context(wakeups.watch(stream_id, self._absorb))
+            self._watch = wakeups.watch(stream_id, self._absorb).start()
 
     @classmethod
     def join(cls, store: StreamStore, stream_id: str) -> Tail:
@@ -76,7 +79,8 @@ class Tail:
         key = (id(self._store), self._stream_id)
         if self._tails.get(key) is self:
             del self._tails[key]
-        self._exit.close()
+        if self._watch is not None:
+            self._watch.stop()
         for alarm in self._alarms.values():
             alarm.cancel()
         self._alarms.clear()

@@ -113,12 +113,19 @@ class Watch(Bell):
             raise StoreUnavailable("the store was closed")
         return rung
 
-    def __enter__(self) -> Watch:
+    def start(self) -> Watch:
+        """Begin to hear, until `stop`; or enter it."""
         self._wakeups.add(self)
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def stop(self) -> None:
         self._wakeups.remove(self)
+
+    def __enter__(self) -> Watch:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
 
 
 class Wakeups:
@@ -128,7 +135,9 @@ class Wakeups:
     """
 
     def __init__(self, on_watched: Callable[[str, bool], None] | None = None) -> None:
-        self._watches: dict[str, list[Watch]] = {}
+        self.watches: dict[str, list[Watch]] = {}
+        """By stream id, for `add` and `remove` to change; a stream that nobody watches is
+        not in it."""
         self._on_watched = on_watched
         self._closed = False
 
@@ -138,9 +147,9 @@ class Wakeups:
         return Watch(self, stream_id, absorb)
 
     def add(self, watch: Watch) -> None:
-        watches = self._watches.get(watch.stream_id)
+        watches = self.watches.get(watch.stream_id)
         if watches is None:
-            self._watches[watch.stream_id] = [watch]
+            self.watches[watch.stream_id] = [watch]
             if self._on_watched is not None:
                 self._on_watched(watch.stream_id, True)
         else:
@@ -149,23 +158,23 @@ class Wakeups:
             watch.shut()
 
     def remove(self, watch: Watch) -> None:
-        watches = self._watches.get(watch.stream_id)
+        watches = self.watches.get(watch.stream_id)
         if watches is None or watch not in watches:
             return
         watches.remove(watch)
         if not watches:
-            del self._watches[watch.stream_id]
+            del self.watches[watch.stream_id]
             if self._on_watched is not None:
                 self._on_watched(watch.stream_id, False)
 
     @property
     def watched(self) -> list[str]:
         """The ids that somebody watches now."""
-        return list(self._watches)
+        return list(self.watches)
 
     def committed(self, info: StreamInfo, records: Sequence[Record] = ()) -> None:
         """This store applied a mutation: `info` is its result, `records` what it added."""
-        for watch in self._watches.get(info.id, ()):
+        for watch in self.watches.get(info.id, ()):
             watch.committed(info, records)
 
     def noticed(self, stream_id: str, version: int | None = None) -> None:
@@ -174,7 +183,7 @@ class Wakeups:
         `version` is the one it has reached, where the notice tells and the stream has not
         ended: whoever knows it already is left alone, so one's own commits cost no read.
         """
-        for watch in self._watches.get(stream_id, ()):
+        for watch in self.watches.get(stream_id, ()):
             watch.noticed(version)
 
     def appended(
@@ -192,18 +201,18 @@ class Wakeups:
         before has no need to read: versions begin at random and grow by one, so the next
         one is the next mutation of the same stream. To everybody else it is a notice.
         """
-        for watch in self._watches.get(stream_id, ()):
+        for watch in self.watches.get(stream_id, ()):
             watch.appended(version, records, ttl, expires_at)
 
     def noticed_all(self) -> None:
         """Notices may have been lost: everybody asks again."""
-        for watches in self._watches.values():
+        for watches in self.watches.values():
             for watch in watches:
                 watch.ring()
 
     def close(self) -> None:
         self._closed = True
-        for watches in self._watches.values():
+        for watches in self.watches.values():
             for watch in watches:
                 watch.shut()
 

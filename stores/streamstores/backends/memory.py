@@ -61,7 +61,6 @@ class MemoryStreamStore:
         self._record_bytes = self.limits.record_bytes
         self._streams: dict[str, _Stream] = {}
         self._wakeups = Wakeups()
-        self._watches = self._wakeups._watches
         self._closed = False
         # (time, id), at least one entry for each stream that expires, at its end or before.
         self._ends: list[tuple[datetime, str]] = []
@@ -147,7 +146,7 @@ class MemoryStreamStore:
         info = stream.info = grown(before, len(chunk), now)
         stream.chunks.append(chunk)
         stream.ends.append(info.tail)
-        if stream_id in self._watches:
+        if stream_id in self._wakeups.watches:
             self._wakeups.committed(info, [_new(Record, (before.tail, chunk))])
         return info
 
