@@ -29,6 +29,9 @@ class Sizes(NamedTuple):
     grown_bytes: int
     few_clients: int
     many_clients: int
+    crowd_clients: int
+    crowd_rate: int
+    """As `rate`, for so many clients that they are what a machine can serve at once."""
 
 
 FULL = Sizes(
@@ -49,6 +52,8 @@ FULL = Sizes(
     grown_bytes=100 * 1_048_576,
     few_clients=1,
     many_clients=200,
+    crowd_clients=1_000,
+    crowd_rate=10,
 )
 QUICK = FULL._replace(
     appends=100,
@@ -64,6 +69,7 @@ QUICK = FULL._replace(
     grown_streams=500,
     grown_bytes=8 * 1_048_576,
     many_clients=50,
+    crowd_clients=100,
 )
 TINY = Sizes(
     appends=2,
@@ -83,6 +89,8 @@ TINY = Sizes(
     grown_bytes=100_000,
     few_clients=1,
     many_clients=2,
+    crowd_clients=3,
+    crowd_rate=50,
 )
 
 # So that an append case takes about as long on every backend.

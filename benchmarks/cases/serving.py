@@ -10,17 +10,17 @@ from benchmarks.cases.case import Case, Metric, Target
 from benchmarks.trial import Audience, Pace, Trial, latencies, stop
 
 
-async def serve_events(trial: Trial, *, many: bool) -> dict[str, float]:
+async def serve_events(trial: Trial, *, clients: str, rate: str = "rate") -> dict[str, float]:
     """The clients are in this process; CPU time is that of the server alone."""
-    clients = trial.sizes.many_clients if many else trial.sizes.few_clients
-    pace = Pace(["s"], max(2, int(trial.sizes.seconds * trial.sizes.rate)), trial.sizes.rate)
+    count, pace_rate = getattr(trial.sizes, clients), getattr(trial.sizes, rate)
+    pace = Pace(["s"], max(2, int(trial.sizes.seconds * pace_rate)), pace_rate)
     async with trial.subject() as opened:
         server: Any = opened
         await server.begin(pace)
-        audience = Audience(server, pace.stream_ids, clients, stamped=True)
+        audience = Audience(server, pace.stream_ids, count, stamped=True)
         try:
             await audience.joined()
-            return await _measure(server, pace, audience, clients * pace.length)
+            return await _measure(server, pace, audience, count * pace.length)
         finally:
             await audience.leave()
 
@@ -54,14 +54,21 @@ CASES = (
     Case(
         "serve-one",
         "Server-sent events to 1 client at 50/s",
-        partial(serve_events, many=False),
+        partial(serve_events, clients="few_clients"),
         _METRICS,
         frozenset({"http"}),
     ),
     Case(
         "serve-many",
         "Server-sent events to 200 clients at 50/s",
-        partial(serve_events, many=True),
+        partial(serve_events, clients="many_clients"),
+        _METRICS,
+        frozenset({"http"}),
+    ),
+    Case(
+        "serve-crowd",
+        "Server-sent events to 1,000 clients at 10/s",
+        partial(serve_events, clients="crowd_clients", rate="crowd_rate"),
         _METRICS,
         frozenset({"http"}),
     ),
