@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis.asyncio.connection import Connection
-from redis.exceptions import BusyLoadingError, ReadOnlyError, ResponseError
+from redis.exceptions import ConnectionError as ServerRefuses
 
-from streamstores._wakeups import Bell
 from streamstores.backends._redis.connecting import disconnect, start
+from streamstores.backends._redis.wire import Wire
 
 Handle = Callable[[Any], Any]
 
@@ -41,8 +41,11 @@ class _Call:
         self.future = future
         self.since = time.monotonic()
 
-    def succeed(self, reply: Any) -> None:
+    def take(self, reply: Any) -> None:
         """Run the handler, also where nobody waits any more: a commit is one all the same."""
+        if isinstance(reply, Exception):
+            self.fail(reply)
+            return
         try:
             result = self.handle(reply)
         except Exception as exc:
@@ -77,7 +80,7 @@ class Line:
         self._timeout = timeout
         self._queue: list[_Call] = []
         self._sent: deque[_Call] = deque()
-        self._work = Bell()
+        self._wire: Wire | None = None
         self._loop = asyncio.get_running_loop()
         self.failure: Exception | None = None
         self._is_ending = False
@@ -94,8 +97,9 @@ class Line:
         if self.failure is not None:
             call.fail(NotSent(self.failure))
         else:
+            if not self._queue:
+                self._loop.call_soon(self._send)
             self._queue.append(call)
-            self._work.ring()
         return call.future
 
     async def aclose(self) -> None:
@@ -108,7 +112,6 @@ class Line:
             return
         self.failure = exc
         self._timer.cancel()
-        self._work.ring()  # before Python 3.12 wait_for may swallow the cancellation
         if not self._is_ending:
             self._task.cancel()
         for call in self._sent:
@@ -120,17 +123,21 @@ class Line:
         self._on_break()
 
     async def _run(self) -> None:
+        reason: Exception = ConnectionError("the connection was lost")
+        connection = None
         try:
             connection = await self._connect_in_time()
-            try:
-                await self._talk(connection)
-            finally:
-                self._is_ending = True  # so that nothing cancels the disconnecting
-                self.hang_up(ConnectionError("the connection was lost"))
-                await disconnect(connection)
+            if self.failure is None:  # before Python 3.12 wait_for may swallow a cancellation
+                self._wire = Wire(connection, self._take, self._send)
+                self._send()
+                await self._wire.lost
         except Exception as exc:
-            self._is_ending = True
-            self.hang_up(exc)
+            reason = exc
+        finally:
+            self._is_ending = True  # so that nothing cancels the disconnecting
+            self.hang_up(reason)
+            if connection is not None:
+                await disconnect(connection)
 
     async def _connect_in_time(self) -> Connection:
         try:
@@ -138,47 +145,23 @@ class Line:
         except asyncio.TimeoutError:
             raise TimeoutError(f"no connection in {self._timeout} seconds") from None
 
-    async def _talk(self, connection: Connection) -> None:
-        reader = start(self._read(connection), "redis replies")
-        try:
-            await self._write(connection)
-        except Exception as exc:
-            self.hang_up(exc)
-        finally:
-            reader.cancel()
-            await asyncio.wait([reader])
-
-    async def _write(self, connection: Connection) -> None:
-        while True:
-            await self._work.wait(None)
-            # redis-py would silently make a lost connection anew here, and nobody would read.
-            if self.failure is not None or not connection.is_connected:
-                raise ConnectionError("the connection was lost")
-            await connection.send_packed_command(self._packed(connection), check_health=False)
-
-    def _packed(self, connection: Connection) -> list[bytes]:
-        """What is queued, as bytes to send. No frame that waits keeps hold of any of it."""
-        packed: list[bytes] = []
+    def _send(self) -> None:
+        """Send what is queued, as one write."""
+        if self._wire is None or self._wire.is_full:
+            return
         queue, self._queue = self._queue, []
-        for call in queue:
-            if not call.future.cancelled():
-                packed += connection.pack_command(*call.arguments)
-                self._sent.append(call)
-        return packed
+        calls = [call for call in queue if not call.future.cancelled()]
+        self._sent += calls
+        self._wire.send(*[call.arguments for call in calls])
 
-    async def _read(self, connection: Connection) -> None:
-        try:
-            while True:
-                try:
-                    reply = await connection.read_response(disconnect_on_error=False)
-                except ResponseError as exc:
-                    self._sent.popleft().fail(exc)
-                else:
-                    self._sent.popleft().succeed(reply)
-        except Exception as exc:
-            if self._sent and _is_refusal(exc):
-                self._sent.popleft().fail(_caused(NotSent, exc))
-            self.hang_up(exc)
+    def _take(self, reply: Any) -> None:
+        if self.failure is not None:
+            return
+        if isinstance(reply, ServerRefuses):
+            if self._sent:
+                self._sent.popleft().fail(_caused(NotSent, reply))
+            raise reply
+        self._sent.popleft().take(reply)
 
     def _look_for_delay(self) -> None:
         oldest = self._sent[0] if self._sent else self._queue[0] if self._queue else None
@@ -186,11 +169,6 @@ class Line:
             self.hang_up(TimeoutError(f"no reply in {self._timeout} seconds"))
         else:
             self._timer = self._loop.call_later(self._timeout / 4, self._look_for_delay)
-
-
-def _is_refusal(exc: Exception) -> bool:
-    """Whether this is a reply, which redis-py raises as if it were the end of a connection."""
-    return isinstance(exc, BusyLoadingError) or isinstance(exc.__context__, ReadOnlyError)
 
 
 def _caused(kind: type[Exception], cause: Exception) -> Exception:

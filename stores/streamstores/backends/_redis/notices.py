@@ -15,6 +15,7 @@ from streamstores._wakeups import Bell, Wakeups
 from streamstores.backends._redis.connecting import Source, disconnect, start
 from streamstores.backends._redis.links import Links
 from streamstores.backends._redis.scripts import SUBSCRIBED, Notice, news_in, notice_of
+from streamstores.backends._redis.wire import Wire
 
 PROBE_SECONDS = 10.0
 """After this long without a word the connection is asked whether it lives, and after as long
@@ -155,6 +156,9 @@ class _Listener:
         self._changed: set[bytes] = set()
         self._leaving: list[bytes] = []  # asked to leave, and not confirmed yet
         self._work = Bell()
+        self._loop = asyncio.get_running_loop()
+        self._is_probed = False
+        self._probe_at = self._loop.time() + PROBE_SECONDS
         self.failure: Exception | None = None
         self.task = start(self._run(), "redis listener")
 
@@ -174,7 +178,7 @@ class _Listener:
             connection = await self._links.connect(self._source)
             try:
                 prefix = b"S" if await self._is_sharded(connection) else b""
-                await self._talk(connection, prefix)
+                await self._talk(Wire(connection, self._take), prefix)
             finally:
                 await disconnect(connection)
         except (RedisError, OSError, asyncio.TimeoutError) as exc:
@@ -186,46 +190,42 @@ class _Listener:
         await connection.send_command(b"EVAL", _IS_SHARDED, 0)
         return bool(await connection.read_response())
 
-    async def _talk(self, connection: Connection, prefix: bytes) -> None:
-        writer = start(self._subscribe(connection, prefix), "redis subscriptions")
-        try:
-            await self._listen(connection)
-        finally:
-            writer.cancel()
-            await asyncio.wait([writer])
+    async def _talk(self, wire: Wire, prefix: bytes) -> None:
+        wire.lost.add_done_callback(lambda _: self._work.ring())
+        while not wire.lost.done():
+            self._subscribe(wire, prefix)
+            self._probe(wire)
+            await self._work.wait(self._probe_at - self._loop.time())
+        wire.lost.result()
 
-    async def _subscribe(self, connection: Connection, prefix: bytes) -> None:
-        """Tell the server what is wanted, whenever that changes."""
-        while connection.is_connected:
-            changed, self._changed = self._changed, set()
-            wanted = {channel for channel in changed if channel in self._wanted}
-            joining = wanted - self._asked
-            leaving = (changed - wanted) & self._asked
-            self._asked = (self._asked | joining) - leaving
-            self._leaving += leaving
-            # Of a cluster's channels one command may name those of one slot only.
-            size = 1 if prefix else MOST_CHANNELS
-            for verb, channels in ((b"SUBSCRIBE", joining), (b"UNSUBSCRIBE", leaving)):
-                for some in _in_parts(list(channels), size):
-                    await connection.send_command(prefix + verb, *some, check_health=False)
-            await self._work.wait(None)
+    def _subscribe(self, wire: Wire, prefix: bytes) -> None:
+        """Tell the server what is wanted, where that has changed."""
+        changed, self._changed = self._changed, set()
+        wanted = {channel for channel in changed if channel in self._wanted}
+        joining = wanted - self._asked
+        leaving = (changed - wanted) & self._asked
+        self._asked = (self._asked | joining) - leaving
+        self._leaving += leaving
+        # Of a cluster's channels one command may name those of one slot only.
+        size = 1 if prefix else MOST_CHANNELS
+        for verb, channels in ((b"SUBSCRIBE", joining), (b"UNSUBSCRIBE", leaving)):
+            for some in _in_parts(list(channels), size):
+                wire.send((prefix + verb, *some))
 
-    async def _listen(self, connection: Connection) -> None:
-        is_probed = False
-        while True:
-            message = await connection.read_response(
-                timeout=PROBE_SECONDS, disconnect_on_error=False
-            )
-            if message is not None:
-                is_probed = False
-                self._take(message)
-            elif is_probed:
-                raise ConnectionError("no sign of life from the pub/sub connection")
-            else:
-                is_probed = True
-                await connection.send_command(b"PING", check_health=False)
+    def _probe(self, wire: Wire) -> None:
+        if self._loop.time() < self._probe_at:
+            return
+        if self._is_probed:
+            raise ConnectionError("no sign of life from the pub/sub connection")
+        wire.send((b"PING",))
+        self._is_probed = True
+        self._probe_at = self._loop.time() + PROBE_SECONDS
 
     def _take(self, message: Any) -> None:
+        self._is_probed = False
+        self._probe_at = self._loop.time() + PROBE_SECONDS
+        if isinstance(message, Exception):
+            raise message
         if not isinstance(message, list):
             return  # the answer to a probe while nothing is subscribed
         kind, channel, *rest = message
