@@ -8,11 +8,12 @@ import random
 import secrets
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
 
-from streamstores import PostgresStreamStore, StreamNotFound
+from streamstores import CorruptData, PostgresStreamStore, StreamNotFound, follow
 from streamstores.backends._postgres import sweeping
 from tests.postgres.conftest import table, until
 from tests.services.postgres import with_options
@@ -45,13 +46,13 @@ async def test_pages_of_any_size_from_any_offset_give_the_bytes_back(store):
     stream_id, chunks = id_(), []
     await store.create(stream_id)
     for _ in range(40):
-        batch = [rng.randbytes(rng.choice([1, 2, 7, 100, 3_000])) for _ in range(5)]
+        batch = [rng.randbytes(rng.choice([1, 2, 7, 100, 3_000, 12_000])) for _ in range(5)]
         await store.append(stream_id, *batch)
         chunks += batch
     whole = b"".join(chunks)
     ends = {sum(map(len, chunks[: n + 1])) for n in range(len(chunks))}
     for _ in range(150):
-        offset, max_bytes = rng.randrange(len(whole)), rng.choice([1, 50, 4_000, 10**9])
+        offset, max_bytes = rng.randrange(len(whole)), rng.choice([1, 50, 20_000, 10**9])
         page = await store.read(stream_id, offset, max_bytes=max_bytes)
         data = b"".join(record.data for record in page.records)
         assert data == whole[offset : page.next_offset]
@@ -59,6 +60,65 @@ async def test_pages_of_any_size_from_any_offset_give_the_bytes_back(store):
         assert {record.end for record in page.records} <= ends
         following = min(end for end in [*ends, 2**60] if end > page.next_offset)
         assert following - offset > max_bytes, "nothing that fits was left out"
+
+
+@pytest.mark.parametrize(("size", "rows"), [(20, 1), (4_096, 1), (10_000, 8), (65_536, 8)])
+async def test_small_records_come_in_one_row_and_big_ones_in_a_row_each(store, size, rows):
+    stream_id = id_()
+    await store.create(stream_id, *[b"x" * size] * 8)
+    assert len(await store._database.run(store._sql.read, stream_id, 0, 2**20)) == rows
+    page = await store.read(stream_id)
+    assert page.records == [(size * number, b"x" * size) for number in range(8)]
+
+
+@pytest.mark.parametrize("size", [20, 10_000])
+@pytest.mark.parametrize("lost", [0, 3, 7])
+async def test_a_record_that_is_missing_is_corrupt_data(store, url, admin, size, lost):
+    stream_id = id_()
+    await store.create(stream_id, *[b"x" * size] * 8)
+    await admin.execute(
+        f"DELETE FROM {table(url, 'records')} USING {table(url, 'streams')} "
+        "WHERE stream_key = key AND id = $1 AND end_offset = $2",
+        stream_id,
+        size * (lost + 1),
+    )
+    with pytest.raises(CorruptData):
+        async for _ in follow(store, stream_id):
+            pass
+
+
+async def test_a_new_connection_asks_the_server_about_no_types(url):
+    """Of all arrays asyncpg knows that of texts; any other costs three statements on each
+    new connection, which take longer than all that a store does with it at first."""
+    statements: list[str] = []
+
+    async def listen_in(connection: asyncpg.Connection) -> None:
+        connection.add_query_logger(lambda query: statements.append(query.query))
+
+    plain = urlsplit(url)._replace(query="").geturl()
+    schema = parse_qs(urlsplit(url).query)["schema"][0]
+    async with asyncpg.create_pool(plain, min_size=1, max_size=3, init=listen_in) as pool:
+        for notify in (True, False):
+            async with PostgresStreamStore(pool, schema=schema, notify=notify) as store:
+                await _use_all(store)
+    assert [each for each in statements if "CREATE" in each or "NOTIFY" in each.upper()]
+    assert len(statements) > 20
+    assert not [each for each in statements if "pg_type" in each.lower()]
+
+
+async def _use_all(store: PostgresStreamStore) -> None:
+    """Every statement of a store, with a follower that hears of a change."""
+    stream_id = id_()
+    await store.create(stream_id, b"1", b"2", ttl=60)
+    follower = follow(store, stream_id)
+    assert [(await follower.__anext__()).data for _ in range(2)] == [b"1", b"2"]
+    await store.append(stream_id, b"3", b"4", at=2)
+    await store.wait(stream_id, version=(await store.info(stream_id)).version, timeout=0.2)
+    assert [each.id async for each in store.list(stream_id)] == [stream_id]
+    await store.expire(stream_id)
+    await follower.aclose()
+    await store.delete(stream_id)
+    await store.sweep()
 
 
 async def test_a_page_touches_no_more_of_a_long_stream_than_it_gives(store, url, admin):

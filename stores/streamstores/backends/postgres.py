@@ -6,10 +6,11 @@ import asyncio
 import json
 import math
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import accumulate
+from struct import unpack
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -168,8 +169,7 @@ class PostgresStreamStore:
             _to_json(attributes),
             ttl,
             _storable(expires_at),
-            list(accumulate(map(len, chunks))),
-            chunks,
+            *_joined(chunks),
         )
         for _ in range(_ATTEMPTS):
             row = await self._mutate(self._sql.create, stream_id, *arguments)
@@ -229,12 +229,12 @@ class PostgresStreamStore:
         bounds.check_stream_id(stream_id, self.limits)
         offset = bounds.check_offset(offset)
         bounds.check_max_bytes(max_bytes)
-        row = await self._find(self._sql.read, stream_id, offset, min(max_bytes, _PAGE_BYTES))
-        info = _info(stream_id, row)
+        rows = await self._find(self._sql.read, stream_id, offset, min(max_bytes, _PAGE_BYTES))
+        info = _info(stream_id, rows[0])
         self._notices.seen(info)
         if offset > info.tail:
             raise OffsetOutOfRange(stream_id, offset, tail=info.tail)
-        records = _records(row["chunks"], offset, row["first_end"])
+        records = _records(rows, stream_id, offset)
         next_offset = records[-1].end if records else offset
         if bool(records) != (offset < info.tail) or next_offset > info.tail:
             raise CorruptData(f"stream {stream_id!r} lacks records at {offset}")
@@ -252,7 +252,8 @@ class PostgresStreamStore:
 
     async def info(self, stream_id: str) -> StreamInfo:
         bounds.check_stream_id(stream_id, self.limits)
-        info = _info(stream_id, await self._find(self._sql.info, stream_id))
+        rows = await self._find(self._sql.info, stream_id)
+        info = _info(stream_id, rows[0])
         self._notices.seen(info)
         return info
 
@@ -326,11 +327,11 @@ class PostgresStreamStore:
         self._sweeper.abandon()
         database.abandon()
 
-    async def _find(self, sql: str, stream_id: str, *arguments: object) -> Row:
+    async def _find(self, sql: str, stream_id: str, *arguments: object) -> Sequence[Row]:
         rows = await self._database.run(sql, stream_id, *arguments)
         if not rows:
             raise StreamNotFound(stream_id)
-        return rows[0]
+        return rows
 
     async def _mutate(self, sql: str, stream_id: str, *arguments: object) -> Row | None:
         """The row that a mutation returns. Where it is not known whether it happened, those
@@ -356,9 +357,17 @@ def _arguments(mutation: Mutation) -> tuple[object, ...]:
         None if mutation.state is None else mutation.state.value,
         None if mutation.error is None else json.dumps(mutation.error),
         None if mutation.attributes is None else _to_json(mutation.attributes),
-        list(accumulate(map(len, mutation.chunks))),
-        mutation.chunks,
+        *_joined(mutation.chunks),
     )
+
+
+def _joined(chunks: tuple[bytes, ...]) -> tuple[list[str], bytes]:
+    """Where each chunk ends, as text, and their bytes one after another.
+
+    Of all arrays asyncpg knows only those of text by heart; for any other it asks the server
+    what it is, with three statements on each new connection.
+    """
+    return [str(end) for end in accumulate(map(len, chunks))], b"".join(chunks)
 
 
 def _info(stream_id: str, row: Row) -> StreamInfo:
@@ -378,14 +387,33 @@ def _info(stream_id: str, row: Row) -> StreamInfo:
         raise CorruptData(f"the row of stream {stream_id!r} cannot be read: {exc}") from exc
 
 
-def _records(chunks: list[bytes], offset: int, first_end: int | None) -> list[Record]:
+def _records(rows: Sequence[Row], stream_id: str, offset: int) -> list[Record]:
     """The records of a page; the first is cut where the page begins inside it."""
-    if first_end is None:
-        return []
-    inside = offset - (first_end - len(chunks[0]))
-    if inside:
-        chunks[0] = chunks[0][inside:]
-    return records_of(tuple(chunks), offset + sum(map(len, chunks)))
+    records: list[Record] = []
+    end = offset
+    for row in rows:
+        if row["ends"] is None:
+            break  # nothing after the offset
+        piece = _split(row["ends"], row["data"])
+        if piece[0].offset > end:
+            raise CorruptData(f"stream {stream_id!r} lacks records at {end}")
+        records += piece
+        end = piece[-1].end
+    if records and records[0].offset < offset:
+        start, data = records[0]
+        records[0] = Record(offset, data[offset - start :])
+    return records
+
+
+def _split(ends: bytes, data: bytes) -> list[Record]:
+    """The records of one row: where they end in the stream, and their bytes together."""
+    stops = unpack(f">{len(ends) // 8}q", ends)
+    base = stops[-1] - len(data)
+    starts = (base, *stops[:-1])
+    return [
+        Record(start, data[start - base : stop - base])
+        for start, stop in zip(starts, stops, strict=True)
+    ]
 
 
 def _to_json(attributes: Mapping[str, str]) -> str:

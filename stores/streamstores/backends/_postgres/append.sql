@@ -1,5 +1,5 @@
 -- $1 id, $2 size, $3 at, $4 version, $5 state, $6 error, $7 attributes,
--- $8 ends of the chunks counted from the tail, $9 chunks
+-- $8 ends of the chunks, as text, $9 the chunks one after another
 --
 -- The row after the mutation, or (applied = false) the one that refused it. UPDATE waits for
 -- the row's lock and then tests its newest version; the refusing row is of the statement's
@@ -26,8 +26,11 @@ WITH applied AS (
     RETURNING key, {columns}
 ), added AS (
     INSERT INTO {records} (stream_key, end_offset, data)
-    SELECT key, tail - $2 + chunk.end_offset, chunk.data
-    FROM applied, unnest($8::bigint[], $9::bytea[]) AS chunk (end_offset, data)
+    SELECT key, tail - $2 + stop, substring($9::bytea FROM start + 1 FOR stop - start)
+    FROM applied, (
+        SELECT stop, lag(stop, 1, 0) OVER (ORDER BY stop) AS start
+        FROM unnest($8::text[]::int[]) AS stop
+    ) AS chunk
 )
 SELECT true AS applied, {columns} FROM applied
 UNION ALL

@@ -1,5 +1,5 @@
 -- $1 id, $2 state, $3 size, $4 version, $5 attributes, $6 ttl, $7 expires_at,
--- $8 ends of the chunks, $9 chunks
+-- $8 ends of the chunks, as text, $9 the chunks one after another
 --
 -- The new row, or the living one that has the id; no row where another create committed
 -- after this statement began: ask again.
@@ -20,8 +20,11 @@ WITH buried AS (
     RETURNING key, {columns}
 ), added AS (
     INSERT INTO {records} (stream_key, end_offset, data)
-    SELECT key, chunk.end_offset, chunk.data
-    FROM born, unnest($8::bigint[], $9::bytea[]) AS chunk (end_offset, data)
+    SELECT key, stop, substring($9::bytea FROM start + 1 FOR stop - start)
+    FROM born, (
+        SELECT stop, lag(stop, 1, 0) OVER (ORDER BY stop) AS start
+        FROM unnest($8::text[]::int[]) AS stop
+    ) AS chunk
 )
 SELECT true AS applied, {columns} FROM born
 UNION ALL

@@ -269,7 +269,8 @@ class Polling:
         asked = self._known.copy()
         if not asked:
             return
-        rows = await self._database.run(self._changed_sql, list(asked), list(asked.values()))
+        versions = [None if version is None else str(version) for version in asked.values()]
+        rows = await self._database.run(self._changed_sql, list(asked), versions)
         for stream_id, version in rows:
             if stream_id in self._known:
                 self._known[stream_id] = version

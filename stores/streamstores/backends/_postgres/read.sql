@@ -2,15 +2,27 @@
 --
 -- Records tile the stream, so those that fit are the ones that end at or before
 -- offset + max_bytes: one range of the index, plus the first where it alone is longer.
-SELECT {columns}, first.end_offset AS first_end, ARRAY(
-    SELECT data FROM {records}
-    WHERE stream_key = stream.key
-        AND end_offset > $2 AND end_offset <= greatest($2 + $3::bigint, first.end_offset)
-    ORDER BY end_offset
-) AS chunks
+--
+-- Many small ones come in one row, cheap to decode: their ends, 8 bytes each, and their
+-- bytes. Where the first is a big one they come in a row each, so that the client takes one
+-- while the server fetches the next.
+SELECT {columns}, piece.ends, piece.data
 FROM {streams} AS stream LEFT JOIN LATERAL (
-    SELECT end_offset FROM {records}
+    SELECT greatest($2 + $3::bigint, end_offset) AS stop, end_offset - $2 > 8192 AS is_big
+    FROM {records}
     WHERE stream_key = stream.key AND end_offset > $2::bigint
     ORDER BY end_offset LIMIT 1
-) AS first ON true
+) AS page ON true LEFT JOIN LATERAL (
+    SELECT
+        string_agg(int8send(end_offset), '' ORDER BY end_offset) AS ends,
+        string_agg(data, '' ORDER BY end_offset) AS data
+    FROM {records}
+    WHERE stream_key = stream.key AND end_offset > $2 AND end_offset <= stop
+    HAVING NOT is_big
+    UNION ALL (
+        SELECT int8send(end_offset), data FROM {records}
+        WHERE stream_key = stream.key AND end_offset > $2 AND end_offset <= stop AND is_big
+        ORDER BY end_offset
+    )
+) AS piece ON true
 WHERE id = $1 AND (expires_at IS NULL OR expires_at > clock_timestamp())
