@@ -20,9 +20,10 @@ import aiosqlite
 from streamstores import limits as bounds
 from streamstores._rules import check_end_state, check_mutation, check_state, records_of
 from streamstores._wakeups import Bell, Wakeups
-from streamstores.backends._sqlite import database
-from streamstores.backends._sqlite.database import Operation, Settings, Transaction
+from streamstores.backends._sqlite import database, reading, writing
+from streamstores.backends._sqlite.database import Settings
 from streamstores.backends._sqlite.watcher import Changes, Watcher
+from streamstores.backends._sqlite.writing import Operation, Outcome, Transaction, Writer
 from streamstores.errors import InvalidRequest, StreamStoreError
 from streamstores.limits import Limits
 from streamstores.store import Page, State, StateLike, StreamInfo
@@ -61,6 +62,7 @@ class SQLiteStreamStore:
     # Here because `__del__` runs also where `__init__` refused its arguments.
     _writer: aiosqlite.Connection | None = None
     _watcher: Watcher | None = None
+    _commit: Callable[[Sequence[Operation]], Sequence[Outcome]]
 
     def __init__(
         self,
@@ -95,7 +97,7 @@ class SQLiteStreamStore:
         self._opening: asyncio.Task[None] | None = None
         self._is_closed = False
         self._queue: list[_Queued] = []
-        self._in_flight: asyncio.Future[Sequence[Any]] | None = None
+        self._in_flight: _Commit | None = None
         self._rubbish = Bell()
         self._housekeeper: asyncio.Task[None] | None = None
 
@@ -124,7 +126,7 @@ class SQLiteStreamStore:
     ) -> StreamInfo:
         bounds.check_stream_id(stream_id, self.limits)
         create = partial(
-            database.create,
+            writing.create,
             stream_id=stream_id,
             ttl=bounds.check_expiry(ttl, expires_at),
             expires_at=_microseconds(expires_at),
@@ -146,7 +148,7 @@ class SQLiteStreamStore:
     ) -> StreamInfo:
         bounds.check_stream_id(stream_id, self.limits)
         mutation = check_mutation(self.limits, chunks, at, version, state, error, attributes)
-        append = partial(database.append, stream_id=stream_id, mutation=mutation)
+        append = partial(writing.append, stream_id=stream_id, mutation=mutation)
         return await self._mutate(append, then=partial(self._has_grown, mutation.chunks))
 
     async def mark_done(
@@ -167,7 +169,7 @@ class SQLiteStreamStore:
         bounds.check_stream_id(stream_id, self.limits)
         offset = bounds.check_offset(offset)
         bounds.check_max_bytes(max_bytes)
-        return await self._ask(database.read, stream_id, offset, max_bytes)
+        return await self._ask(reading.read, stream_id, offset, max_bytes)
 
     async def wait(self, stream_id: str, *, version: int, timeout: float) -> StreamInfo:
         bounds.check_seconds(timeout, "timeout")
@@ -181,7 +183,7 @@ class SQLiteStreamStore:
 
     async def info(self, stream_id: str) -> StreamInfo:
         bounds.check_stream_id(stream_id, self.limits)
-        return await self._ask(database.info, stream_id)
+        return await self._ask(reading.info, stream_id)
 
     async def expire(
         self,
@@ -192,7 +194,7 @@ class SQLiteStreamStore:
     ) -> StreamInfo:
         bounds.check_stream_id(stream_id, self.limits)
         expire = partial(
-            database.expire,
+            writing.expire,
             stream_id=stream_id,
             ttl=bounds.check_expiry(ttl, expires_at),
             expires_at=_microseconds(expires_at),
@@ -201,21 +203,21 @@ class SQLiteStreamStore:
 
     async def delete(self, stream_id: str) -> None:
         bounds.check_stream_id(stream_id, self.limits)
-        delete = partial(database.delete, stream_id=stream_id)
+        delete = partial(writing.delete, stream_id=stream_id)
         await self._mutate(delete, then=self._has_ended)
 
     async def list(self, prefix: str = "") -> AsyncIterator[StreamInfo]:
         bounds.check_prefix(prefix)
         after: str | None = ""
         while after is not None:
-            page, after = await self._ask(database.list_page, prefix, after, _LIST_PAGE)
+            page, after = await self._ask(reading.list_page, prefix, after, _LIST_PAGE)
             for info in page:
                 yield info
 
     async def sweep(self, *, limit: int = 1000) -> int:
         bounds.check_sweep_limit(limit)
-        swept = await self._mutate(partial(database.sweep, limit=limit))
-        while await self._mutate(database.purge):
+        swept = await self._mutate(partial(writing.sweep, limit=limit))
+        while await self._mutate(writing.purge):
             pass
         return swept
 
@@ -260,6 +262,7 @@ class SQLiteStreamStore:
                 writer = await _connected(self._settings)
                 self._readers.append(writer)  # so that a failure below closes it
                 await _submit(writer, database.migrate)
+                self._commit = (await _submit(writer, Writer)).commit
                 for _ in range(self._reader_count):
                     self._readers.append(await _connected(self._settings))
         except BaseException:
@@ -297,7 +300,8 @@ class SQLiteStreamStore:
     ) -> T:
         """Run an operation in the next transaction; `then` hears of what it committed, also
         where the caller was cancelled meanwhile."""
-        await self._open()
+        if self._writer is None or self._is_closed:
+            await self._open()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.append(_Queued(operation, then, future))
         if self._in_flight is None:
@@ -310,23 +314,27 @@ class SQLiteStreamStore:
         batch = [each for each in self._queue[:_BATCH] if not each.future.done()]
         del self._queue[:_BATCH]
         assert self._writer is not None
+        self._in_flight = _Commit(partial(self._settle, batch))
         operations = [queued.operation for queued in batch]
-        self._in_flight = _submit(self._writer, database.commit, operations)
-        self._in_flight.add_done_callback(partial(self._settle, batch))
+        self._writer._tx.put_nowait((self._in_flight, partial(self._commit, operations)))
 
     def _settle(
-        self, batch: Sequence[_Queued], committed: asyncio.Future[Sequence[Any]]
+        self, batch: Sequence[_Queued], outcomes: Sequence[Outcome] | BaseException
     ) -> None:
         self._in_flight = None
-        try:
-            with _translate_errors(self._settings.path):
-                outcomes = committed.result()
-        except Exception as exc:
-            outcomes = [exc] * len(batch)
+        if isinstance(outcomes, BaseException):
+            outcomes = [self._translated(outcomes)] * len(batch)
         for queued, outcome in zip(batch, outcomes, strict=True):
             queued.settle(outcome)
         if self._queue:
             self._commit_queue()
+
+    def _translated(self, raised: BaseException) -> Exception:
+        try:
+            with _translate_errors(self._settings.path):
+                raise raised
+        except Exception as exc:
+            return exc
 
     def _has_grown(self, chunks: tuple[bytes, ...], info: StreamInfo) -> None:
         self._wakeups.committed(info, records_of(chunks, info.tail))
@@ -369,6 +377,23 @@ class _Queued(NamedTuple):
             self.then(outcome)
         if not self.future.done():
             self.future.set_result(outcome)
+
+
+class _Commit(asyncio.Future[None]):
+    """A transaction under way. It settles its mutations as soon as its thread reports, where
+    a callback of a future would wait for the loop's next turn."""
+
+    def __init__(self, settle: Callable[[Sequence[Outcome] | BaseException], None]) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self._settle = settle
+
+    def set_result(self, outcomes: Any) -> None:
+        super().set_result(None)
+        settle = self._settle
+        del self._settle  # the thread holds on to its last future, which must not hold a store
+        settle(outcomes)
+
+    set_exception = set_result
 
 
 async def _keep_house(ref: weakref.ref[SQLiteStreamStore], rubbish: Bell) -> None:

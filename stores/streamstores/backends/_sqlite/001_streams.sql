@@ -1,7 +1,7 @@
 -- One row a stream. `key` is never used again (AUTOINCREMENT), so that records of a deleted
--- stream cannot show up in its namesake. `changed` is the number of the transaction that
--- touched the stream last: what a watcher in another process looks for. Times are microseconds
--- since 1970, `ttl` is seconds.
+-- stream cannot show up in its namesake. `changed` is the highest number of
+-- `streamstores_changes` or less, as told there. Times are microseconds since 1970, `ttl` is
+-- seconds.
 CREATE TABLE streamstores_streams (
     key        INTEGER PRIMARY KEY AUTOINCREMENT,
     id         TEXT    NOT NULL UNIQUE,
@@ -34,10 +34,13 @@ CREATE TABLE streamstores_trash (
     stream INTEGER PRIMARY KEY
 );
 
--- The `changed` of the last transaction that ended a stream before its time, which leaves no
--- row to find it by.
-CREATE TABLE streamstores_ended (
-    changed INTEGER NOT NULL
+-- One row: what a watcher in another process looks for. A stream that changes takes the
+-- highest `number` as its `changed`, unless it has that already: the busy streams share it,
+-- and their changes touch neither this row nor the index. Once a crowd shares it, it grows.
+-- `ended` grows with each stream that ended before its time, which leaves no row to find.
+CREATE TABLE streamstores_changes (
+    number INTEGER NOT NULL,
+    ended  INTEGER NOT NULL
 );
 
-INSERT INTO streamstores_ended VALUES (0);
+INSERT INTO streamstores_changes VALUES (1, 0);

@@ -10,14 +10,13 @@ import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
-from streamstores.backends._sqlite.database import Settings, connect
+from streamstores.backends._sqlite.database import Settings, connect, data_version
 from streamstores.errors import StreamStoreError
 
 __all__ = ["Changes", "Watcher"]
 
-_CHANGED_AFTER = (
-    "SELECT id, version, changed FROM streamstores_streams WHERE changed > ? ORDER BY changed"
-)
+_LAST = "SELECT number, ended FROM streamstores_changes"
+_AT_THE_TOP = "SELECT id, version FROM streamstores_streams WHERE changed >= ?"
 
 
 class Changes(NamedTuple):
@@ -33,7 +32,7 @@ class Watcher:
     """A thread that looks every `interval` seconds while somebody watches.
 
     A look without a change is one `PRAGMA data_version`: no I/O, a few microseconds. What
-    changed is called back in the event loop, in the order of commits.
+    changed is called back in the event loop.
     """
 
     def __init__(
@@ -81,22 +80,25 @@ class Watcher:
         """Look, from here on, until nobody watches any more."""
         connection = connect(self._settings)
         try:
-            seen = _data_version(connection)
-            changed, ended = _last_changed(connection), _ended(connection)
+            seen = data_version(connection)
+            number, ended = connection.execute(_LAST).fetchone()
+            known: dict[str, int] = {}  # versions reported of the streams at the top
             self._report(Changes([], may_have_ended=True))
             while self._watched.is_set() and not self._closing.is_set():
                 time.sleep(self._interval)  # half the cost of waiting for an event
-                # The version first: a commit that slips in is then found at the next look.
-                version = _data_version(connection)
+                # The version first, then the number: a commit that slips in between is then
+                # found at the next look.
+                version = data_version(connection)
                 if version == seen:
                     continue
                 seen = version
-                rows = connection.execute(_CHANGED_AFTER, (changed,)).fetchall()
-                changed = rows[-1][2] if rows else changed
-                ended_before, ended = ended, _ended(connection)
-                changes = Changes([row[:2] for row in rows], ended != ended_before)
-                if changes.versions or changes.may_have_ended:
-                    self._report(changes)
+                number_before, ended_before = number, ended
+                number, ended = connection.execute(_LAST).fetchone()
+                rows = connection.execute(_AT_THE_TOP, (number_before,)).fetchall()
+                changed = [row for row in rows if known.get(row[0]) != row[1]]
+                known = dict(rows)
+                if changed or ended != ended_before:
+                    self._report(Changes(changed, ended != ended_before))
         finally:
             connection.close()
 
@@ -108,19 +110,3 @@ class Watcher:
             self._loop.call_soon_threadsafe(on_changes, changes)
         except RuntimeError:  # the loop was closed under an unclosed store
             self._closing.set()
-
-
-def _data_version(connection: sqlite3.Connection) -> int:
-    version: int = connection.execute("PRAGMA data_version").fetchone()[0]
-    return version
-
-
-def _last_changed(connection: sqlite3.Connection) -> int:
-    sql = "SELECT ifnull(max(changed), 0) FROM streamstores_streams"
-    changed: int = connection.execute(sql).fetchone()[0]
-    return changed
-
-
-def _ended(connection: sqlite3.Connection) -> int:
-    changed: int = connection.execute("SELECT changed FROM streamstores_ended").fetchone()[0]
-    return changed
