@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from benchmarks.cases.case import RAW
+from benchmarks.cases.case import OURS
 from benchmarks.results import Measure, Result, Spread
 
+_GLANCE = "| backend | figure | streamstores | of raw | of the best peer | target |"
 _HEAD = "| backend | subject | figure | median (lowest to highest) | ratio to raw | target |"
 
 
 def markdown(results: Sequence[Result], facts: dict[str, Any]) -> str:
-    lines = [_facts(facts), "", *_behind(results)]
+    """First ours in one table, then where a peer is ahead, then everything."""
+    lines = [_facts(facts), "", *_glance(results), "", *_behind(results)]
     cases = sorted(results, key=lambda result: _order(results, result.case))
     for title, group in groupby(cases, key=lambda result: result.title):
         lines += ["", f"### {title}", "", _HEAD, "|" + "---|" * 6]
@@ -71,33 +73,37 @@ def number(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
+def _glance(results: Sequence[Result]) -> list[str]:
+    """The first figure of each case, and those that have a target."""
+    rows = [
+        f"| {ours.backend} | {ours.title}: {name}, {measure.unit} | {_value(measure.value)} "
+        f"| {_ratio(measure.ratio)} | {_best_peer(measure)} | {_target(measure)} |"
+        for ours in results
+        if ours.subject == OURS
+        for place, (name, measure) in enumerate(ours.measures.items())
+        if place == 0 or measure.target
+    ]
+    return [_GLANCE, "|" + "---|" * 6, *rows]
+
+
+def _best_peer(measure: Measure) -> str:
+    if not measure.peers:
+        return ""
+    worst = min if measure.better == "higher" else max
+    name, ratio = worst(measure.peers.items(), key=lambda peer: peer[1].median)
+    return f"{_value(ratio)} {name}"
+
+
 def _behind(results: Sequence[Result]) -> list[str]:
     """Every figure in which a peer is ahead of us: said, not left to be found."""
     lines = [
-        f"- {ours.backend}, {ours.title}, {name} in {measure.unit}: {peer} "
-        f"{number(theirs.value.median)}, streamstores {number(measure.value.median)}."
+        f"- {ours.backend}, {ours.title}: {name}, {_value(ratio)} times {peer}'s."
         for ours in results
-        if ours.subject == "streamstores"
+        if ours.subject == OURS
         for name, measure in ours.measures.items()
-        for peer, theirs in _peers(results, ours, name)
-        if _is_ahead(theirs, measure)
+        for peer, ratio in measure.peers.items()
+        if (ratio.median < 1 if measure.better == "higher" else ratio.median > 1)
     ]
     if not lines:
         return ["No peer is ahead in any figure that both have."]
-    return ["A peer is ahead here:", "", *lines]
-
-
-def _peers(results: Sequence[Result], ours: Result, metric: str) -> list[tuple[str, Measure]]:
-    return [
-        (each.subject, each.measures[metric])
-        for each in results
-        if (each.backend, each.case) == (ours.backend, ours.case)
-        and each.subject not in (RAW, "streamstores")
-        and metric in each.measures
-    ]
-
-
-def _is_ahead(theirs: Measure, ours: Measure) -> bool:
-    if theirs.better == "higher":
-        return theirs.value.median > ours.value.median
-    return theirs.value.median < ours.value.median
+    return ["A peer is ahead here (ratios of the same round):", "", *lines]

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.cases.case import RAW, Case, Metric
+from benchmarks.cases.case import OURS, RAW, Case, Metric, Target
 
 Figures = Mapping[str, float]
 
@@ -55,6 +55,8 @@ class Measure(NamedTuple):
     target: str
     """As `≥ 0.85 of raw`, or empty."""
     is_met: bool | None
+    peers: dict[str, Spread]
+    """Where the figure is ours: its ratio to each peer's in the same round."""
 
 
 class Result(NamedTuple):
@@ -94,14 +96,31 @@ def _measure(
     if value is None:
         return None
     ratio = _ratio(metric, rounds, figures.get(RAW, ()))
-    target = metric.targets.get(backend) if name == "streamstores" else None
-    if target is None:
-        return Measure(metric.unit, metric.better, value, ratio, "", None)
+    is_ours = name == OURS
+    target = metric.targets.get(backend) if is_ours else None
+    text, is_met = _judged(metric, target, value, figures) if target else ("", None)
+    peers = _peers(metric, figures) if is_ours and not metric.of_itself else {}
+    return Measure(metric.unit, metric.better, value, ratio, text, is_met, peers)
+
+
+def _judged(
+    metric: Metric, target: Target, value: Spread, figures: Mapping[str, Sequence[Figures]]
+) -> tuple[str, bool | None]:
     sign = "≥" if metric.better == "higher" else "≤"
     text = f"{sign} {target.bound:g}" + (f" of {target.of}" if target.of else "")
-    judged = _ratio(metric, rounds, figures.get(target.of, ())) if target.of else value
-    is_met = None if judged is None else metric.is_met(target, judged.median)
-    return Measure(metric.unit, metric.better, value, ratio, text, is_met)
+    if target.of is None:
+        return text, metric.is_met(target, value.median)
+    ratio = _ratio(metric, figures[OURS], figures.get(target.of, ()))
+    return text, None if ratio is None else metric.is_met(target, ratio.median)
+
+
+def _peers(metric: Metric, figures: Mapping[str, Sequence[Figures]]) -> dict[str, Spread]:
+    ratios = {
+        name: _ratio(metric, figures[OURS], rounds)
+        for name, rounds in figures.items()
+        if name not in (RAW, OURS)
+    }
+    return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 
 
 def _ratio(metric: Metric, rounds: Sequence[Figures], base: Sequence[Figures]) -> Spread | None:
@@ -170,5 +189,6 @@ def _measured(plain: dict[str, Any]) -> Measure:
             **plain,
             "value": Spread(**plain["value"]),
             "ratio": Spread(**ratio) if ratio else None,
+            "peers": {name: Spread(**each) for name, each in plain["peers"].items()},
         }
     )

@@ -10,7 +10,7 @@ from functools import partial
 
 from tests.services import Unavailable
 
-from benchmarks.cases.case import RAW, Case
+from benchmarks.cases.case import OURS, RAW, Case
 from benchmarks.results import Figures, Result
 from benchmarks.services import Service, service
 from benchmarks.sizes import FULL, TINY, Sizes
@@ -75,7 +75,7 @@ def _run_case(
     """The rounds; at full size after a tiny one to warm up."""
     started = time.monotonic()
     if not case.with_peers:
-        names = [name for name in names if name in (RAW, "streamstores")]
+        names = [name for name in names if name in (RAW, OURS)]
     paired = _Rounds(partial(_attempt, backend, case, running), names)
     if sizes is FULL:
         paired.play(TINY)

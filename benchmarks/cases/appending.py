@@ -77,6 +77,7 @@ CASES = (
                 "times one stream",
                 "higher",
                 {"sqlite": Target(5, None), "postgres": Target(1.0)},
+                of_itself=True,
             ),
         ),
     ),

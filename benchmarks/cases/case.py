@@ -13,6 +13,7 @@ ACROSS_PROCESSES = EVERYWHERE - {"memory"}
 
 
 RAW = "raw"
+OURS = "streamstores"
 
 
 class Target(NamedTuple):
@@ -29,6 +30,9 @@ class Metric(NamedTuple):
     better: Literal["higher", "lower"]
     targets: Mapping[str, Target] = {}
     """By backend; elsewhere the figure is shown without judgement."""
+    of_itself: bool = False
+    """A ratio of two figures of one subject, so that a slow start makes it look good: peers
+    are not compared by it."""
 
     def is_met(self, target: Target, figure: float) -> bool:
         """Whether a figure, or its ratio, keeps its target."""

@@ -60,7 +60,9 @@ def test_a_peer_that_is_ahead_is_named_above_the_tables() -> None:
     figures = {"streamstores": [{"appends": 10.0}], "peer": [{"appends": 11.0}]}
     both = [Result.of("redis", case, name, figures, None) for name in figures]
     facts = {"host": {**results.host(), "packages": {}}, "scale": "tiny", "rounds": 1}
-    assert "appends in 1/s: peer 11.0, streamstores 10.0." in report.markdown(both, facts)
+    table = report.markdown(both, facts)
+    assert "- redis, Append, one after another: appends, 0.91 times peer's." in table
+    assert "| 0.91 peer |" in table
 
 
 @pytest.mark.parametrize(
