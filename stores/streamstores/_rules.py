@@ -122,12 +122,13 @@ def mutated(info: StreamInfo, mutation: Mutation, now: datetime) -> StreamInfo:
 def grown(info: StreamInfo, size: int, now: datetime | None) -> StreamInfo:
     """The info after an append of `size` bytes that changes nothing else. `now` is needed
     where the stream expires."""
-    stream_id, state, tail, version, error, attributes, created_at, ttl, expires_at = info
+    key, state, tail, version, error, attributes, created_at, ttl, expires_at = info
     if ttl is not None and now is not None:
         expires_at = now + timedelta(seconds=ttl)
-    after = (stream_id, state, tail + size, version + 1, error, attributes)
+    tail, version = tail + size, version + 1
+    fields = (key, state, tail, version, error, attributes, created_at, ttl, expires_at)
     # Half the time of calling the class, and each append does it.
-    return tuple.__new__(StreamInfo, (*after, created_at, ttl, expires_at))
+    return tuple.__new__(StreamInfo, fields)
 
 
 def records_of(chunks: tuple[bytes, ...], tail: int) -> list[Record]:
