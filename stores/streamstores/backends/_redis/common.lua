@@ -42,13 +42,17 @@ local function reply(code, info)
   return code .. '\n' .. table.concat(info, '\n')
 end
 
+-- Whether notices go through sharded channels: in a cluster, where a sender begins with c, from
+-- version 7 on.
+local function is_sharded(sender)
+  return string.sub(sender, 1, 1) == 'c' and redis.REDIS_VERSION_NUM
+end
+
 -- Tells the followers, and by whom: who waits for the reply to this very request needs no notice.
--- Without a version the stream began or ended, so everybody looks; `news` spares them a look. A
--- sender in a cluster begins with c; its channels are sharded, from version 7 on.
+-- Without a version the stream began or ended, so everybody looks; `news` spares them a look.
 local function notify(sender, version, news)
-  local is_sharded = string.sub(sender, 1, 1) == 'c' and redis.REDIS_VERSION_NUM
   local notice = (version or '') .. ' ' .. sender .. (news or '')
-  redis.call(is_sharded and 'SPUBLISH' or 'PUBLISH', KEYS[1], notice)
+  redis.call(is_sharded(sender) and 'SPUBLISH' or 'PUBLISH', KEYS[1], notice)
 end
 
 local function end_at(expires_at)

@@ -2,7 +2,8 @@
 
 It is what keeps a cancelled call harmless. A caller holds a future, never the connection, so
 to cancel it takes nothing from the wire: its reply is read all the same, and dropped. And it
-is what makes many callers cheap: what they ask within one step of the event loop is one write.
+is what makes many callers cheap: while a reply is awaited, what they ask within one turn of
+the event loop is one write.
 """
 
 from __future__ import annotations
@@ -97,9 +98,11 @@ class Line:
         if self.failure is not None:
             call.fail(NotSent(self.failure))
         else:
-            if not self._queue:
-                self._loop.call_soon(self._send)
             self._queue.append(call)
+            if not self._sent:
+                self._send()
+            elif len(self._queue) == 1:
+                self._loop.call_soon(self._send)
         return call.future
 
     async def aclose(self) -> None:
@@ -147,7 +150,7 @@ class Line:
 
     def _send(self) -> None:
         """Send what is queued, as one write."""
-        if self._wire is None or self._wire.is_full:
+        if self._wire is None or self._wire.is_full or not self._queue:
             return
         queue, self._queue = self._queue, []
         calls = [call for call in queue if not call.future.cancelled()]

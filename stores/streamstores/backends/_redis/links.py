@@ -38,7 +38,8 @@ class Links:
     """
 
     def __init__(self, client: Client, owned: Sequence[Client], timeout: float) -> None:
-        self._client = client
+        self._cluster = client if isinstance(client, RedisCluster) else None
+        self._pool: Any = None if isinstance(client, RedisCluster) else client.connection_pool
         self._owned = owned
         self._timeout = timeout
         self._is_closed = False
@@ -46,7 +47,7 @@ class Links:
         self.on_break: Callable[[], None] = _nothing
         """Called when a line broke: the outcome of what it was asked is not known."""
         self._lines: dict[tuple[str, str], Line] = {}
-        self.is_cluster = isinstance(client, RedisCluster)
+        self.is_cluster = self._cluster is not None
 
     async def run(
         self,
@@ -91,20 +92,20 @@ class Links:
 
     async def source(self, key: bytes) -> Source:
         """The master that has `key`, as far as the client knows."""
-        if isinstance(self._client, RedisCluster):
-            await self._initialize(self._client)
-            node: Source | None = self._client.get_node_from_key(key.decode())
+        if self._cluster is not None:
+            await self._initialize(self._cluster)
+            node: Source | None = self._cluster.get_node_from_key(key.decode())
             if node is None:
                 raise NotSent("no master has the slot of the stream")
             return node
-        pool: Source = self._client.connection_pool
+        pool: Source = self._pool
         return pool
 
     async def masters(self) -> list[Source]:
-        if isinstance(self._client, RedisCluster):
-            await self._initialize(self._client)
-            return [*self._client.get_primaries()]
-        return [self._client.connection_pool]
+        if self._cluster is not None:
+            await self._initialize(self._cluster)
+            return [*self._cluster.get_primaries()]
+        return [self._pool]
 
     async def _initialize(self, client: RedisCluster) -> None:
         await client.initialize()
@@ -118,8 +119,8 @@ class Links:
         One at a time: whatever number of callers found a master gone, the client needs no
         more than one connection.
         """
-        if isinstance(self._client, RedisCluster):
-            await asyncio.wait_for(self._refresh(self._client, key), self._timeout)
+        if self._cluster is not None:
+            await asyncio.wait_for(self._refresh(self._cluster, key), self._timeout)
 
     async def _refresh(self, client: RedisCluster, key: bytes) -> None:
         async with self._refreshing:
@@ -172,8 +173,8 @@ class Links:
     ) -> tuple[Source, bool]:
         """Where to ask next, and whether only this once."""
         if isinstance(exc, AskError) and not isinstance(exc, MovedError):
-            assert isinstance(self._client, RedisCluster)
-            node: Source | None = self._client.get_node(*exc.node_addr)
+            assert self._cluster is not None
+            node: Source | None = self._cluster.get_node(*exc.node_addr)
             if node is not None:
                 return node, True
         if redirections:

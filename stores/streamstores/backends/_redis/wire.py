@@ -27,7 +27,6 @@ class Wire(asyncio.Protocol):
     ) -> None:
         self._on_reply = on_reply
         self._on_writable = on_writable
-        self._pack = connection.pack_command
         opened: Any = connection  # redis-py shows neither its transport nor its errors
         self._as_error: Callable[[str], Exception] = opened._parser.parse_error
         self._transport = opened._writer.transport
@@ -42,10 +41,13 @@ class Wire(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     def send(self, *commands: tuple[Any, ...]) -> None:
-        """Send the commands as one write."""
+        """Send the commands, of bytes, texts and numbers, as one write."""
         packed: list[bytes] = []
         for command in commands:
-            packed += self._pack(*command)
+            packed.append(b"*%d\r\n" % len(command))
+            for each in command:
+                argument = each if isinstance(each, bytes) else str(each).encode()
+                packed += (b"$%d\r\n" % len(argument), argument, b"\r\n")
         self._transport.write(b"".join(packed))
 
     def data_received(self, data: bytes) -> None:
