@@ -6,13 +6,20 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
-from streamstores import Conflict, Limits, SQLiteStreamStore, StreamClosed, StreamNotFound
+from streamstores import (
+    Conflict,
+    Limits,
+    SQLiteStreamStore,
+    StreamClosed,
+    StreamExists,
+    StreamNotFound,
+)
 from streamstores.backends._sqlite.writing import CROWD
 
 NO_POLL = Limits(poll_interval=1_000.0)
@@ -32,7 +39,7 @@ async def store(path: Path) -> AsyncIterator[SQLiteStreamStore]:
 @pytest.fixture
 async def other(path: Path) -> AsyncIterator[SQLiteStreamStore]:
     """As in another process: it shares nothing with `store` but the file."""
-    async with SQLiteStreamStore(path, limits=NO_POLL) as store:
+    async with SQLiteStreamStore(path, limits=NO_POLL, readers=1) as store:
         yield store
 
 
@@ -160,11 +167,13 @@ async def test_more_streams_than_are_known_lose_nothing(store, monkeypatch):
 
 async def test_a_watcher_hears_of_every_change_of_a_stream_at_the_top(store, other):
     info = await store.create("a")
-    for _ in range(5):
-        heard = asyncio.create_task(other.wait("a", version=info.version, timeout=10))
-        await watched(other, "a")
-        info = await store.append("a", b"x")
-        assert (await heard).version == info.version
+    with other._wakeups.watch("a"):  # the watcher does not begin anew between the waits
+        for _ in range(5):
+            heard = asyncio.create_task(other.wait("a", version=info.version, timeout=10))
+            await watched(other, "a")
+            await follow_on(store, other)
+            info = await store.append("a", b"x")
+            assert (await heard).version == info.version
 
 
 async def test_a_watcher_hears_of_streams_that_a_crowd_left_behind(store, other):
@@ -201,6 +210,28 @@ async def take_numbers(store: SQLiteStreamStore) -> None:
         await store.create(f"crowd-{number}")
 
 
+async def test_a_watcher_says_once_what_changed(store, other):
+    """The streams at the top are looked at after each commit, and not all have changed."""
+    heard: list[tuple[str, int]] = []
+    await store.create("quiet")
+    busy = await store.create("busy")
+    with other._wakeups.watch("quiet"), other._wakeups.watch("busy"):
+        await follow_on(store, other)
+        on_changes = other._on_changes
+
+        def listen(changes):
+            heard.extend(changes.versions)
+            on_changes(changes)
+
+        other._watcher._on_changes = lambda: listen
+        for _ in range(3):
+            await store.append("busy", b"x")
+            await follow_on(store, other)
+    assert [change for change in heard if change[0] == "quiet"] == []
+    assert ("busy", busy.version + 3) in heard
+    assert len(set(heard)) == len(heard)
+
+
 async def test_busy_streams_share_one_number_and_a_crowd_gets_another(store, path):
     for number in range(CROWD // 2):
         await store.create(f"s{number}")
@@ -231,16 +262,17 @@ def numbers(path: Path) -> list[int]:
 
 async def follow_on(store: SQLiteStreamStore, other: SQLiteStreamStore) -> None:
     """Until the watcher of `other` has seen all that `store` committed so far."""
-    info = await store.create("beacon")
+    with suppress(StreamExists):
+        await store.create("beacon")
+    info = await store.info("beacon")
     heard = asyncio.create_task(other.wait("beacon", version=info.version, timeout=10))
     await watched(other, "beacon")
     await store.append("beacon", b"x")
     await heard
-    await store.delete("beacon")
 
 
 async def watched(store: SQLiteStreamStore, stream_id: str) -> None:
     """Until a wait for the stream has asked and sleeps, and the watcher looks."""
     while stream_id not in store._wakeups.watched:
         await asyncio.sleep(0)
-    await store.info(stream_id)  # behind the question of the wait
+    await store.info(stream_id)  # one reader: behind the question of the wait

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterable
 from datetime import datetime, timezone
 
 from streamstores.backends._sqlite.database import COLUMNS, SELECT, Stream, stream_of
 from streamstores.errors import CorruptData, OffsetOutOfRange, StreamNotFound
+from streamstores.limits import MAX_OFFSET
 from streamstores.store import Page, Record, StreamInfo
+
+_MOST_RECORDS = 16_384
+"""In one page: records of a few bytes take far more memory than `max_bytes`."""
+
+_RECORDS = (
+    'SELECT "end", data FROM streamstores_records'
+    ' WHERE stream = ? AND "end" > ? AND "end" <= ? ORDER BY "end" LIMIT ?'
+)
 
 
 def info(connection: sqlite3.Connection, stream_id: str) -> StreamInfo:
@@ -31,25 +41,26 @@ def read(connection: sqlite3.Connection, stream_id: str, offset: int, max_bytes:
 def _records(
     connection: sqlite3.Connection, key: int, offset: int, max_bytes: int
 ) -> list[Record]:
-    rows = connection.execute(
-        'SELECT "end", data FROM streamstores_records WHERE stream = ? AND "end" > ?'
-        ' ORDER BY "end"',
-        (key, offset),
-    )
-    records: list[Record] = []
-    position, last = offset, offset + max_bytes
-    for end, data in rows:
-        if end > last and records:
-            break
-        if end - len(data) < position:  # the read began inside this record
-            data = data[position - end :]
-        if end - len(data) != position:
-            raise CorruptData(f"stream {key} has no record at {position}")
-        records.append(Record(position, data))
-        position = end
-    rows.close()
+    rows = connection.execute(_RECORDS, (key, offset, offset + max_bytes, _MOST_RECORDS))
+    records = _tiled(rows, offset)
+    if not records:  # the first one is longer than that, and comes alone
+        records = _tiled(connection.execute(_RECORDS, (key, offset, MAX_OFFSET, 1)), offset)
     if not records:
-        raise CorruptData(f"stream {key} has no record at {position}")
+        raise CorruptData(f"there is no record at {offset}")
+    return records
+
+
+def _tiled(rows: Iterable[tuple[int, bytes]], offset: int) -> list[Record]:
+    """The rows as records from `offset` on, which may be inside the first of them."""
+    records: list[Record] = []
+    new = tuple.__new__  # `Record(...)` takes twice as long
+    for end, data in rows:
+        if end - len(data) != offset:
+            if records or end - len(data) > offset:
+                raise CorruptData(f"there is no record at {offset}")
+            data = data[offset - end :]
+        records.append(new(Record, (offset, data)))
+        offset = end
     return records
 
 
