@@ -361,13 +361,15 @@ def _arguments(mutation: Mutation) -> tuple[object, ...]:
     )
 
 
-def _joined(chunks: tuple[bytes, ...]) -> tuple[list[str], bytes]:
-    """Where each chunk ends, as text, and their bytes one after another.
+def _joined(chunks: tuple[bytes, ...]) -> tuple[list[str], list[str], bytes]:
+    """Where each chunk begins and how long it is, as text, and their bytes together.
 
     Of all arrays asyncpg knows only those of text by heart; for any other it asks the server
     what it is, with three statements on each new connection.
     """
-    return [str(end) for end in accumulate(map(len, chunks))], b"".join(chunks)
+    sizes = [len(chunk) for chunk in chunks]
+    starts = [*accumulate(sizes, initial=0)][:-1]
+    return [*map(str, starts)], [*map(str, sizes)], b"".join(chunks)
 
 
 def _info(stream_id: str, row: Row) -> StreamInfo:

@@ -1,5 +1,5 @@
 -- $1 id, $2 size, $3 at, $4 version, $5 state, $6 error, $7 attributes,
--- $8 ends of the chunks, as text, $9 the chunks one after another
+-- $8 where each chunk begins, $9 how long it is, as text, $10 the chunks one after another
 --
 -- The row after the mutation, or (applied = false) the one that refused it. UPDATE waits for
 -- the row's lock and then tests its newest version; the refusing row is of the statement's
@@ -26,10 +26,10 @@ WITH applied AS (
     RETURNING key, {columns}
 ), added AS (
     INSERT INTO {records} (stream_key, end_offset, data)
-    SELECT key, tail - $2 + stop, substring($9::bytea FROM start + 1 FOR stop - start)
-    FROM applied, (
-        SELECT stop, lag(stop, 1, 0) OVER (ORDER BY stop) AS start
-        FROM unnest($8::text[]::int[]) AS stop
+    SELECT key, tail - $2 + start + size, substring($10::bytea FROM start + 1 FOR size)
+    FROM (
+        SELECT key, tail, unnest($8::text[]::int[]) AS start, unnest($9::text[]::int[]) AS size
+        FROM applied
     ) AS chunk
 )
 SELECT true AS applied, {columns} FROM applied

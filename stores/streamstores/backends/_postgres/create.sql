@@ -1,5 +1,5 @@
 -- $1 id, $2 state, $3 size, $4 version, $5 attributes, $6 ttl, $7 expires_at,
--- $8 ends of the chunks, as text, $9 the chunks one after another
+-- $8 where each chunk begins, $9 how long it is, as text, $10 the chunks one after another
 --
 -- The new row, or the living one that has the id; no row where another create committed
 -- after this statement began: ask again.
@@ -20,10 +20,10 @@ WITH buried AS (
     RETURNING key, {columns}
 ), added AS (
     INSERT INTO {records} (stream_key, end_offset, data)
-    SELECT key, stop, substring($9::bytea FROM start + 1 FOR stop - start)
-    FROM born, (
-        SELECT stop, lag(stop, 1, 0) OVER (ORDER BY stop) AS start
-        FROM unnest($8::text[]::int[]) AS stop
+    SELECT key, start + size, substring($10::bytea FROM start + 1 FOR size)
+    FROM (
+        SELECT key, unnest($8::text[]::int[]) AS start, unnest($9::text[]::int[]) AS size
+        FROM born
     ) AS chunk
 )
 SELECT true AS applied, {columns} FROM born
