@@ -30,7 +30,8 @@ class Tail:
 
     __slots__ = (
         *("_alarms", "_changed_at", "_end", "_first", "_followers", "_info", "_loop", "_pump"),
-        *("_records", "_start", "_store", "_stream_id", "_waiters", "_watch", "failure"),
+        *("_records", "_start", "_store", "_stream_id", "_waiters", "_watch"),
+        *("count", "failure"),
     )
 
     # By id(store): the tail keeps the store alive, so an id here is never another's.
@@ -47,6 +48,8 @@ class Tail:
         self._start = self._end = 0
         self._records: list[Record] = []
         self._first = 0
+        self.count = 0
+        """The number that the next record will have."""
         self._waiters: set[asyncio.Future[bool]] = set()
         self._alarms: dict[float, asyncio.TimerHandle] = {}
         self._pump: asyncio.Task[None] | None = None
@@ -91,6 +94,11 @@ class Tail:
     def info(self) -> StreamInfo:
         assert self._info is not None, "a tail has an info once a follower is live"
         return self._info
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all is here that the stream has."""
+        return self._end == self.info.tail
 
     def belongs_to_namesake_of(self, info: StreamInfo) -> bool:
         """Whether a fresh read shows that this tail's stream is gone and its id reused."""
@@ -139,6 +147,7 @@ class Tail:
         if records and records[0].offset < self._end:
             records = [record for record in records if record.offset >= self._end]
         self._records += records
+        self.count += len(records)
         self._end = next_offset
         kept = self._end - self._start
         if kept > 2 * RECENT_BYTES or len(self._records) > 2 * RECENT_RECORDS:
@@ -153,7 +162,7 @@ class Tail:
 
     def _skip_to(self, offset: int) -> None:
         """Keep nothing: a follower's own read was ahead, and the others read for themselves."""
-        self._first += len(self._records) + 1
+        self._first = self.count = self.count + 1
         self._records = []
         self._start = self._end = offset
 

@@ -7,7 +7,6 @@ one backend read a change, and none where this process itself appends.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 
@@ -18,6 +17,8 @@ from streamstores.limits import check_offset, check_seconds
 from streamstores.store import Record, State, StreamInfo, StreamStore
 
 __all__ = ["Follower", "follow"]
+
+_STREAMING = State.STREAMING  # half the time of looking it up, before Python 3.12
 
 
 def follow(
@@ -132,42 +133,41 @@ class Follower:
         if self._finished:
             return []
         try:
-            batch = await self._next_batch()
-        except asyncio.CancelledError:
-            raise  # the place is kept: a cancelled step can be made again
-        except BaseException:
-            await self.aclose()
-            raise
-        if not batch:
-            await self.aclose()
-        return batch
-
-    async def _next_batch(self) -> list[Record]:
-        while True:
-            tail = self._tail if self._live else None
-            if tail is None:
-                batch = await self._replay()
+            # One coroutine, because each wake-up goes through all that are nested.
+            while True:
+                batch: list[Record] = []
+                tail = self._tail if self._live else None
+                if tail is None:
+                    batch = await self._replay()
+                elif self._next < tail.count:
+                    batch = self._take_shared(tail)
+                elif self._has_ended(tail):
+                    break
+                else:
+                    waiter = tail.enqueue(self._producer_timeout)
+                    try:
+                        has_changed = await waiter
+                    finally:
+                        tail.dequeue(waiter)
+                    if not has_changed:
+                        await self._check_producer(tail)
                 if batch:
                     return batch
-                continue
-            shared = tail.records_from(self._next)
-            if shared is None:
-                self._live = False  # too far behind what is shared
-                continue
-            self.info = info = tail.info
-            if shared:
-                self._next += len(shared)
-                return shared
-            if self._has_ended(tail, info):
-                return []
-            # The hot path: no coroutine and no timer of its own.
-            waiter = tail.enqueue(self._producer_timeout)
-            try:
-                has_changed = await waiter
-            finally:
-                tail.dequeue(waiter)
-            if not has_changed:
-                await self._check_producer(tail)
+        except Exception:  # a cancelled step can be made again
+            await self.aclose()
+            raise
+        await self.aclose()
+        return []
+
+    def _take_shared(self, tail: Tail) -> list[Record]:
+        """What the tail has for this follower, which may be no longer all."""
+        shared = tail.records_from(self._next)
+        if shared is None:
+            self._live = False  # too far behind what is shared
+            return []
+        self.info = tail.info
+        self._next += len(shared)
+        return shared
 
     async def _replay(self) -> list[Record]:
         """One page from the store. Where it reaches what the tail shares, live begins."""
@@ -188,12 +188,13 @@ class Follower:
             self._next = number
         return page.records
 
-    def _has_ended(self, tail: Tail, info: StreamInfo) -> bool:
+    def _has_ended(self, tail: Tail) -> bool:
         """Whether no record will follow; raises where that is not as it should be."""
         if tail.failure is not None:
             raise tail.failure.with_traceback(None)
-        if info.state is not State.STREAMING:
-            return True
+        self.info = info = tail.info
+        if info.state is not _STREAMING:
+            return tail.is_whole  # else its last pages are still being read
         if self._is_lost is not None and self._is_lost(info):
             raise ProducerLost(info, 0.0)
         return False
@@ -206,7 +207,7 @@ class Follower:
         seen = tail.info
         # Notices can be lost, so the verdict needs one look of its own.
         info = await self._store.info(self.stream_id)
-        if info.version == seen.version:
+        if info.version == seen.version and info.state is _STREAMING:
             raise ProducerLost(info, timeout)
         tail.noticed()
 

@@ -119,6 +119,25 @@ async def check_follow_ends_with_every_end(harness: Harness) -> None:
 
 
 @check(5)
+async def check_a_last_word_of_many_pages(harness: Harness) -> None:
+    """A live follower yields all of a last append that takes several reads, then ends."""
+    store, other = await harness.open(), await harness.open()
+    stream_id = harness.new_id()
+    await store.create(stream_id)
+    follower = follow(other, stream_id)
+    await is_live(other, stream_id, follower)
+    following = harness.start(everything(follower))
+    await asyncio.sleep(0.02)
+    size = min(store.limits.record_bytes, 1_048_576)
+    chunks = [bytes([number]) * size for number in range(3)]
+    info = await store.append(stream_id, *chunks, state="done")
+    seconds = 2 * bound(other, store) + PATIENCE.prompt
+    records = await within(seconds, following, "the follower's end")
+    equal([record.data for record in records], chunks, "records")
+    equal(follower.info, info, "follower.info")
+
+
+@check(5)
 async def check_follow_of_an_ended_stream(harness: Harness) -> None:
     """A follower of a stream that has ended yields its bytes and ends, with none too."""
     store = await harness.open()
