@@ -135,7 +135,7 @@ class RedisStreamStore:
         state = check_state(state)
 
         def take(reply: bytes) -> StreamInfo:
-            code, info, _ = self._parse(stream_id, reply)
+            code, info = self._parse(stream_id, reply)
             if code != b"1":
                 raise StreamExists(f"stream {stream_id!r} exists", info)
             self._wakeups.noticed(stream_id)
@@ -176,7 +176,7 @@ class RedisStreamStore:
         return info
 
     def _take_append(self, stream_id: str, mutation: Mutation, reply: bytes) -> StreamInfo:
-        code, info, _ = self._parse(stream_id, reply)
+        code, info = self._parse(stream_id, reply)
         if code == b"1":
             self._wakeups.committed(info, records_of(mutation.chunks, info.tail))
         elif not changes_nothing(info, mutation):
@@ -226,9 +226,10 @@ class RedisStreamStore:
         return more._replace(records=page.records + more.records)
 
     async def _read_some(self, stream_id: str, offset: int, max_bytes: int) -> Page:
-        def take(reply: bytes) -> Page:
-            _, info, rest = self._parse(stream_id, reply)
-            records = scripts.records_in(rest, offset)
+        def take(reply: Any) -> Page:
+            head, lengths, *parts = reply or [b"", b""]
+            info = self._parse(stream_id, head).info
+            records = scripts.records_of(lengths, parts, offset)
             return Page(records, records[-1].end if records else offset, info)
 
         page: Page = await self._run(
@@ -270,7 +271,7 @@ class RedisStreamStore:
         ttl = bounds.check_expiry(ttl, expires_at)
 
         def take(reply: bytes) -> StreamInfo:
-            code, info, _ = self._parse(stream_id, reply)
+            code, info = self._parse(stream_id, reply)
             if code == b"2":
                 self._wakeups.noticed(stream_id)
             return info

@@ -1,10 +1,10 @@
 -- ARGV: offset, max_bytes, max_records.
--- Replies 1 and the stream, then a line with the lengths of the records from the offset on, then
--- their bytes; nothing where there is no stream.
+-- Replies with an array: 1 and the stream; the lengths of the records from the offset on; and their
+-- bytes, each record for itself, or all small ones together. An empty text where there is no stream.
 --
--- The page is packed here because redis-py takes eight times as long over the nested reply to an
--- XRANGE of 2,000 records (29 ms, packed 3.4 ms). It never asks for many entries at once: how big they are is known only
--- when they are there.
+-- To put small records together spares the client the parsing of many items; with big ones the
+-- server would copy their bytes twice more. The script never asks for many entries at once: how
+-- big they are is known only when they are there.
 
 local info = living()
 if not info then
@@ -61,4 +61,9 @@ while position < tail and left > 0 and room > 0 and take_some() do end
 if last_id and last_id ~= whole(position) .. '-0' or not last_id and position < tail then
   return redis.error_reply('CORRUPT records are missing below ' .. whole(position))
 end
-return reply('1', info) .. '\n' .. table.concat(lengths, ',') .. '\n' .. table.concat(parts)
+
+local small = 512
+if position - tonumber(ARGV[1]) < small * #parts then
+  parts = {table.concat(parts)}
+end
+return {reply('1', info), table.concat(lengths, ','), unpack(parts)}

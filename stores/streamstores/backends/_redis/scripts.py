@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import lru_cache
 from hashlib import sha1
 from importlib import resources
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,7 +16,6 @@ from streamstores.errors import CorruptData
 from streamstores.limits import from_microseconds
 from streamstores.store import Record, State, StreamInfo
 
-FIELDS = 8
 _NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 _STATES = {state.value.encode(): state for state in State}
 
@@ -46,8 +45,6 @@ class Reply(NamedTuple):
 
     code: bytes
     info: StreamInfo
-    rest: bytes
-    """What followed the fields of the stream."""
 
 
 def parse(stream_id: str, reply: bytes) -> Reply | None:
@@ -58,10 +55,9 @@ def parse(stream_id: str, reply: bytes) -> Reply | None:
     if not reply:
         return None
     try:
-        code, state, tail, version, created_at, ttl, expires_at, error, rest = reply.split(
-            b"\n", FIELDS
+        code, state, tail, version, created_at, ttl, expires_at, error, attributes = (
+            reply.split(b"\n")
         )
-        attributes, _, rest = rest.partition(b"\n")
         info = StreamInfo(
             stream_id,
             _STATES[state],
@@ -75,7 +71,7 @@ def parse(stream_id: str, reply: bytes) -> Reply | None:
         )
     except (ValueError, KeyError, OverflowError, AttributeError) as exc:
         raise CorruptData(f"stream {stream_id!r} is not what a store wrote: {exc!r}") from exc
-    return Reply(code, info, rest)
+    return Reply(code, info)
 
 
 class Notice(NamedTuple):
@@ -108,9 +104,9 @@ def notice_of(message: bytes) -> Notice:
 def news_in(text: bytes) -> News | None:
     """None where it is not what a script of ours wrote."""
     try:
-        start, ttl, expires_at, rest = text.split(b"\n", 3)
+        start, ttl, expires_at, lengths, data = text.split(b"\n", 4)
         return News(
-            records_in(rest, int(start)),
+            records_of(lengths, [data], int(start)),
             float(ttl) if ttl else None,
             from_microseconds(int(expires_at)) if expires_at else None,
         )
@@ -118,18 +114,16 @@ def news_in(text: bytes) -> News | None:
         return None
 
 
-def records_in(rest: bytes, offset: int) -> list[Record]:
-    """The records after the fields in the reply of `READ`, or in a notice; the first one is
-    at `offset`."""
-    lengths, _, data = rest.partition(b"\n")
+def records_of(lengths: bytes, parts: list[bytes], offset: int) -> list[Record]:
+    """Records with these lengths, the first one at `offset`; `parts` are their bytes, those of
+    each or those of all."""
     if not lengths:
         return []
-    records = []
-    start = 0
-    for end in accumulate(map(int, lengths.split(b","))):
-        records.append(Record(offset + start, data[start:end]))
-        start = end
-    return records
+    offsets = [*accumulate(map(int, lengths.split(b",")), initial=offset)]
+    if len(parts) == 1:
+        [data] = parts
+        parts = [data[a - offset : b - offset] for a, b in pairwise(offsets)]
+    return list(map(Record, offsets, parts))
 
 
 def text_of(attributes: Mapping[str, str]) -> bytes:

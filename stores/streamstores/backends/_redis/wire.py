@@ -33,6 +33,7 @@ class Wire(asyncio.Protocol):
         self._replaced = self._transport.get_protocol()
         self._chunks: list[bytes] = []
         self._missing = 1
+        self._arrays: list[tuple[list[Any], int]] = []  # begun, with their lengths
         self.is_full = False
         """Whether the server is slow to take what was sent; `on_writable` is called when it
         has."""
@@ -63,50 +64,55 @@ class Wire(asyncio.Protocol):
             self._lose(exc)
 
     def _take(self, data: bytes) -> None:
-        position = 0
-        try:
-            while position < len(data) and not self.lost.done():
-                reply, position = self._parse(data, position)
-                self._on_reply(reply)
-            self._missing = 1
-        except _Incomplete as exc:
-            self._missing = exc.missing
+        position, self._missing = 0, 1
+        while position < len(data) and not self.lost.done():
+            end = self._take_item(data, position)
+            if end is None:
+                break
+            position = end
         self._chunks = [data[position:]] if position < len(data) else []
 
-    def _parse(self, data: bytes, start: int) -> tuple[Any, int]:
-        """The reply at `start`, and where the next one begins."""
+    def _take_item(self, data: bytes, start: int) -> int | None:
+        """Take a reply, or an item of one, and say where the next one begins; None where its
+        bytes are not all there, of which at least `_missing` more must come."""
         line_end = data.find(b"\r\n", start)
         if line_end < 0:
-            raise _Incomplete(1)
+            return None
         kind, text, end = data[start : start + 1], data[start + 1 : line_end], line_end + 2
-        if kind == b"$":
-            return self._bulk(data, end, int(text))
-        if kind == b"*":
-            return self._array(data, end, int(text))
+        if kind == b"$" and text != b"-1":
+            start, end = end, end + int(text)
+            if len(data) < end + 2:
+                self._missing = end + 2 - len(data)
+                return None
+            self._add(data[start:end])
+            return end + 2
+        if kind == b"*" and text not in (b"0", b"-1"):
+            self._arrays.append(([], int(text)))
+        else:
+            self._add(self._value(kind, text))
+        return end
+
+    def _value(self, kind: bytes, text: bytes) -> Any:
         if kind == b":":
-            return int(text), end
+            return int(text)
         if kind == b"+":
-            return text, end
+            return text
         if kind == b"-":
-            return self._as_error(text.decode(errors="replace")), end
-        raise InvalidResponse(f"not a reply: {data[start:line_end]!r}")
+            return self._as_error(text.decode(errors="replace"))
+        if kind in (b"$", b"*"):
+            return [] if text == b"0" else None
+        raise InvalidResponse(f"not a reply: {kind + text!r}")
 
-    def _bulk(self, data: bytes, start: int, length: int) -> tuple[bytes | None, int]:
-        if length < 0:
-            return None, start
-        end = start + length
-        if len(data) < end + 2:
-            raise _Incomplete(end + 2 - len(data))
-        return data[start:end], end + 2
-
-    def _array(self, data: bytes, end: int, length: int) -> tuple[list[Any] | None, int]:
-        if length < 0:
-            return None, end
-        items = []
-        for _ in range(length):
-            item, end = self._parse(data, end)
+    def _add(self, item: Any) -> None:
+        """Put the item into its array, and hand over what is whole with it."""
+        while self._arrays:
+            items, length = self._arrays[-1]
             items.append(item)
-        return items, end
+            if len(items) < length:
+                return
+            self._arrays.pop()
+            item = items
+        self._on_reply(item)
 
     def pause_writing(self) -> None:
         self.is_full = True
@@ -124,10 +130,3 @@ class Wire(asyncio.Protocol):
         if not self.lost.done():
             self.lost.set_exception(exc)
             self.lost.exception()  # seen, also where nobody waits any more
-
-
-class _Incomplete(Exception):
-    """The bytes end within a reply, of which at least `missing` more must come."""
-
-    def __init__(self, missing: int) -> None:
-        self.missing = missing
