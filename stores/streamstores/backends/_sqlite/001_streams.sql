@@ -22,12 +22,19 @@ CREATE INDEX streamstores_streams_expires_at ON streamstores_streams (expires_at
     WHERE expires_at IS NOT NULL;
 
 -- Keyed by where a record ends, so that "what is after this offset" is a range of the key.
+-- `data` is the record, or the number of a large one: to compare a key, SQLite copies its whole
+-- row where that does not fit a page, so large ones here would make every append dearer.
 CREATE TABLE streamstores_records (
     stream INTEGER NOT NULL,
     "end"  INTEGER NOT NULL,
-    data   BLOB    NOT NULL,
+    data           NOT NULL,
     PRIMARY KEY (stream, "end")
 ) WITHOUT ROWID;
+
+CREATE TABLE streamstores_large (
+    number INTEGER PRIMARY KEY,
+    data   BLOB NOT NULL
+);
 
 -- Streams that are gone and whose records are still to be removed, a slice at a time.
 CREATE TABLE streamstores_trash (

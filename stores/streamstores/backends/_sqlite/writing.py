@@ -29,8 +29,12 @@ CROWD = 64
 watcher looks at after a commit."""
 
 _MOST_KNOWN = 1_024  # streams, each perhaps with 16 KiB of attributes
+_LARGE_BYTES = 900  # a row of a quarter of a page, as SQLite makes them, just holds this
+
 _PURGE_RECORDS = 5_000
 """Records removed in one transaction, so that purging never holds up the appends for long."""
+
+_SLICE = 'FROM streamstores_records WHERE stream = ?1 ORDER BY "end" LIMIT ?2'
 
 _GROW = "UPDATE streamstores_streams SET tail = ?, version = ?, expires_at = ? WHERE key = ?"
 _UPDATE = (
@@ -38,6 +42,7 @@ _UPDATE = (
     " attributes = ?, expires_at = ?, changed = ? WHERE key = ?"
 )
 _INSERT_RECORD = "INSERT INTO streamstores_records VALUES (?, ?, ?)"
+_INSERT_LARGE = "INSERT INTO streamstores_large (data) VALUES (?)"
 
 
 class Writer:
@@ -149,7 +154,13 @@ class Transaction:
         end = start
         for chunk in chunks:
             end += len(chunk)
-            self.connection.execute(_INSERT_RECORD, (key, end, chunk))
+            data = chunk if len(chunk) <= _LARGE_BYTES else self.add_large(chunk)
+            self.connection.execute(_INSERT_RECORD, (key, end, data))
+
+    def add_large(self, chunk: bytes) -> int:
+        number = self.connection.execute(_INSERT_LARGE, (chunk,)).lastrowid
+        assert number is not None
+        return number
 
     def end(self, stream_id: str, key: int) -> None:
         """Remove the stream, and let watchers in other processes know."""
@@ -300,10 +311,14 @@ def purge(transaction: Transaction) -> bool:
     row = transaction.connection.execute("SELECT stream FROM streamstores_trash").fetchone()
     if row is None:
         return False
+    some = (*row, _PURGE_RECORDS)
+    transaction.connection.execute(
+        f"DELETE FROM streamstores_large WHERE number IN (SELECT data {_SLICE})", some
+    )
     removed = transaction.connection.execute(
         'DELETE FROM streamstores_records WHERE stream = ?1 AND "end" IN'
-        ' (SELECT "end" FROM streamstores_records WHERE stream = ?1 LIMIT ?2)',
-        (row[0], _PURGE_RECORDS),
+        f' (SELECT "end" {_SLICE})',
+        some,
     ).rowcount
     if removed < _PURGE_RECORDS:
         transaction.connection.execute("DELETE FROM streamstores_trash WHERE stream = ?", row)
