@@ -9,6 +9,7 @@ import secrets
 import socket
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -257,6 +258,89 @@ async def test_a_pool_in_use_is_unavailable_after_the_timeout(url):
         assert (await waiting).tail == 1
 
 
+async def test_statements_that_wait_take_over_connections_past_the_pool(url, monkeypatch):
+    async with open_store(with_options(url, max_size=2)) as store:
+        acquire, taken = store._database._acquire, []
+
+        async def counting():
+            taken.append(await acquire())
+            return taken[-1]
+
+        monkeypatch.setattr(store._database, "_acquire", counting)
+        infos = [store.create(f"{id_()}", b"%d" % number) for number in range(50)]
+        assert len({info.id for info in await asyncio.gather(*infos)}) == 50
+        assert len(taken) == 2
+
+
+async def test_those_who_wait_get_their_turn_in_the_order_they_came(url, admin):
+    name, stream_id = id_(), id_()
+    async with open_store(with_options(url, max_size=1, application_name=name)) as store:
+        await store.create(stream_id)
+        async with locked(url, stream_id):
+            appends = [
+                asyncio.ensure_future(store.append(stream_id, b"%d" % number))
+                for number in range(10)
+            ]
+            await until(lambda: waits_for_a_lock(admin, name))
+        assert [info.tail for info in await asyncio.gather(*appends)] == [*range(1, 11)]
+        page = await store.read(stream_id)
+        assert b"".join(record.data for record in page.records) == b"0123456789"
+
+
+async def test_whoever_gives_up_waiting_takes_no_connection_with_it(url):
+    """Cancelled at any moment: waiting, with its turn just come, or in the statement."""
+    rng = random.Random(3)
+    async with open_store(with_options(url, max_size=2)) as store:
+        stream_id = id_()
+        await store.create(stream_id)
+        for _ in range(40):
+            calls = [asyncio.ensure_future(store.info(stream_id)) for _ in range(12)]
+            patient = rng.sample(calls, 4)
+            for _ in range(rng.randrange(12)):
+                await asyncio.sleep(0)
+            for call in calls[: rng.randrange(12)]:
+                if call not in patient:
+                    call.cancel()
+                    if rng.random() < 0.5:
+                        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert all(results[calls.index(each)].id == stream_id for each in patient)
+        await _has_connections(store, url, 2)
+
+
+async def test_those_who_wait_for_a_session_that_is_cut_get_another(url, admin):
+    name, stream_id = id_(), id_()
+    async with open_store(with_options(url, max_size=2, application_name=name)) as store:
+        await store.create(stream_id)
+        async with locked(url, stream_id):
+            cut = [asyncio.ensure_future(store.append(stream_id, b"1")) for _ in range(2)]
+            waiting = [asyncio.ensure_future(store.info(stream_id)) for _ in range(10)]
+            await until(lambda: waits_for_a_lock(admin, name))
+            await terminate(admin, name)
+            assert {info.id for info in await asyncio.gather(*waiting)} == {stream_id}
+            results = await asyncio.gather(*cut, return_exceptions=True)
+            assert OutcomeUnknown in {type(result) for result in results}
+        await _has_connections(store, url, 2)
+
+
+async def _has_connections(store: PostgresStreamStore, url: str, count: int) -> None:
+    """Fail where fewer statements than `count` can be under way at once, or one more."""
+    ids = [id_() for _ in range(count)]
+    for stream_id in ids:
+        await store.create(stream_id)
+    async with AsyncExitStack() as locks:
+        for stream_id in ids:
+            await locks.enter_async_context(locked(url, stream_id))
+        # Each holds its connection until the lock is gone.
+        appends = [asyncio.ensure_future(store.append(each, b"1")) for each in ids[1:]]
+        assert (await store.info(ids[0])).tail == 0
+        appends.append(asyncio.ensure_future(store.append(ids[0], b"1")))
+        one_more = asyncio.ensure_future(store.info(ids[0]))
+        assert not (await asyncio.wait([one_more], timeout=0.2))[0]
+    await asyncio.gather(*appends)
+    await one_more
+
+
 # --- cancelled, or cut in mid-call ---
 
 
@@ -306,7 +390,8 @@ async def terminate(admin: asyncpg.Connection, name: str) -> None:
 async def test_a_killed_server_is_unavailable_and_used_again_when_it_is_back(server):
     """Killed in mid-append, then down, then up again: the process need not restart."""
     stream_id, name = id_(), id_()
-    url = with_options(server.url, schema="streams", application_name=name, timeout=2)
+    options = {"application_name": name, "timeout": 2, "max_size": 1}
+    url = with_options(server.url, schema="streams", **options)
     async with open_store(url) as store:
         before = await store.create(stream_id, b"kept")
         async with connection(url) as admin:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +23,8 @@ from streamstores.errors import (
 if TYPE_CHECKING:
     Row = asyncpg.Record
     Pool = asyncpg.Pool[Row]
-    Connection = asyncpg.Connection[Row] | asyncpg.pool.PoolConnectionProxy[Row]
+    PooledConnection = asyncpg.pool.PoolConnectionProxy[Row]
+    Connection = asyncpg.Connection[Row] | PooledConnection
 
 DURABILITY = {"power": None, "process": "off"}
 
@@ -108,6 +111,10 @@ class Database:
     trip. With a `statement_cache_size` of 0 it is prepared each time, for a second one; asyncpg
     sends both steps before one Sync, so a pooler in transaction mode keeps them together.
 
+    Of our own pool no more than `max_size` statements take a connection; the others wait in
+    turn, and each gets its connection straight from one that ended. The way through asyncpg's
+    pool costs the client as much as the statement itself.
+
     `prepare` is called with a connection once, before anything else.
     """
 
@@ -124,6 +131,8 @@ class Database:
         self._is_ready = False
         self._is_closed = False
         self._opening: asyncio.Task[None] | None = None
+        self._free = options.max_size if self._url is not None else sys.maxsize
+        self._waiters: deque[asyncio.Future[PooledConnection | None]] = deque()
 
     @property
     def is_open(self) -> bool:
@@ -161,13 +170,17 @@ class Database:
         """
         if not self._is_ready or self._is_closed:
             await self.open()
-        connection = await self._acquire()
+        connection = await self._take()
         timeout = self._options.command_timeout
         try:
             with translate_errors(mutates=mutates):
-                return await connection.fetch(sql, *arguments, timeout=timeout)
-        finally:
-            await self._release(connection)
+                rows = await connection.fetch(sql, *arguments, timeout=timeout)
+        except BaseException:
+            await self._give_back(connection)
+            raise
+        if connection.is_closed() or not self._pass_on(connection):
+            await self._give_back(connection)
+        return rows
 
     @asynccontextmanager
     async def reserved(self) -> AsyncIterator[Connection]:
@@ -256,16 +269,70 @@ class Database:
             }
         return options
 
-    async def _acquire(self) -> asyncpg.pool.PoolConnectionProxy[Row]:
+    async def _take(self) -> PooledConnection:
+        """A connection for one statement, when its turn comes."""
+        connection = None
+        if self._free:
+            self._free -= 1
+        else:
+            connection = await self._turn()
+        if connection is not None:
+            return connection
+        try:
+            return await self._acquire()
+        except BaseException:
+            self._pass_on(None)
+            raise
+
+    async def _turn(self) -> PooledConnection | None:
+        """What the one before passes on: its connection, or the turn to take another."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[PooledConnection | None] = loop.create_future()
+        self._waiters.append(waiter)
+        timer = loop.call_later(self._options.timeout, _expire, waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled() and waiter.exception() is None:  # it came together
+                connection = waiter.result()
+                if not self._pass_on(connection) and connection is not None:
+                    await self._give_back(connection)
+            raise
+        finally:
+            timer.cancel()
+
+    def _pass_on(self, connection: PooledConnection | None) -> bool:
+        """To the next who waits; False where nobody does, and the connection is still held."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return True
+        if connection is None:
+            self._free += 1
+        return False
+
+    async def _give_back(self, connection: PooledConnection) -> None:
+        try:
+            await self._release(connection)
+        finally:
+            self._pass_on(None)
+
+    async def _acquire(self) -> PooledConnection:
         assert self._pool is not None, "the pool is there once it is open"
         with translate_errors():
             return await self._pool.acquire(timeout=self._options.timeout)
 
-    async def _release(self, connection: asyncpg.pool.PoolConnectionProxy[Row]) -> None:
+    async def _release(self, connection: PooledConnection) -> None:
         """Give back; a connection that broke is replaced, and the call's result stands."""
         assert self._pool is not None, "what was acquired has a pool"
         with suppress(*_NETWORK, asyncpg.PostgresError, asyncpg.InterfaceError):
             await self._pool.release(connection)
+
+
+def _expire(waiter: asyncio.Future[PooledConnection | None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(StoreUnavailable("PostgreSQL: no connection was free in time"))
 
 
 @contextmanager
