@@ -14,7 +14,7 @@ from streamstores.backends._postgres import notices
 from streamstores.conformance import Check, all_checks, run_check, target_of
 from tests.postgres.conftest import until
 from tests.postgres.test_notices import followed
-from tests.services import Unavailable
+from tests.services import Unavailable, give_up
 from tests.services.postgres import pgbouncer, shared, with_options
 
 # Where statements that were torn apart, or given to another session, would show.
@@ -34,7 +34,7 @@ def pooled(url: str) -> Iterator[str]:
         with pgbouncer(shared()) as bouncer:
             yield url.replace(shared(), bouncer)
     except Unavailable as exc:
-        pytest.skip(str(exc))
+        give_up("pgbouncer", exc)
 
 
 @pytest.mark.parametrize(
