@@ -44,7 +44,7 @@ from streamstores.store import Page, State, StateLike, StreamInfo
 __all__ = ["RedisStreamStore"]
 
 RECORDS_A_SCRIPT = 1_000
-BYTES_A_SCRIPT = 262_144
+BYTES_A_SCRIPT = 524_288
 """How much one script packs at most, besides a bigger record: other clients of the server wait
 for it, about two milliseconds."""
 
@@ -83,7 +83,7 @@ class RedisStreamStore:
     producers and followers there are.
 
     **Cost.** One round trip an operation, and with a `durability` two; a `read` takes one for
-    each 1,000 records or 256 KiB.
+    each 1,000 records or 512 KiB.
 
     `prefix` is the namespace of the keys. `timeout` is seconds, to connect and for each reply.
     """
