@@ -151,11 +151,13 @@ class Transaction:
         return info.expires_at is not None and info.expires_at <= self.moment
 
     def add_records(self, key: int, start: int, chunks: tuple[bytes, ...]) -> None:
+        rows = []
         end = start
         for chunk in chunks:
             end += len(chunk)
             data = chunk if len(chunk) <= _LARGE_BYTES else self.add_large(chunk)
-            self.connection.execute(_INSERT_RECORD, (key, end, data))
+            rows.append((key, end, data))
+        self.connection.executemany(_INSERT_RECORD, rows)
 
     def add_large(self, chunk: bytes) -> int:
         number = self.connection.execute(_INSERT_LARGE, (chunk,)).lastrowid
