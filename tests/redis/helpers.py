@@ -52,3 +52,19 @@ async def once_available(call: Callable[[], Awaitable[T]]) -> T:
 async def everything(follower: Follower) -> bytes:
     """All bytes to the end of the stream."""
     return b"".join([record.data async for record in follower])
+
+
+def statistic(server: Server, name: str) -> str:
+    """The value of the first line of INFO that begins so."""
+    lines = server.ask("INFO", "all").decode().splitlines()
+    return next((line.partition(":")[2] for line in lines if line.startswith(name)), "")
+
+
+def calls(server: Server, command: str) -> int:
+    """How often the server was given this command."""
+    found = statistic(server, f"cmdstat_{command}:")
+    return int(found.partition("calls=")[2].partition(",")[0] or 0)
+
+
+async def has_calls(server: Server, command: str, count: int) -> bool:
+    return calls(server, command) >= count

@@ -20,7 +20,14 @@ from streamstores import (
     StreamWriter,
     follow,
 )
-from tests.redis.helpers import eventually, everything, once_available, server_or_skip
+from streamstores.backends._redis import notices
+from tests.redis.helpers import (
+    eventually,
+    everything,
+    has_calls,
+    once_available,
+    server_or_skip,
+)
 from tests.services import Unavailable, free_port, give_up
 from tests.services.redis import (
     OLDEST,
@@ -181,6 +188,39 @@ async def test_a_lost_notice_connection_loses_no_notice(server):
         assert await following == b"".join(b"%d " % number for number in range(200))
 
 
+async def test_a_notice_connection_that_says_nothing_is_asked_and_then_replaced(
+    server, monkeypatch
+):
+    monkeypatch.setattr(notices, "PROBE_SECONDS", 0.1)
+    with Proxy(server.port) as wire:
+        async with (
+            RedisStreamStore(server.url) as store,
+            RedisStreamStore(f"redis://127.0.0.1:{wire.port}") as other,
+        ):
+            await store.create("a")
+            following = asyncio.create_task(everything(follow(other, "a")))
+            await eventually(lambda: has_calls(server, "ping", 5))
+            [listener] = other._notices._listeners.values()
+            assert listener.failure is None, "it has answered"
+            wire.mute()
+            await eventually(lambda: _has_failed(listener, "no sign of life"))
+            wire.unmute()
+            await store.append("a", b"heard", state="done")
+            assert await following == b"heard"
+
+
+async def test_who_may_not_ask_for_followers_appends_and_tells_them_all_the_same(server):
+    rules = ["on", ">p", "~*", "&*", "+@all", "-pubsub"]
+    server.ask("ACL", "SETUSER", "modest", *rules)
+    url = f"redis://modest:p@{server.address}"
+    async with RedisStreamStore(url) as store, RedisStreamStore(server.url) as other:
+        await store.create("a")
+        following = asyncio.create_task(everything(follow(other, "a")))
+        await store.append("a", b"he")
+        await store.append("a", b"ard", state="done")
+        assert await following == b"heard"
+
+
 async def test_where_notices_are_forbidden_the_log_says_so_and_the_poll_brings_changes(
     server, caplog
 ):
@@ -334,6 +374,10 @@ async def _has_tail(server: Server, stream_id: str, tail: int) -> bool:
 
 async def _says(caplog: pytest.LogCaptureFixture, text: str) -> bool:
     return text in caplog.text
+
+
+async def _has_failed(listener: notices._Listener, why: str) -> bool:
+    return why in str(listener.failure)
 
 
 async def _has_clients(server: Server, count: int) -> bool:

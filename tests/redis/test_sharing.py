@@ -12,7 +12,14 @@ from redis.asyncio.cluster import RedisCluster
 
 from streamstores import OutcomeUnknown, RedisStreamStore, StreamInfo, StreamWriter, follow
 from streamstores._tail import Tail
-from tests.redis.helpers import eventually, everything, server_or_skip
+from tests.redis.helpers import (
+    calls,
+    eventually,
+    everything,
+    has_calls,
+    server_or_skip,
+    statistic,
+)
 from tests.services.redis import OLDEST, VALKEY, Server, shared, with_own_prefix
 
 MANY = 200
@@ -29,17 +36,17 @@ async def test_what_another_process_appends_costs_its_followers_no_read(server):
         await store.create("a", ttl=60)
         tasks = [asyncio.create_task(everything(follow(other, "a"))) for _ in range(MANY)]
         await _watching(server, MANY)
-        before = _calls(server, "evalsha")
+        before = calls(server, "evalsha")
         chunks = [[b"%d " % number] * (number % 4) for number in range(100)]
         for some in chunks:
             info = await store.append("a", *some)
         await eventually(lambda: _has_known(other, "a", info))
-        assert _calls(server, "evalsha") - before == 100
+        assert calls(server, "evalsha") - before == 100
         assert Tail._tails[id(other), "a"].info == info
         await store.mark_done("a")
         expected = b"".join(b"".join(some) for some in chunks)
         assert await asyncio.gather(*tasks) == [expected] * MANY
-        assert _calls(server, "evalsha") - before == 100 + 2  # the end, and the read of it
+        assert calls(server, "evalsha") - before == 100 + 2  # the end, and the read of it
         assert _connections(server) == 3  # two lines, one for notices
 
 
@@ -72,7 +79,7 @@ async def test_a_change_that_its_notice_does_not_tell_costs_one_read(server):
         await store.create("a")
         tasks = [asyncio.create_task(everything(follow(other, "a"))) for _ in range(MANY)]
         await _watching(server, MANY)
-        before = _calls(server, "evalsha")
+        before = calls(server, "evalsha")
         big = b"x" * 5000
         for number in range(50):
             change = {"attributes": {"n": str(number)}} if number % 2 else {}
@@ -80,7 +87,7 @@ async def test_a_change_that_its_notice_does_not_tell_costs_one_read(server):
             await eventually(lambda info=info: _has_known(other, "a", info))
         await store.mark_done("a")
         assert await asyncio.gather(*tasks) == [big * 50] * MANY
-        assert _calls(server, "evalsha") - before == 51 + 51
+        assert calls(server, "evalsha") - before == 51 + 51
 
 
 async def test_a_lost_notice_costs_one_read_and_nothing_is_lost_or_doubled(server):
@@ -88,7 +95,7 @@ async def test_a_lost_notice_costs_one_read_and_nothing_is_lost_or_doubled(serve
         await store.create("a")
         task = asyncio.create_task(everything(follow(other, "a")))
         await _watching(server, 1)
-        before = _calls(server, "evalsha")
+        before = calls(server, "evalsha")
         heard = other._wakeups.appended
         for number in range(20):
             if number == 10:
@@ -98,7 +105,7 @@ async def test_a_lost_notice_costs_one_read_and_nothing_is_lost_or_doubled(serve
             info = await store.append("a", b"%d " % number)
             if number != 10:
                 await eventually(lambda info=info: _has_known(other, "a", info))
-        assert _calls(server, "evalsha") - before == 20 + 1
+        assert calls(server, "evalsha") - before == 20 + 1
         await store.mark_done("a")
         assert await task == b"".join(b"%d " % number for number in range(20))
 
@@ -129,7 +136,7 @@ async def test_two_hundred_followers_of_as_many_streams_share_two_connections(se
         await eventually(lambda: _has_subscriptions(server, 0))
         # Three reads of each stream at most: its start, its bytes, its end; and the recheck
         # once the subscription is confirmed.
-        assert _calls(server, "evalsha") <= MANY * (3 + 4) + 10
+        assert calls(server, "evalsha") <= MANY * (3 + 4) + 10
 
 
 async def test_a_local_producer_costs_its_followers_no_read(server):
@@ -137,13 +144,13 @@ async def test_a_local_producer_costs_its_followers_no_read(server):
         await store.create("a")
         tasks = [asyncio.create_task(everything(follow(store, "a"))) for _ in range(20)]
         await eventually(lambda: _has_subscriptions(server, 1))
-        await eventually(lambda: _has_calls(server, "evalsha", 22))
-        before = _calls(server, "evalsha")
+        await eventually(lambda: has_calls(server, "evalsha", 22))
+        before = calls(server, "evalsha")
         for number in range(100):
             await store.append("a", b"%d " % number)
         await store.mark_done("a")
         await asyncio.gather(*tasks)
-        assert _calls(server, "evalsha") - before == 101
+        assert calls(server, "evalsha") - before == 101
 
 
 async def test_a_storm_of_cancelled_calls_mixes_up_no_replies(server):
@@ -195,9 +202,9 @@ async def test_a_call_that_is_cancelled_before_it_was_sent_never_happens(server)
 async def test_requests_of_one_moment_travel_together(server):
     async with RedisStreamStore(server.url) as store:
         await store.create("a")
-        reads = int(_statistic(server, "total_reads_processed"))
+        reads = int(statistic(server, "total_reads_processed"))
         await asyncio.gather(*(store.info("a") for _ in range(300)))
-        assert int(_statistic(server, "total_reads_processed")) - reads < 100
+        assert int(statistic(server, "total_reads_processed")) - reads < 100
 
 
 @pytest.mark.parametrize("options", [{}, {"protocol": 3}, {"protocol": 2}, {"db": 3}])
@@ -263,20 +270,10 @@ def _connections(server: Server) -> int:
     return int(server.ask("CLIENT", "LIST").count(b"\n")) - 1
 
 
-def _statistic(server: Server, name: str) -> str:
-    lines = server.ask("INFO", "all").decode().splitlines()
-    return next((line.partition(":")[2] for line in lines if line.startswith(name)), "")
-
-
-def _calls(server: Server, command: str) -> int:
-    statistic = _statistic(server, f"cmdstat_{command}:")
-    return int(statistic.partition("calls=")[2].partition(",")[0] or 0)
-
-
 async def _watching(server: Server, count: int) -> None:
     """Until `count` followers of one new stream have read it, and once more when its
     subscription held."""
-    await eventually(lambda: _has_calls(server, "evalsha", 1 + count + 1))
+    await eventually(lambda: has_calls(server, "evalsha", 1 + count + 1))
 
 
 async def _has_known(store: RedisStreamStore, stream_id: str, info: StreamInfo) -> bool:
@@ -286,10 +283,6 @@ async def _has_known(store: RedisStreamStore, stream_id: str, info: StreamInfo) 
 
 async def _has_length(items: list[str], length: int) -> bool:
     return len(items) == length
-
-
-async def _has_calls(server: Server, command: str, count: int) -> bool:
-    return _calls(server, command) >= count
 
 
 async def _has_subscriptions(server: Server, count: int) -> bool:

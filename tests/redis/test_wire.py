@@ -95,9 +95,23 @@ async def test_what_is_no_reply_ends_the_wire(connection):
 
 async def test_the_end_of_the_connection_ends_the_wire(server, connection):
     wire = Wire(connection, lambda reply: None)
+    assert wire.is_writable
     server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     with pytest.raises(ConnectionError):
         await wire.lost
+    assert not wire.is_writable
+
+
+async def test_a_server_that_takes_nothing_is_waited_for(server, connection):
+    replies: list[Any] = []
+    writable: list[bool] = []
+    wire = Wire(connection, replies.append, lambda: writable.append(wire.is_writable))
+    server.ask("CLIENT", "PAUSE", 300, "ALL")
+    wire.send((b"ECHO", b"x" * 30_000_000))
+    assert not wire.is_writable
+    await eventually(lambda: _has_length(replies, 1))
+    assert writable == [True]
+    assert len(replies[0]) == 30_000_000
 
 
 async def _has_length(replies: list[Any], length: int) -> bool:

@@ -49,11 +49,14 @@ if info[TTL] ~= '' or (info[EXPIRES_AT] ~= '' and tail == '0') then
 end
 
 -- All that a plain append has changed, so that followers elsewhere need not read: the old tail, ttl
--- and expires_at, the lengths of the records, and their bytes. Where nobody follows, it is a third
--- of the time of an append of 4 KiB; so who follows is counted first.
+-- and expires_at, the lengths of the records, and their bytes. Where nobody follows, it would be a
+-- third of the time of an append of 4 KiB; so who follows is counted first.
 local function news()
+  if not is_plain or info[TAIL] - tail > 4096 then
+    return nil
+  end
   local count = is_sharded(ARGV[1]) and 'SHARDNUMSUB' or 'NUMSUB'
-  if not is_plain or info[TAIL] - tail > 4096 or redis.call('PUBSUB', count, KEYS[1])[2] == 0 then
+  if redis.pcall('PUBSUB', count, KEYS[1])[2] == 0 then
     return nil
   end
   local lengths = {}

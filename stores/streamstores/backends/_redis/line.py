@@ -150,7 +150,7 @@ class Line:
 
     def _send(self) -> None:
         """Send what is queued, as one write."""
-        if self._wire is None or self._wire.is_full or not self._queue:
+        if self._wire is None or not self._wire.is_writable or not self._queue:
             return
         queue, self._queue = self._queue, []
         calls = [call for call in queue if not call.future.cancelled()]

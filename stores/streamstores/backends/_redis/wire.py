@@ -34,12 +34,16 @@ class Wire(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._missing = 1
         self._arrays: list[tuple[list[Any], int]] = []  # begun, with their lengths
-        self.is_full = False
-        """Whether the server is slow to take what was sent; `on_writable` is called when it
-        has."""
+        self._is_full = False
         self.lost = asyncio.get_running_loop().create_future()
         """Fails once nothing more can come, with why."""
         self._transport.set_protocol(self)
+
+    @property
+    def is_writable(self) -> bool:
+        """False while the server is slow to take what was sent, until `on_writable`, and for
+        ever once the connection ends."""
+        return not (self._is_full or self._transport.is_closing() or self.lost.done())
 
     def send(self, *commands: tuple[Any, ...]) -> None:
         """Send the commands, of bytes, texts and numbers, as one write."""
@@ -115,10 +119,10 @@ class Wire(asyncio.Protocol):
         self._on_reply(item)
 
     def pause_writing(self) -> None:
-        self.is_full = True
+        self._is_full = True
 
     def resume_writing(self) -> None:
-        self.is_full = False
+        self._is_full = False
         if self._on_writable is not None:
             self._on_writable()
 
