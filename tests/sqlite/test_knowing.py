@@ -20,6 +20,7 @@ from streamstores import (
     StreamExists,
     StreamNotFound,
 )
+from streamstores.backends._sqlite.thread import Commit
 from streamstores.backends._sqlite.writing import CROWD
 
 NO_POLL = Limits(poll_interval=1_000.0)
@@ -276,3 +277,20 @@ async def watched(store: SQLiteStreamStore, stream_id: str) -> None:
     while stream_id not in store._wakeups.watched:
         await asyncio.sleep(0)
     await store.info(stream_id)  # one reader: behind the question of the wait
+
+
+async def test_a_commit_settles_its_mutations_in_the_turn_in_which_it_is_reported():
+    settled: list[object] = []
+    Commit(settled.append).set_result(["outcome"])
+    failure = sqlite3.OperationalError()
+    Commit(settled.append).set_exception(failure)
+    assert settled == [["outcome"], failure]
+
+
+async def test_a_store_that_is_closed_first_commits_what_is_queued(path):
+    store = SQLiteStreamStore(path)
+    await store.create("a")
+    appends = [asyncio.create_task(store.append("a", b"x")) for _ in range(1_000)]
+    await asyncio.sleep(0)
+    await store.aclose()
+    assert [(await append).tail for append in appends] == list(range(1, 1_001))

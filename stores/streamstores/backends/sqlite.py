@@ -22,6 +22,7 @@ from streamstores._rules import check_end_state, check_mutation, check_state, re
 from streamstores._wakeups import Bell, Wakeups
 from streamstores.backends._sqlite import database, reading, writing
 from streamstores.backends._sqlite.database import Settings
+from streamstores.backends._sqlite.thread import Commit, connected, send, submit
 from streamstores.backends._sqlite.watcher import Changes, Watcher
 from streamstores.backends._sqlite.writing import Operation, Outcome, Transaction, Writer
 from streamstores.errors import InvalidRequest, StreamStoreError
@@ -97,7 +98,7 @@ class SQLiteStreamStore:
         self._opening: asyncio.Task[None] | None = None
         self._is_closed = False
         self._queue: list[_Queued] = []
-        self._in_flight: _Commit | None = None
+        self._in_flight: Commit | None = None
         self._rubbish = Bell()
         self._housekeeper: asyncio.Task[None] | None = None
 
@@ -259,12 +260,12 @@ class SQLiteStreamStore:
     async def _connect(self) -> None:
         try:
             with _translate_errors(self._settings.path):
-                writer = await _connected(self._settings)
+                writer = await connected(self._settings)
                 self._readers.append(writer)  # so that a failure below closes it
-                await _submit(writer, database.migrate)
-                self._commit = (await _submit(writer, Writer)).commit
+                await submit(writer, database.migrate)
+                self._commit = (await submit(writer, Writer)).commit
                 for _ in range(self._reader_count):
-                    self._readers.append(await _connected(self._settings))
+                    self._readers.append(await connected(self._settings))
         except BaseException:
             await self._disconnect()
             raise
@@ -291,7 +292,7 @@ class SQLiteStreamStore:
         await self._open()
         self._next_reader = (self._next_reader + 1) % len(self._readers)
         with _translate_errors(self._settings.path):
-            return await _submit(self._readers[self._next_reader], question, *args)
+            return await submit(self._readers[self._next_reader], question, *args)
 
     async def _mutate(
         self,
@@ -314,9 +315,9 @@ class SQLiteStreamStore:
         batch = [each for each in self._queue[:_BATCH] if not each.future.done()]
         del self._queue[:_BATCH]
         assert self._writer is not None
-        self._in_flight = _Commit(partial(self._settle, batch))
+        self._in_flight = Commit(partial(self._settle, batch))
         operations = [queued.operation for queued in batch]
-        self._writer._tx.put_nowait((self._in_flight, partial(self._commit, operations)))
+        send(self._writer, self._in_flight, partial(self._commit, operations))
 
     def _settle(
         self, batch: Sequence[_Queued], outcomes: Sequence[Outcome] | BaseException
@@ -379,23 +380,6 @@ class _Queued(NamedTuple):
             self.future.set_result(outcome)
 
 
-class _Commit(asyncio.Future[None]):
-    """A transaction under way. It settles its mutations as soon as its thread reports, where
-    a callback of a future would wait for the loop's next turn."""
-
-    def __init__(self, settle: Callable[[Sequence[Outcome] | BaseException], None]) -> None:
-        super().__init__(loop=asyncio.get_running_loop())
-        self._settle = settle
-
-    def set_result(self, outcomes: Any) -> None:
-        super().set_result(None)
-        settle = self._settle
-        del self._settle  # the thread holds on to its last future, which must not hold a store
-        settle(outcomes)
-
-    set_exception = set_result
-
-
 async def _keep_house(ref: weakref.ref[SQLiteStreamStore], rubbish: Bell) -> None:
     """Give back the storage of what has ended: when told to, and about every minute."""
     while True:
@@ -407,31 +391,6 @@ async def _keep_house(ref: weakref.ref[SQLiteStreamStore], rubbish: Bell) -> Non
             while await store.sweep():
                 pass
         del store
-
-
-async def _connected(settings: Settings) -> aiosqlite.Connection:
-    connection = aiosqlite.Connection(partial(database.connect, settings), iter_chunk_size=64)
-    # Before aiosqlite 0.22 the connection is the thread. It must not keep a process alive
-    # that ends without closing its store.
-    thread: Any = getattr(connection, "_thread", connection)
-    thread.daemon = True
-    try:
-        return await connection
-    except BaseException:
-        # Its thread reports its own end to this loop, which may be closed soon.
-        await asyncio.to_thread(thread.join)
-        raise
-
-
-def _submit(
-    connection: aiosqlite.Connection, function: Callable[..., T], *args: Any
-) -> asyncio.Future[T]:
-    """Call `function(sqlite3_connection, *args)` in the connection's thread: one hop, where
-    aiosqlite's public methods take one for each statement."""
-    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-    call = partial(function, connection._conn, *args)
-    connection._tx.put_nowait((future, call))
-    return future
 
 
 @contextmanager

@@ -22,12 +22,14 @@ CREATE INDEX streamstores_streams_expires_at ON streamstores_streams (expires_at
     WHERE expires_at IS NOT NULL;
 
 -- Keyed by where a record ends, so that "what is after this offset" is a range of the key.
--- `data` is the record, or the number of a large one: to compare a key, SQLite copies its whole
--- row where that does not fit a page, so large ones here would make every append dearer.
+-- A large record is kept apart, as the one with the number `large`, and `data` is NULL: to
+-- compare a key, SQLite copies its whole row where that does not fit a page, so large ones
+-- here would make every append dearer.
 CREATE TABLE streamstores_records (
     stream INTEGER NOT NULL,
     "end"  INTEGER NOT NULL,
-    data           NOT NULL,
+    data   BLOB,
+    large  INTEGER,
     PRIMARY KEY (stream, "end")
 ) WITHOUT ROWID;
 

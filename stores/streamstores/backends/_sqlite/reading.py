@@ -16,10 +16,10 @@ _MOST_RECORDS = 16_384
 """In one page: records of a few bytes take far more memory than `max_bytes`."""
 
 _RECORDS = (
-    """SELECT "end", CASE typeof(data) WHEN 'blob' THEN data ELSE"""
-    " ifnull((SELECT data FROM streamstores_large WHERE number = records.data), x'') END"
-    " FROM streamstores_records AS records"
-    ' WHERE stream = ? AND "end" > ? AND "end" <= ? ORDER BY "end" LIMIT ?'
+    'SELECT "end", coalesce('
+    "data, (SELECT data FROM streamstores_large WHERE number = large), x'')"
+    ' FROM streamstores_records WHERE stream = ? AND "end" > ? AND "end" <= ?'
+    ' ORDER BY "end" LIMIT ?'
 )
 
 

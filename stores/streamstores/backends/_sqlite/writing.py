@@ -41,7 +41,7 @@ _UPDATE = (
     "UPDATE streamstores_streams SET state = ?, tail = ?, version = ?, error = ?,"
     " attributes = ?, expires_at = ?, changed = ? WHERE key = ?"
 )
-_INSERT_RECORD = "INSERT INTO streamstores_records VALUES (?, ?, ?)"
+_INSERT_RECORD = "INSERT INTO streamstores_records VALUES (?, ?, ?, ?)"
 _INSERT_LARGE = "INSERT INTO streamstores_large (data) VALUES (?)"
 
 
@@ -151,12 +151,14 @@ class Transaction:
         return info.expires_at is not None and info.expires_at <= self.moment
 
     def add_records(self, key: int, start: int, chunks: tuple[bytes, ...]) -> None:
-        rows = []
+        rows: list[tuple[int, int, bytes | None, int | None]] = []
         end = start
         for chunk in chunks:
             end += len(chunk)
-            data = chunk if len(chunk) <= _LARGE_BYTES else self.add_large(chunk)
-            rows.append((key, end, data))
+            if len(chunk) <= _LARGE_BYTES:
+                rows.append((key, end, chunk, None))
+            else:
+                rows.append((key, end, None, self.add_large(chunk)))
         self.connection.executemany(_INSERT_RECORD, rows)
 
     def add_large(self, chunk: bytes) -> int:
@@ -315,7 +317,7 @@ def purge(transaction: Transaction) -> bool:
         return False
     some = (*row, _PURGE_RECORDS)
     transaction.connection.execute(
-        f"DELETE FROM streamstores_large WHERE number IN (SELECT data {_SLICE})", some
+        f"DELETE FROM streamstores_large WHERE number IN (SELECT large {_SLICE})", some
     )
     removed = transaction.connection.execute(
         'DELETE FROM streamstores_records WHERE stream = ?1 AND "end" IN'
