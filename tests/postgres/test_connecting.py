@@ -318,9 +318,19 @@ async def test_those_who_wait_for_a_session_that_is_cut_get_another(url, admin):
             await until(lambda: waits_for_a_lock(admin, name))
             await terminate(admin, name)
             assert {info.id for info in await asyncio.gather(*waiting)} == {stream_id}
-            results = await asyncio.gather(*cut, return_exceptions=True)
-            assert OutcomeUnknown in {type(result) for result in results}
+        results = await asyncio.gather(*cut, return_exceptions=True)
+        assert OutcomeUnknown in {type(result) for result in results}
         await _has_connections(store, url, 2)
+
+
+async def test_calls_that_still_wait_for_a_connection_end_before_the_store_is_closed(url):
+    stream_id = id_()
+    store = open_store(with_options(url, max_size=1))
+    await store.create(stream_id)
+    appends = [asyncio.ensure_future(store.append(stream_id, b"x")) for _ in range(20)]
+    await asyncio.sleep(0)  # all are under way
+    await store.aclose()
+    assert [info.tail for info in await asyncio.gather(*appends)] == [*range(1, 21)]
 
 
 async def _has_connections(store: PostgresStreamStore, url: str, count: int) -> None:
