@@ -10,7 +10,14 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
-from streamstores import OutcomeUnknown, RedisStreamStore, StreamInfo, StreamWriter, follow
+from streamstores import (
+    Limits,
+    OutcomeUnknown,
+    RedisStreamStore,
+    StreamInfo,
+    StreamWriter,
+    follow,
+)
 from streamstores._tail import Tail
 from tests.redis.helpers import (
     calls,
@@ -31,8 +38,13 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield server
 
 
+def patient(url: str) -> RedisStreamStore:
+    """A store whose followers read on notices only, for a minute."""
+    return RedisStreamStore(url, limits=Limits(poll_interval=60))
+
+
 async def test_what_another_process_appends_costs_its_followers_no_read(server):
-    async with RedisStreamStore(server.url) as store, RedisStreamStore(server.url) as other:
+    async with RedisStreamStore(server.url) as store, patient(server.url) as other:
         await store.create("a", ttl=60)
         tasks = [asyncio.create_task(everything(follow(other, "a"))) for _ in range(MANY)]
         await _watching(server, MANY)
@@ -53,7 +65,7 @@ async def test_what_another_process_appends_costs_its_followers_no_read(server):
 @pytest.mark.parametrize("name", ["cluster", "cluster-6.2"])
 async def test_in_a_cluster_neither(name, monkeypatch):
     url = with_own_prefix(shared(name))
-    async with RedisStreamStore(url) as store, RedisStreamStore(url) as other:
+    async with RedisStreamStore(url) as store, patient(url) as other:
         ids = [f"stream {number}" for number in range(10)]
         for each in ids:
             await store.create(each)
@@ -75,7 +87,7 @@ async def test_in_a_cluster_neither(name, monkeypatch):
 
 
 async def test_a_change_that_its_notice_does_not_tell_costs_one_read(server):
-    async with RedisStreamStore(server.url) as store, RedisStreamStore(server.url) as other:
+    async with RedisStreamStore(server.url) as store, patient(server.url) as other:
         await store.create("a")
         tasks = [asyncio.create_task(everything(follow(other, "a"))) for _ in range(MANY)]
         await _watching(server, MANY)
@@ -91,7 +103,7 @@ async def test_a_change_that_its_notice_does_not_tell_costs_one_read(server):
 
 
 async def test_a_lost_notice_costs_one_read_and_nothing_is_lost_or_doubled(server):
-    async with RedisStreamStore(server.url) as store, RedisStreamStore(server.url) as other:
+    async with RedisStreamStore(server.url) as store, patient(server.url) as other:
         await store.create("a")
         task = asyncio.create_task(everything(follow(other, "a")))
         await _watching(server, 1)
@@ -140,7 +152,7 @@ async def test_two_hundred_followers_of_as_many_streams_share_two_connections(se
 
 
 async def test_a_local_producer_costs_its_followers_no_read(server):
-    async with RedisStreamStore(server.url) as store:
+    async with patient(server.url) as store:
         await store.create("a")
         tasks = [asyncio.create_task(everything(follow(store, "a"))) for _ in range(20)]
         await eventually(lambda: _has_subscriptions(server, 1))
