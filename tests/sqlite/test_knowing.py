@@ -217,6 +217,7 @@ async def test_a_watcher_says_once_what_changed(store, other):
     await store.create("quiet")
     busy = await store.create("busy")
     with other._wakeups.watch("quiet"), other._wakeups.watch("busy"):
+        await follow_on(store, other)  # perhaps by the first look, which says "anything"
         await follow_on(store, other)
         on_changes = other._on_changes
 
