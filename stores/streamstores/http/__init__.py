@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from streamstores.http.app import StreamHandler
 from streamstores.http.chat import create_stream_handler
+from streamstores.http.durable import create_durable_streams_app
 from streamstores.http.sources import Model, StreamRequest, continues
 from streamstores.http.sse import Event
 
@@ -16,5 +17,6 @@ __all__ = [
     "StreamHandler",
     "StreamRequest",
     "continues",
+    "create_durable_streams_app",
     "create_stream_handler",
 ]

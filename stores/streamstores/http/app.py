@@ -19,7 +19,7 @@ from streamstores.http.errors import HttpError, as_http_error
 from streamstores.http.signals import SignalWatch
 from streamstores.store import StreamStore
 
-__all__ = ["Activity", "Endpoint", "Exchange", "StreamHandler"]
+__all__ = ["Activity", "Endpoint", "Exchange", "StreamHandler", "path_below_mount"]
 
 _STREAM_JS = Path(__file__).parent / "web" / "stream.js"
 
@@ -70,6 +70,9 @@ class StreamHandler:
     tells the server to end, or with the server's shutdown event where it is the server's
     application (a mounted one gets none). `async with handler:` closes it too. The store is
     closed only by that event, after which nobody else could.
+
+    `routes` has the endpoints by path and method; `every_path`, given instead, is one endpoint
+    that sees to all of them itself.
     """
 
     def __init__(
@@ -79,9 +82,11 @@ class StreamHandler:
         *,
         store: StreamStore | None = None,
         activity: Callable[[str], Activity] | None = None,
+        every_path: Endpoint | None = None,
         watch_signals: bool,
     ) -> None:
         self._routes = {**routes, "/stream.js": {"GET": _send_stream_js}}
+        self._every_path = every_path
         self._on_close = on_close
         self._store = store
         self._activity = activity
@@ -130,7 +135,9 @@ class StreamHandler:
             await exchange.answer(_refusal(exc).response())
 
     def _endpoint(self, scope: Scope) -> Endpoint:
-        endpoints = self._routes.get(_path_below_mount(scope))
+        if self._every_path is not None:
+            return self._every_path
+        endpoints = self._routes.get(path_below_mount(scope))
         if endpoints is None:
             raise HttpError(404, "not_found", "no such path")
         endpoint = endpoints.get(scope["method"])
@@ -153,7 +160,7 @@ class StreamHandler:
                 return
 
 
-def _path_below_mount(scope: Scope) -> str:
+def path_below_mount(scope: Scope) -> str:
     """The path without the mount's, which some frameworks take off themselves, and without
     a slash at its end, which Litestar puts there."""
     path: str = scope["path"]

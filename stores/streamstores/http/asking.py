@@ -16,7 +16,7 @@ from streamstores.http.errors import HttpError
 from streamstores.http.sources import Model, StreamRequest
 from streamstores.limits import Limits
 
-__all__ = ["Asking", "Authorize"]
+__all__ = ["Asking", "Authorize", "is_allowed"]
 
 Authorize = Callable[[Request, str, str], Union[bool, Awaitable[Union[bool, None]], None]]
 """`authorize(request, stream_id, action)`. The action is `start`, `follow`, `continue`, `stop`
@@ -64,19 +64,8 @@ class Asking:
         if self.authorize is None:
             return
         for action in actions:
-            if not await self._may(exchange, stream_id, action):
+            if not await is_allowed(self.authorize, exchange, stream_id, action):
                 raise HttpError(403, "forbidden", "this is not allowed")
-
-    async def _may(self, exchange: Exchange, stream_id: str, action: str) -> bool:
-        assert self.authorize is not None
-        try:
-            verdict = self.authorize(exchange.request(), stream_id, action)
-            if inspect.isawaitable(verdict):
-                verdict = await verdict
-        except Exception:
-            _log.exception("authorize failed, which refuses")
-            return False
-        return bool(verdict)
 
     def _model_name(self, fields: Mapping[str, Any]) -> str:
         name = fields.get("model")
@@ -85,3 +74,17 @@ class Asking:
         if not isinstance(name, str) or name not in self.models:
             raise HttpError(400, "unknown_model", "no model of that name")
         return name
+
+
+async def is_allowed(
+    authorize: Authorize, exchange: Exchange, stream_id: str, action: str
+) -> bool:
+    """What `authorize` says; a failure refuses."""
+    try:
+        verdict = authorize(exchange.request(), stream_id, action)
+        if inspect.isawaitable(verdict):
+            verdict = await verdict
+    except Exception:
+        _log.exception("authorize failed, which refuses")
+        return False
+    return bool(verdict)

@@ -19,6 +19,7 @@ __all__ = [
     "check_id",
     "optional_text",
     "query_of",
+    "read_body",
     "read_messages",
     "read_object",
     "read_prompt",
@@ -36,7 +37,9 @@ async def read_object(exchange: Exchange, max_bytes: int) -> dict[str, Any]:
     Content-Length before anything is read, else by counting what arrives), `invalid_json`,
     and `ClientDisconnect` where the client left in the middle.
     """
-    exchange.body = await _read_body(exchange, max_bytes)
+    exchange.body = await read_body(
+        exchange, max_bytes, exchange.headers.get("content-length", "")
+    )
     try:
         fields = json.loads(exchange.body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:
@@ -46,8 +49,9 @@ async def read_object(exchange: Exchange, max_bytes: int) -> dict[str, Any]:
     return fields
 
 
-async def _read_body(exchange: Exchange, max_bytes: int) -> bytes:
-    announced = exchange.headers.get("content-length", "")
+async def read_body(exchange: Exchange, max_bytes: int, announced: str) -> bytes:
+    """The body; `announced` is its Content-Length. Raises `HttpError` `too_large` and
+    `ClientDisconnect` as `read_object` does."""
     size = int(announced) if _DIGITS.fullmatch(announced) else 0
     parts = []
     received = 0

@@ -39,20 +39,25 @@ async def send_events(
     *,
     ping_interval: float,
     closing: asyncio.Event,
+    ping: bytes = _PING,
+    lasts: float | None = None,
 ) -> None:
-    """Answer 200 with `bodies`, and an event `ping` after each `ping_interval` seconds of
-    silence, until they end, the client leaves, or `closing` is set.
+    """Answer 200 with `bodies`, and a `ping` after each `ping_interval` seconds of silence,
+    until they end, the client leaves, `closing` is set, or it has lasted `lasts` seconds.
 
     The server's back-pressure is passed on: while a client does not read, the next body is
-    not asked for. A body that `closing` or an error cut, which is logged, ends cleanly.
+    not asked for. A body that `closing`, the time or an error cut, which is logged, ends
+    cleanly.
     """
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    line = _Line(send, ping_interval)
+    line = _Line(send, ping, ping_interval)
     pump = asyncio.ensure_future(line.pump(bodies))
     leaving = asyncio.ensure_future(_until_disconnected(receive))
     closed = asyncio.ensure_future(closing.wait())
     try:
-        await asyncio.wait({pump, leaving, closed}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {pump, leaving, closed}, timeout=lasts, return_when=asyncio.FIRST_COMPLETED
+        )
     finally:
         has_left = leaving.done()
         await _cancel(pump, leaving, closed)
@@ -75,8 +80,9 @@ def _was_completed(pump: asyncio.Future[None]) -> bool:
 class _Line:
     """The one who sends, whether a body or a ping."""
 
-    def __init__(self, send: Send, ping_interval: float) -> None:
+    def __init__(self, send: Send, ping: bytes, ping_interval: float) -> None:
         self._send = send
+        self._ping_body = ping
         self._ping_interval = ping_interval
         self._loop = asyncio.get_running_loop()
         self._is_sending = False
@@ -125,7 +131,7 @@ class _Line:
         self._timer = self._loop.call_later(left, self._look)
 
     async def _ping(self) -> None:
-        message = {"type": "http.response.body", "body": _PING, "more_body": True}
+        message = {"type": "http.response.body", "body": self._ping_body, "more_body": True}
         with suppress(OSError):  # the client has left, which another task learns too
             await self._send(message)
         self._sent_at = self._loop.time()

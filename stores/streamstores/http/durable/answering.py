@@ -1,0 +1,70 @@
+"""The answers: a status, headers, and a body that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from starlette.types import Send
+
+from streamstores.http.errors import HttpError
+
+__all__ = ["Answers", "HeaderList"]
+
+HeaderList = list[tuple[bytes, bytes]]
+
+_ALLOWED_METHODS = b"GET, POST, PUT, DELETE, HEAD, OPTIONS"
+_ALLOWED_HEADERS = (
+    b"Content-Type, Authorization, If-None-Match, Stream-Seq, Stream-TTL, Stream-Expires-At, "
+    b"Stream-Closed, Producer-Id, Producer-Epoch, Producer-Seq, Stream-Forked-From, "
+    b"Stream-Fork-Offset, Stream-Fork-Sub-Offset"
+)
+_EXPOSED_HEADERS = (
+    b"Stream-Next-Offset, Stream-Cursor, Stream-Up-To-Date, Stream-Closed, Stream-TTL, "
+    b"Stream-Expires-At, Stream-SSE-Data-Encoding, Producer-Epoch, Producer-Seq, "
+    b"Producer-Expected-Seq, Producer-Received-Seq, ETag, Location, Content-Type, Retry-After"
+)
+
+
+class Answers:
+    """Sends answers, each with the headers that all of them have."""
+
+    def __init__(self, allow_origin: str | None) -> None:
+        self.common: HeaderList = [
+            (b"x-content-type-options", b"nosniff"),
+            (b"cross-origin-resource-policy", b"cross-origin"),
+        ]
+        self._preflight: HeaderList = []
+        if allow_origin is not None:
+            self.common += [
+                (b"access-control-allow-origin", allow_origin.encode("latin-1")),
+                (b"access-control-expose-headers", _EXPOSED_HEADERS),
+            ]
+            self._preflight = [
+                (b"access-control-allow-methods", _ALLOWED_METHODS),
+                (b"access-control-allow-headers", _ALLOWED_HEADERS),
+                (b"access-control-max-age", b"86400"),
+            ]
+
+    async def send(
+        self,
+        send: Send,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        body: bytes | None = None,
+    ) -> None:
+        """`body` None: the status has none, or the method."""
+        all_headers = [*self.common, *headers]
+        if body is not None:
+            all_headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": all_headers})
+        await send({"type": "http.response.body", "body": body or b""})
+
+    async def refuse(self, send: Send, error: HttpError, *, with_body: bool = True) -> None:
+        response = error.response()
+        headers = [each for each in response.raw_headers if each[0] != b"content-length"]
+        body = bytes(response.body) if with_body else None
+        await self.send(send, error.status, headers, body)
+
+    async def allow(self, send: Send) -> None:
+        """The answer to a preflight."""
+        await self.send(send, 204, self._preflight)

@@ -1,0 +1,229 @@
+"""The requests of the Durable Streams protocol, and who may make them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from starlette.requests import ClientDisconnect
+
+from streamstores.errors import InvalidRequest, LimitExceeded, OutcomeUnknown, StoreUnavailable
+from streamstores.http.app import Exchange, StreamHandler
+from streamstores.http.asking import Authorize, is_allowed
+from streamstores.http.durable import asking
+from streamstores.http.durable.answering import Answers, HeaderList
+from streamstores.http.durable.appending import Appender
+from streamstores.http.durable.asking import RequestHeaders
+from streamstores.http.durable.creating import Creator
+from streamstores.http.durable.forks import Forks
+from streamstores.http.durable.live import LiveReader
+from streamstores.http.durable.offsets import format_offset
+from streamstores.http.durable.reading import Reader, metadata_of
+from streamstores.http.durable.rules import Append, Taken
+from streamstores.http.errors import RETRY_AFTER_SECONDS, HttpError, as_http_error
+from streamstores.http.requests import read_body
+from streamstores.store import StreamStore
+
+__all__ = ["create_durable_streams_app"]
+
+_METHODS = "DELETE, GET, HEAD, OPTIONS, POST, PUT"
+_RETRY = {"Retry-After": RETRY_AFTER_SECONDS}
+
+_log = logging.getLogger("streamstores.http")
+
+
+def create_durable_streams_app(
+    store: StreamStore,
+    *,
+    authorize: Authorize | None = None,
+    allow_origin: str | None = "*",
+    max_body_bytes: int = 8_388_608,
+    long_poll_seconds: float = 20.0,
+    live_seconds: float = 60.0,
+    producer_memory: float = 86_400.0,
+    watch_signals: bool = True,
+) -> StreamHandler:
+    """An ASGI application that speaks the Durable Streams protocol, to run or to mount.
+
+    A stream's id is its path below the mount. Streams of other writers in the same store can
+    be read; of theirs, one without a content type counts as `application/octet-stream`.
+
+    - `authorize(request, stream_id, action)`, plain or async, is asked before anything else
+      happens; what is not true, or an exception, refuses. The action is `create`, `append`
+      (closing too), `read` or `delete`; a fork asks for `create` and, of its source, `read`.
+      Without it whoever reaches the application may do everything.
+    - `allow_origin`: which pages of other origins may use it from a browser; None leaves that
+      to the application around it.
+    - `max_body_bytes` bounds the body of a request.
+    - `long_poll_seconds` and `live_seconds`: how long a long-poll waits, and how long an
+      answer of server-sent events lasts; clients then come back.
+    - `producer_memory`: seconds of silence after which an idempotent producer may be forgotten
+      where a stream has more of them than its attributes hold.
+    - `watch_signals`: end live answers with the signal that tells the server to end, which
+      otherwise waits for them first.
+
+    Raises `InvalidRequest` for settings that cannot be.
+    """
+    if not 0 < max_body_bytes <= store.limits.append_bytes:
+        most = store.limits.append_bytes
+        raise InvalidRequest(f"max_body_bytes is 1 to {most}, what one append takes")
+    if not (long_poll_seconds > 0 and live_seconds > 0 and producer_memory >= 0):
+        raise InvalidRequest("the settings that are seconds are above 0")
+    server = _Server(
+        store,
+        authorize,
+        Answers(allow_origin),
+        max_body_bytes=max_body_bytes,
+        long_poll_seconds=long_poll_seconds,
+        live_seconds=live_seconds,
+        producer_memory=producer_memory,
+    )
+    return StreamHandler(
+        {}, server.close, store=store, every_path=server.serve, watch_signals=watch_signals
+    )
+
+
+class _Server:
+    def __init__(
+        self,
+        store: StreamStore,
+        authorize: Authorize | None,
+        answers: Answers,
+        *,
+        max_body_bytes: int,
+        long_poll_seconds: float,
+        live_seconds: float,
+        producer_memory: float,
+    ) -> None:
+        self._store = store
+        self._authorize = authorize
+        self._answers = answers
+        self._max_body_bytes = max_body_bytes
+        self._closing = asyncio.Event()
+        self._forks = Forks(store)
+        self._appender = Appender(store, self._forks, producer_memory)
+        self._creator = Creator(store, self._forks)
+        # What only some may read is for no shared cache.
+        scope = b"public" if authorize is None else b"private"
+        self._reader = Reader(
+            store,
+            self._forks,
+            answers,
+            cache_control=scope + b", max-age=60, stale-while-revalidate=300",
+            long_poll_seconds=long_poll_seconds,
+            closing=self._closing,
+        )
+        self._live_reader = LiveReader(
+            store, self._reader, answers, live_seconds=live_seconds, closing=self._closing
+        )
+        self._methods = {
+            "GET": self._get,
+            "HEAD": self._head,
+            "POST": self._post,
+            "PUT": self._put,
+            "DELETE": self._delete,
+        }
+
+    async def serve(self, exchange: Exchange) -> None:
+        method = exchange.scope["method"]
+        try:
+            if method == "OPTIONS":
+                await self._answers.allow(exchange.send)
+                return
+            answer = self._methods.get(method)
+            if answer is None:
+                headers = {"Allow": _METHODS}
+                message = f"a stream takes {_METHODS}"
+                raise HttpError(405, "method_not_allowed", message, headers=headers)
+            if self._closing.is_set():
+                raise StoreUnavailable("this process is closing")
+            await answer(exchange, dict(exchange.scope["headers"]))
+        except (ClientDisconnect, OSError):
+            return  # nobody is left to answer
+        except Exception as exc:
+            await self._answers.refuse(exchange.send, _refusal(exc), with_body=method != "HEAD")
+
+    async def close(self) -> None:
+        """End the live answers, whose clients then come back elsewhere."""
+        self._closing.set()
+        await self._appender.aclose()
+
+    async def _get(self, exchange: Exchange, headers: RequestHeaders) -> None:
+        stream_id = await self._allowed(exchange, "read")
+        reading = asking.read_reading(exchange)
+        if reading.live == "sse":
+            await self._live_reader.send(exchange, stream_id, reading)
+        elif reading.live == "long-poll":
+            await self._reader.long_poll(exchange, headers, stream_id, reading)
+        else:
+            await self._reader.catch_up(exchange, headers, stream_id, reading)
+
+    async def _head(self, exchange: Exchange, headers: RequestHeaders) -> None:
+        await self._reader.head(exchange, await self._allowed(exchange, "read"))
+
+    async def _post(self, exchange: Exchange, headers: RequestHeaders) -> None:
+        stream_id = await self._allowed(exchange, "append")
+        body = await self._body(exchange, headers)
+        request = asking.read_append(headers, body, self._store.limits)
+        taken = await self._appender.append(stream_id, request)
+        status = 200 if taken.is_new and request.claim is not None and request.chunks else 204
+        await self._answers.send(exchange.send, status, _headers_of(request, taken))
+
+    async def _put(self, exchange: Exchange, headers: RequestHeaders) -> None:
+        stream_id = await self._allowed(exchange, "create")
+        creation = asking.read_creation(exchange, headers, self._store.limits)
+        if creation.fork is not None:
+            await self._check(exchange, creation.fork.source_id, "read")
+        body = await self._body(exchange, headers)
+        info, is_new = await self._creator.create(stream_id, creation, body)
+        answer = metadata_of(info)
+        if is_new:
+            self._appender.forget(stream_id)
+            answer.append((b"location", asking.location_of(exchange, headers, stream_id)))
+        await self._answers.send(exchange.send, 201 if is_new else 200, answer, b"")
+
+    async def _delete(self, exchange: Exchange, headers: RequestHeaders) -> None:
+        stream_id = await self._allowed(exchange, "delete")
+        info = await self._store.info(stream_id)
+        await self._forks.check_exists(info)
+        await self._forks.delete(info)
+        self._appender.forget(stream_id)
+        await self._answers.send(exchange.send, 204)
+
+    async def _allowed(self, exchange: Exchange, action: str) -> str:
+        stream_id = asking.stream_id_of(exchange, self._store.limits)
+        await self._check(exchange, stream_id, action)
+        return stream_id
+
+    async def _check(self, exchange: Exchange, stream_id: str, action: str) -> None:
+        authorize = self._authorize
+        if authorize and not await is_allowed(authorize, exchange, stream_id, action):
+            raise HttpError(403, "forbidden", "this is not allowed")
+
+    async def _body(self, exchange: Exchange, headers: RequestHeaders) -> bytes:
+        announced = headers.get(b"content-length", b"").decode("latin-1")
+        exchange.body = await read_body(exchange, self._max_body_bytes, announced)
+        return exchange.body
+
+
+def _headers_of(request: Append, taken: Taken) -> HeaderList:
+    headers: HeaderList = [(b"stream-next-offset", format_offset(taken.tail).encode())]
+    if taken.is_closed:
+        headers.append((b"stream-closed", b"true"))
+    if request.claim is not None:
+        headers.append((b"producer-epoch", b"%d" % (taken.epoch or 0)))
+        headers.append((b"producer-seq", b"%d" % (taken.seq or 0)))
+    return headers
+
+
+def _refusal(exc: Exception) -> HttpError:
+    if isinstance(exc, OutcomeUnknown):
+        message = "this was perhaps applied: read before you retry"
+        return HttpError(503, "outcome_unknown", message, headers=_RETRY)
+    if isinstance(exc, LimitExceeded):
+        return HttpError(413, "too_large", str(exc))
+    error = as_http_error(exc)
+    if error is None:
+        _log.error("a request failed", exc_info=exc)
+        return HttpError(500, "internal", "a fault of the server")
+    return error

@@ -1,0 +1,116 @@
+"""What a stream of the protocol keeps in its attributes, beside its bytes.
+
+Everything that decides an append is here, so that it changes in the same step as the bytes:
+the producers' epochs and sequence numbers, the last `Stream-Seq`, who closed the stream.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from streamstores.http.durable.content import Content
+from streamstores.store import State, StreamInfo
+
+__all__ = [
+    "CONTENT_TYPE",
+    "FORKED_FROM",
+    "FORK_EXPIRY",
+    "FORK_LEDGER",
+    "FORK_OFFSET",
+    "FORK_SUB_OFFSET",
+    "LEDGER",
+    "Known",
+    "Producer",
+    "hour_now",
+    "is_copying",
+    "is_tombstone",
+    "write_producers",
+]
+
+CONTENT_TYPE = "content-type"
+STREAM_SEQ = "stream-seq"
+PRODUCERS = "producers"
+CLOSED_BY = "closed-by"
+
+FORKED_FROM = "forked-from"
+FORK_OFFSET = "fork-offset"
+FORK_SUB_OFFSET = "fork-sub-offset"
+FORK_LEDGER = "fork-ledger"
+"""In a fork: the ledger of its source, where it is entered."""
+FORK_EXPIRY = "fork-expiry"
+"""In a fork that was copied in several steps: the expiry it was asked for."""
+COPYING = "copying"
+"""In a fork whose bytes are not all there yet: it does not exist for anybody."""
+LEDGER = "ledger"
+"""In what is left of a deleted source: its own ledger."""
+
+
+class Producer(NamedTuple):
+    """What is known of one `Producer-Id`."""
+
+    epoch: int
+    seq: int
+    hour: int
+    """When it appended last, in hours since 1970 on the clock of the process that took it."""
+
+
+class Known(NamedTuple):
+    """A stream's info, and what its attributes say."""
+
+    info: StreamInfo
+    content: Content
+    seq: str | None
+    producers: Mapping[str, Producer]
+    """By the digest of the producer's id; the one that appended last is last."""
+    closed_by: str | None
+
+    @classmethod
+    def of(cls, info: StreamInfo) -> Known:
+        attributes = info.attributes
+        return cls(
+            info,
+            Content.of(attributes.get(CONTENT_TYPE)),
+            attributes.get(STREAM_SEQ),
+            _read_producers(attributes.get(PRODUCERS, "")),
+            attributes.get(CLOSED_BY),
+        )
+
+    def at(self, info: StreamInfo) -> Known:
+        """The same stream later."""
+        if info.attributes is self.info.attributes or info.attributes == self.info.attributes:
+            return self._replace(info=info)
+        return Known.of(info)
+
+    @property
+    def is_closed(self) -> bool:
+        return self.info.state is not State.STREAMING
+
+
+def is_tombstone(info: StreamInfo) -> bool:
+    """Whether this is what is left of a stream that was deleted while it had forks."""
+    return LEDGER in info.attributes
+
+
+def is_copying(info: StreamInfo) -> bool:
+    return COPYING in info.attributes
+
+
+def hour_now() -> int:
+    return int(time.time()) // 3600
+
+
+def write_producers(producers: Mapping[str, Producer]) -> str:
+    """One producer takes about 30 bytes, so that the store's 16 KiB hold some 500."""
+    return ";".join(
+        f"{key} {epoch} {seq} {hour}" for key, (epoch, seq, hour) in producers.items()
+    )
+
+
+def _read_producers(text: str) -> Mapping[str, Producer]:
+    producers = {}
+    for entry in text.split(";") if text else ():
+        key, epoch, seq, hour = entry.split(" ")
+        producers[key] = Producer(int(epoch), int(seq), int(hour))
+    return producers

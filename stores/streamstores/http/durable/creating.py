@@ -1,0 +1,262 @@
+"""Creating a stream, or finding that it is there already as it is asked for."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from streamstores.errors import Conflict, OffsetOutOfRange, StreamExists, StreamNotFound
+from streamstores.http.durable import attributes as kept
+from streamstores.http.durable.asking import Creation, Expiry, Fork
+from streamstores.http.durable.content import Content, chunks_of
+from streamstores.http.durable.forks import Forks, records_below
+from streamstores.http.errors import HttpError
+from streamstores.store import State, StreamInfo, StreamStore
+
+__all__ = ["Creator"]
+
+_COPYING_TTL = 60.0  # what is left of a copy that was cut short, and of one nobody heard of
+_COPY_BYTES = 4_194_304
+_SAME_MOMENT = timedelta(milliseconds=2)  # stores keep a time to the millisecond at least
+
+
+class Creator:
+    def __init__(self, store: StreamStore, forks: Forks) -> None:
+        self._store = store
+        self._forks = forks
+
+    async def create(
+        self, stream_id: str, creation: Creation, body: bytes
+    ) -> tuple[StreamInfo, bool]:
+        """The stream, and whether it is new. One store call where it is and is no fork.
+
+        Raises `HttpError`: 400, 404 and 409 for a source that cannot be forked so, 409 for a
+        stream that is there and is not what was asked for, 413.
+        """
+        try:
+            if creation.fork is not None:
+                return await self._fork(stream_id, creation, creation.fork, body), True
+            content = Content.of(creation.content_type)
+            info = await self._store.create(
+                stream_id,
+                *chunks_of(content, body, self._store.limits),
+                ttl=creation.expiry.ttl,
+                expires_at=creation.expiry.at,
+                attributes={kept.CONTENT_TYPE: content.header},
+                state=State.DONE if creation.is_closed else State.STREAMING,
+            )
+            return info, True
+        except StreamExists as exc:
+            existing = exc.info
+        try:
+            await self._check_existing(existing, creation)
+        except StreamNotFound:  # a tombstone that has just gone
+            return await self.create(stream_id, creation, body)
+        return existing, False
+
+    async def _check_existing(self, info: StreamInfo, creation: Creation) -> None:
+        """Raise `HttpError` unless the stream is what the request would have made."""
+        if kept.is_copying(info):
+            raise HttpError(
+                503, "being_copied", "the fork is being copied", headers={"Retry-After": "2"}
+            )
+        try:
+            await self._forks.check_exists(info)
+        except HttpError as exc:
+            raise HttpError(409, "gone", str(exc)) from exc
+        if not _is_as_asked(info, creation):
+            raise HttpError(409, "stream_exists", "a stream with another configuration exists")
+        wanted = _read_expiry(info.attributes.get(kept.FORK_EXPIRY))
+        if wanted is not None and not _has_expiry(info, wanted):
+            await self._store.expire(info.id, wanted.ttl, expires_at=wanted.at)
+
+    async def _fork(
+        self, stream_id: str, creation: Creation, fork: Fork, body: bytes
+    ) -> StreamInfo:
+        await self._refuse_existing(stream_id)
+        source = await self._source(fork.source_id)
+        known = kept.Known.of(source)
+        asked = Content.of(creation.content_type or known.content.header)
+        if asked.mime != known.content.mime:
+            message = f"the source is {known.content.mime}"
+            raise HttpError(409, "content_type_mismatch", message)
+        chunks = chunks_of(known.content, body, self._store.limits)
+        anchor = source.tail if fork.offset is None else fork.offset
+        end = await self._fork_point(known, anchor, fork.sub_offset)
+        expiry = creation.expiry
+        if expiry == Expiry():
+            expiry = Expiry(source.ttl, None if source.ttl is not None else source.expires_at)
+        attributes = {
+            kept.CONTENT_TYPE: known.content.header,
+            kept.FORKED_FROM: source.id,
+            kept.FORK_OFFSET: str(anchor),
+            kept.FORK_SUB_OFFSET: str(fork.sub_offset),
+            kept.FORK_LEDGER: await self._forks.enter(source, stream_id),
+        }
+        state = State.DONE if creation.is_closed else State.STREAMING
+        copy = _Copy(self._store, stream_id, expiry, attributes, state)
+        try:
+            async for record in records_below(self._store, source, end):
+                await copy.add(record.data)
+            for chunk in chunks:
+                await copy.add(chunk)
+        except (StreamNotFound, OffsetOutOfRange) as exc:
+            raise HttpError(404, "source_not_found", "the stream to fork has gone") from exc
+        return await copy.finish()
+
+    async def _refuse_existing(self, stream_id: str) -> None:
+        try:
+            info = await self._store.info(stream_id)
+        except StreamNotFound:
+            return
+        raise StreamExists(f"stream {stream_id!r} exists", info)
+
+    async def _source(self, source_id: str) -> StreamInfo:
+        try:
+            source = await self._store.info(source_id)
+            await self._forks.check_exists(source)
+        except StreamNotFound as exc:
+            raise HttpError(404, "source_not_found", "no such stream to fork") from exc
+        except HttpError as exc:
+            raise HttpError(409, "source_gone", "the stream to fork was deleted") from exc
+        return source
+
+    async def _fork_point(self, source: kept.Known, anchor: int, sub_offset: int) -> int:
+        """The byte offset at which the fork ends to be its source."""
+        tail = source.info.tail
+        point = anchor
+        if anchor <= tail and sub_offset and source.content.is_json:
+            left = sub_offset
+            async for record in records_below(self._store, source.info, tail, anchor):
+                point = record.end
+                left -= 1
+                if left == 0:
+                    break
+            point += left  # beyond the tail, where there are not as many messages
+        else:
+            point += sub_offset
+        if point > tail:
+            raise HttpError(400, "invalid_fork_offset", "the source does not reach so far")
+        return point
+
+
+class _Copy:
+    """A fork in the making: in one step where one append takes it all, else hidden until the
+    last step, with a short life until then."""
+
+    def __init__(
+        self,
+        store: StreamStore,
+        stream_id: str,
+        expiry: Expiry,
+        attributes: dict[str, str],
+        state: State,
+    ) -> None:
+        self._store = store
+        self._stream_id = stream_id
+        self._expiry = expiry
+        self._attributes = attributes
+        self._state = state
+        self._info: StreamInfo | None = None
+        self._chunks: list[bytes] = []
+        self._bytes = 0
+
+    async def add(self, chunk: bytes) -> None:
+        limits = self._store.limits
+        is_full = self._bytes + len(chunk) > min(_COPY_BYTES, limits.append_bytes)
+        if self._chunks and (is_full or len(self._chunks) >= limits.append_records):
+            await self._flush()
+        self._chunks.append(chunk)
+        self._bytes += len(chunk)
+
+    async def finish(self) -> StreamInfo:
+        if self._info is None:
+            return await self._store.create(
+                self._stream_id,
+                *self._chunks,
+                ttl=self._expiry.ttl,
+                expires_at=self._expiry.at,
+                attributes=self._attributes,
+                state=self._state,
+            )
+        is_open = self._state is State.STREAMING
+        await self._append(
+            {**self._attributes, kept.FORK_EXPIRY: _write_expiry(self._expiry)},
+            None if is_open else self._state,
+        )
+        return await self._store.expire(
+            self._stream_id, self._expiry.ttl, expires_at=self._expiry.at
+        )
+
+    async def _flush(self) -> None:
+        if self._info is None:
+            self._info = await self._store.create(
+                self._stream_id,
+                *self._chunks,
+                ttl=_COPYING_TTL,
+                attributes={**self._attributes, kept.COPYING: "1"},
+            )
+        else:
+            await self._append(None, None)
+        self._chunks, self._bytes = [], 0
+
+    async def _append(self, attributes: dict[str, str] | None, state: State | None) -> None:
+        assert self._info is not None, "the copy has begun"
+        try:
+            self._info = await self._store.append(
+                self._stream_id,
+                *self._chunks,
+                version=self._info.version,
+                attributes=attributes,
+                state=state,
+            )
+        except Conflict as exc:  # it ended in the middle, and another began under its id
+            raise StreamNotFound(self._stream_id) from exc
+
+
+def _is_as_asked(info: StreamInfo, creation: Creation) -> bool:
+    fork = creation.fork
+    if not _is_this_fork(info, fork):
+        return False
+    content = kept.Known.of(info).content
+    default = None if fork is None else content.header
+    if Content.of(creation.content_type or default).mime != content.mime:
+        return False
+    if creation.is_closed is not (info.state is not State.STREAMING):
+        return False
+    if fork is not None and creation.expiry == Expiry():
+        return True  # it took its source's
+    wanted = _read_expiry(info.attributes.get(kept.FORK_EXPIRY))
+    return wanted == creation.expiry or _has_expiry(info, creation.expiry)
+
+
+def _is_this_fork(info: StreamInfo, fork: Fork | None) -> bool:
+    attributes = info.attributes
+    if fork is None:
+        return kept.FORKED_FROM not in attributes
+    if attributes.get(kept.FORKED_FROM) != fork.source_id:
+        return False
+    if attributes[kept.FORK_SUB_OFFSET] != str(fork.sub_offset):
+        return False
+    return fork.offset is None or attributes[kept.FORK_OFFSET] == str(fork.offset)
+
+
+def _has_expiry(info: StreamInfo, expiry: Expiry) -> bool:
+    if info.ttl is not None or expiry.ttl is not None:
+        return info.ttl == expiry.ttl
+    if info.expires_at is None or expiry.at is None:
+        return info.expires_at is expiry.at
+    return abs(info.expires_at - expiry.at) <= _SAME_MOMENT
+
+
+def _write_expiry(expiry: Expiry) -> str:
+    at = None if expiry.at is None else expiry.at.isoformat()
+    return f"ttl {expiry.ttl}" if at is None else f"at {at}"
+
+
+def _read_expiry(text: str | None) -> Expiry | None:
+    if text is None:
+        return None
+    kind, _, value = text.partition(" ")
+    if kind == "at":
+        return Expiry(at=datetime.fromisoformat(value))
+    return Expiry(ttl=None if value == "None" else float(value))

@@ -1,0 +1,235 @@
+"""Reading what is there, at once or as soon as there is something: catch-up and long-poll."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+from streamstores.errors import OffsetOutOfRange, StreamNotFound, StreamStoreError
+from streamstores.follow import Follower, follow
+from streamstores.http.app import Exchange
+from streamstores.http.durable.answering import Answers, HeaderList
+from streamstores.http.durable.asking import Reading, RequestHeaders
+from streamstores.http.durable.attributes import CONTENT_TYPE
+from streamstores.http.durable.content import Content
+from streamstores.http.durable.forks import Forks
+from streamstores.http.durable.offsets import format_offset, next_cursor
+from streamstores.http.errors import HttpError
+from streamstores.limits import to_microseconds
+from streamstores.store import Page, Record, State, StreamInfo, StreamStore
+
+__all__ = ["Reader", "kept_alive", "metadata_of"]
+
+_TRUE = b"true"
+
+
+class Reader:
+    """The reads of one process; it keeps nothing between them."""
+
+    def __init__(
+        self,
+        store: StreamStore,
+        forks: Forks,
+        answers: Answers,
+        *,
+        cache_control: bytes,
+        long_poll_seconds: float,
+        closing: asyncio.Event,
+    ) -> None:
+        self._store = store
+        self._forks = forks
+        self._answers = answers
+        self._cache_control = cache_control
+        self._long_poll_seconds = long_poll_seconds
+        self._closing = closing
+
+    async def head(self, exchange: Exchange, stream_id: str) -> None:
+        """Answer what the stream is. One store call."""
+        info = await self._existing(stream_id)
+        headers = metadata_of(info)
+        headers.append((b"cache-control", b"no-store"))
+        headers.append((b"etag", _etag(info, "-1", info.tail)))
+        await self._answers.send(exchange.send, 200, headers)
+
+    async def catch_up(
+        self, exchange: Exchange, headers: RequestHeaders, stream_id: str, reading: Reading
+    ) -> None:
+        """Answer what is there from the offset, a megabyte at a time. One store call, and
+        another where a ttl slides."""
+        page = await self.page(stream_id, reading.offset)
+        if reading.offset is None:
+            answer = _headers_of(page.info, page.info.tail)
+            answer.append((b"cache-control", b"no-store"))
+            body = Content.of(page.info.attributes.get(CONTENT_TYPE)).body_of(())
+            await self._answers.send(exchange.send, 200, answer, body)
+            return
+        await self._send(exchange, headers, page.info, page.records, page.next_offset, reading)
+
+    async def long_poll(
+        self, exchange: Exchange, headers: RequestHeaders, stream_id: str, reading: Reading
+    ) -> None:
+        """Answer what is there, or else what comes first; 204 where nothing does in time.
+
+        One store call where something is there. Those who wait share their reads.
+        """
+        page = await self.page(stream_id, reading.offset)
+        info, records, end = page.info, page.records, page.next_offset
+        if not records and info.state is State.STREAMING:
+            async with follow(self._store, stream_id, end) as follower:
+                async with kept_alive(self._store, info, self._long_poll_seconds):
+                    records = await self._first_of(exchange, follower)
+                info = same_stream(info, follower.info)
+                end = follower.offset
+        if records:
+            await self._send(exchange, headers, info, records, end, reading, is_live=True)
+            return
+        answer = _headers_of(info, end)
+        answer.append((b"stream-cursor", b"%d" % next_cursor(reading.cursor)))
+        answer.append((b"cache-control", b"no-store"))
+        await self._answers.send(exchange.send, 204, answer)
+
+    async def page(self, stream_id: str, offset: int | None) -> Page:
+        """What is there from the offset; None is the tail. A read keeps a sliding ttl from
+        running out."""
+        if offset is None:
+            info = await self._existing(stream_id)
+            page = Page([], info.tail, info)
+        else:
+            try:
+                page = await self._store.read(stream_id, offset)
+            except OffsetOutOfRange as exc:
+                await self._forks.check_exists(await self._store.info(stream_id))
+                message = "the stream does not reach so far"
+                raise HttpError(400, "offset_out_of_range", message) from exc
+            await self._forks.check_exists(page.info)
+        if page.info.ttl is not None:
+            await self._store.expire(stream_id, page.info.ttl)
+        return page
+
+    async def _existing(self, stream_id: str) -> StreamInfo:
+        info = await self._store.info(stream_id)
+        await self._forks.check_exists(info)
+        return info
+
+    async def _first_of(self, exchange: Exchange, follower: Follower) -> list[Record]:
+        """The first records that come; none where the time is up, the stream is closed, the
+        client has left, or the server ends."""
+        batch = asyncio.ensure_future(follower.batch())
+        leaving = asyncio.ensure_future(_until_disconnected(exchange))
+        closing = asyncio.ensure_future(self._closing.wait())
+        waits = {batch, leaving, closing}
+        try:
+            await asyncio.wait(
+                waits, timeout=self._long_poll_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            return batch.result() if batch.done() else []
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)
+
+    async def _send(
+        self,
+        exchange: Exchange,
+        headers: RequestHeaders,
+        info: StreamInfo,
+        records: Sequence[Record],
+        end: int,
+        reading: Reading,
+        *,
+        is_live: bool = False,
+    ) -> None:
+        etag = _etag(info, reading.start, end)
+        answer = _headers_of(info, end)
+        answer.append((b"etag", etag))
+        # What is empty now may have something in a moment; a cache asks each time.
+        answer.append((b"cache-control", self._cache_control if records else b"no-cache"))
+        if is_live:
+            answer.append((b"stream-cursor", b"%d" % next_cursor(reading.cursor)))
+        if _matches(headers.get(b"if-none-match"), etag):
+            await self._answers.send(exchange.send, 304, answer)
+            return
+        content = Content.of(info.attributes.get(CONTENT_TYPE))
+        body = content.body_of([record.data for record in records])
+        await self._answers.send(exchange.send, 200, answer, body)
+
+
+@asynccontextmanager
+async def kept_alive(
+    store: StreamStore, info: StreamInfo, seconds: float
+) -> AsyncIterator[None]:
+    """Keep a stream whose ttl is shorter than a live read from ending under its reader."""
+    if info.ttl is None or info.ttl > 2 * seconds:
+        yield
+        return
+    task = asyncio.ensure_future(_keep_alive(store, info.id, info.ttl))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def metadata_of(info: StreamInfo) -> HeaderList:
+    """The headers that say what a stream is."""
+    headers: HeaderList = [
+        (b"content-type", Content.of(info.attributes.get(CONTENT_TYPE)).header.encode()),
+        (b"stream-next-offset", format_offset(info.tail).encode()),
+    ]
+    if info.state is not State.STREAMING:
+        headers.append((b"stream-closed", _TRUE))
+    if info.ttl is not None:
+        headers.append((b"stream-ttl", b"%d" % info.ttl))
+    elif info.expires_at is not None:
+        at = info.expires_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        headers.append((b"stream-expires-at", at.encode()))
+    return headers
+
+
+def same_stream(earlier: StreamInfo, later: StreamInfo | None) -> StreamInfo:
+    """The later info. Raises `StreamNotFound` where it is a namesake's."""
+    if later is None:
+        return earlier
+    if later.created_at != earlier.created_at:
+        raise StreamNotFound(earlier.id)
+    return later
+
+
+def _headers_of(info: StreamInfo, end: int) -> HeaderList:
+    """The headers of an answer that has the stream up to `end`."""
+    headers: HeaderList = [
+        (b"content-type", Content.of(info.attributes.get(CONTENT_TYPE)).header.encode()),
+        (b"stream-next-offset", format_offset(end).encode()),
+    ]
+    if end >= info.tail:
+        headers.append((b"stream-up-to-date", _TRUE))
+        if info.state is not State.STREAMING:
+            headers.append((b"stream-closed", _TRUE))
+    return headers
+
+
+def _etag(info: StreamInfo, start: str, end: int) -> bytes:
+    """Differs between namesakes, and once the stream is closed at its end."""
+    is_end = end >= info.tail and info.state is not State.STREAMING
+    identity = to_microseconds(info.created_at)
+    return f'"{identity:x}:{start}:{end}{":c" if is_end else ""}"'.encode()
+
+
+def _matches(if_none_match: bytes | None, etag: bytes) -> bool:
+    if if_none_match is None:
+        return False
+    tags = [tag.strip() for tag in if_none_match.split(b",")]
+    return b"*" in tags or etag in tags or b"W/" + etag in tags
+
+
+async def _until_disconnected(exchange: Exchange) -> None:
+    while (await exchange.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _keep_alive(store: StreamStore, stream_id: str, ttl: float) -> None:
+    with suppress(StreamStoreError):
+        while True:
+            await asyncio.sleep(ttl / 3)
+            await store.expire(stream_id, ttl)

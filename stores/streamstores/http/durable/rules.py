@@ -1,0 +1,201 @@
+"""What an append may do to a stream of the protocol, decided without I/O.
+
+A `Draft` takes the requests of one append in their order and says of each whether it joins
+in, was done before, or is refused. Nothing of it is true before the store has taken the
+append under the version that the draft was made from.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from streamstores.http.durable.attributes import (
+    CLOSED_BY,
+    PRODUCERS,
+    STREAM_SEQ,
+    Known,
+    Producer,
+    hour_now,
+    write_producers,
+)
+from streamstores.http.durable.offsets import format_offset
+from streamstores.http.errors import HttpError
+from streamstores.limits import Limits
+
+__all__ = ["Append", "Claim", "Draft", "Taken", "closed_error"]
+
+_KEPT_FOR_OTHERS = 1024  # bytes of the attributes that producers never fill
+
+
+class Claim(NamedTuple):
+    """What a request says of its producer."""
+
+    key: str
+    epoch: int
+    seq: int
+
+    @classmethod
+    def of(cls, producer_id: str, epoch: int, seq: int) -> Claim:
+        """The id is kept as a digest, so that its length costs nothing."""
+        digest = hashlib.sha256(producer_id.encode()).digest()[:12]
+        return cls(base64.urlsafe_b64encode(digest).decode(), epoch, seq)
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.epoch} {self.seq}"
+
+
+class Append(NamedTuple):
+    """A POST."""
+
+    chunks: tuple[bytes, ...]
+    size: int
+    mime: str | None
+    """None where there is no body, which only closes."""
+    closes: bool = False
+    seq: str | None = None
+    claim: Claim | None = None
+
+
+class Taken(NamedTuple):
+    """The answer to a request that was done, now or before."""
+
+    tail: int
+    is_closed: bool
+    is_new: bool
+    epoch: int | None = None
+    seq: int | None = None
+    """The producer's highest."""
+
+
+class Draft:
+    """A stream as it will be after an append, request by request."""
+
+    def __init__(self, known: Known, limits: Limits, producer_memory: float) -> None:
+        self.known = known
+        self.chunks: list[bytes] = []
+        self.tail = known.info.tail
+        self.is_closed = known.is_closed
+        self.accepted = 0
+        """How many requests join in; with none there is nothing to append."""
+        self._attributes: dict[str, str] | None = None
+        self._seq = known.seq
+        self._producers: Mapping[str, Producer] = known.producers
+        self._closed_by = known.closed_by
+        self._limits = limits
+        self._producer_memory = producer_memory
+
+    @property
+    def attributes(self) -> dict[str, str] | None:
+        """The new attributes; None where they stay."""
+        return self._attributes
+
+    def take(self, request: Append) -> Taken | HttpError:
+        """Whether the request joins in (`is_new`), was done before, or is refused.
+
+        In the protocol's order: the closed stream, the content type, the producer, the
+        sequence.
+        """
+        try:
+            return self._take(request)
+        except HttpError as exc:
+            return exc
+
+    def _take(self, request: Append) -> Taken:
+        if self.is_closed:
+            return self._take_closed(request)
+        if request.mime is not None and request.mime != self.known.content.mime:
+            message = f"the stream is {self.known.content.mime}"
+            raise HttpError(409, "content_type_mismatch", message)
+        claim = request.claim
+        if claim is None and request.seq is None:
+            return self._accept(request)  # the hot path
+        if claim is not None:
+            current = self._producers.get(claim.key)
+            if _was_done(current, claim):
+                assert current is not None, "nothing was done by nobody"
+                return Taken(self.tail, False, False, current.epoch, current.seq)
+        if request.seq is not None and self._seq is not None and request.seq <= self._seq:
+            raise HttpError(409, "sequence_conflict", "Stream-Seq does not grow")
+        self._remember(request)
+        return self._accept(request)
+
+    def _accept(self, request: Append) -> Taken:
+        self.accepted += 1
+        self.chunks += request.chunks
+        self.tail += request.size
+        self.is_closed = request.closes
+        if request.claim is None:
+            return Taken(self.tail, request.closes, True)
+        return Taken(self.tail, request.closes, True, request.claim.epoch, request.claim.seq)
+
+    def _take_closed(self, request: Append) -> Taken:
+        """Only the close itself can be repeated."""
+        claim = request.claim
+        if claim is None and request.closes and not request.chunks:
+            return Taken(self.tail, True, False)
+        if claim is not None and self._closed_by == str(claim):
+            return Taken(self.tail, True, False, claim.epoch, claim.seq)
+        raise closed_error(self.tail)
+
+    def _remember(self, request: Append) -> None:
+        attributes = dict(self._attributes or self.known.info.attributes)
+        if request.seq is not None:
+            self._seq = attributes[STREAM_SEQ] = request.seq
+        claim = request.claim
+        if claim is not None:
+            producers = {key: each for key, each in self._producers.items() if key != claim.key}
+            producers[claim.key] = Producer(claim.epoch, claim.seq, hour_now())
+            attributes[PRODUCERS] = self._fitting(producers, attributes)
+            if request.closes:
+                self._closed_by = attributes[CLOSED_BY] = str(claim)
+        self._attributes = attributes
+
+    def _fitting(self, producers: dict[str, Producer], attributes: dict[str, str]) -> str:
+        """The producers as text that fits, without those that have been silent for so long
+        that nobody repeats their last request; longest first, and only where it must be."""
+        room = self._limits.attributes_bytes - _KEPT_FOR_OTHERS
+        room -= sum(
+            len(key) + len(value.encode())
+            for key, value in attributes.items()
+            if key not in (PRODUCERS, STREAM_SEQ, CLOSED_BY)
+        )
+        text = write_producers(producers)
+        oldest = hour_now() - self._producer_memory / 3600
+        for key, producer in list(producers.items())[:-1]:
+            if len(text) <= room:
+                break
+            if producer.hour < oldest:
+                del producers[key]
+                text = write_producers(producers)
+        if len(text) > room:
+            message = f"the stream knows {len(producers) - 1} producers, which is all it can"
+            raise HttpError(429, "too_many_producers", message, headers={"Retry-After": "3600"})
+        self._producers = producers
+        return text
+
+
+def closed_error(tail: int) -> HttpError:
+    headers = {"Stream-Closed": "true", "Stream-Next-Offset": format_offset(tail)}
+    return HttpError(409, "stream_closed", "the stream is closed", headers=headers)
+
+
+def _was_done(current: Producer | None, claim: Claim) -> bool:
+    """Whether the claim repeats what was taken. Raises `HttpError` for a stale epoch, an epoch
+    that does not begin with 0, and a gap."""
+    if current is not None and claim.epoch < current.epoch:
+        headers = {"Producer-Epoch": str(current.epoch)}
+        raise HttpError(403, "stale_epoch", "a newer epoch has begun", headers=headers)
+    if current is not None and claim.epoch > current.epoch and claim.seq != 0:
+        raise HttpError(400, "epoch_must_start_at_zero", "a new epoch begins with sequence 0")
+    is_same = current is not None and claim.epoch == current.epoch
+    expected = current.seq + 1 if current is not None and is_same else 0
+    if claim.seq > expected:
+        headers = {
+            "Producer-Expected-Seq": str(expected),
+            "Producer-Received-Seq": str(claim.seq),
+        }
+        raise HttpError(409, "sequence_gap", f"sequence {expected} is next", headers=headers)
+    return claim.seq < expected
