@@ -1,0 +1,1 @@
+"""The Durable Streams protocol: the public suite, and what it does not see."""

@@ -1,0 +1,93 @@
+"""The public conformance suite of the protocol, against every store.
+
+It comes from npm and runs in Node. Where `STREAMSTORES_TEST_DURABLE_SUITE` names a folder in
+which it is installed, that is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamstores import open_store
+from streamstores.http import create_durable_streams_app
+from tests.http.serving import serving
+from tests.services import give_up, given_url
+
+VERSION = "0.3.6"
+TESTS = 332
+"""Without those of the subscriptions, which the suite itself leaves out unless asked."""
+EXPECTED_FAILURES: dict[str, str] = {}
+"""The full name of a test that is wrong or cannot pass, and why."""
+
+LONG_POLL_SECONDS = 2.0  # some of the tests wait for its end, and none longer than 5 seconds
+
+TEST_FILE = """
+import { runConformanceTests } from "@durable-streams/server-conformance-tests"
+runConformanceTests({ baseUrl: process.env.CONFORMANCE_TEST_URL })
+"""
+
+
+@pytest.fixture(scope="session")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the suite in `node_modules`."""
+    for tool in ("node", "npm"):
+        if shutil.which(tool) is None:
+            give_up(tool, "it is not installed")
+    given = given_url("durable-suite")
+    folder = Path(given) if given else tmp_path_factory.mktemp("durable-suite")
+    if given is None:
+        package = f"@durable-streams/server-conformance-tests@{VERSION}"
+        command = ("npm", "install", "--no-audit", "--no-fund", "--prefix", folder, package)
+        installed = subprocess.run(
+            command, capture_output=True, text=True, timeout=240, check=False
+        )
+        if installed.returncode != 0:
+            give_up("npm", installed.stderr[-500:])
+    (folder / "suite.test.mjs").write_text(TEST_FILE)
+    return folder
+
+
+async def outcomes_of(suite: Path, url: str, report: Path) -> dict[str, list[dict[str, Any]]]:
+    """What the suite says of the server at `url`: its tests by their outcome."""
+    node = await asyncio.create_subprocess_exec(
+        *("node", suite / "node_modules/vitest/vitest.mjs", "run", "suite.test.mjs"),
+        *("--reporter=json", f"--outputFile={report}"),
+        cwd=suite,
+        env={**os.environ, "CONFORMANCE_TEST_URL": url, "CI": "1"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        said, _ = await asyncio.wait_for(node.communicate(), 240)
+    finally:
+        if node.returncode is None:
+            node.kill()
+            await node.wait()
+    assert report.exists(), said.decode()
+    outcomes: dict[str, list[dict[str, Any]]] = {}
+    for file in json.loads(report.read_text())["testResults"]:
+        for test in file["assertionResults"]:
+            outcomes.setdefault(test["status"], []).append(test)
+    return outcomes
+
+
+async def test_a_server_on_any_store_passes_the_public_suite(
+    suite: Path, store_url: str, tmp_path: Path
+) -> None:
+    async with open_store(store_url) as store:
+        app = create_durable_streams_app(store, long_poll_seconds=LONG_POLL_SECONDS)
+        async with app, serving(app, lifespan="off") as url:
+            outcomes = await outcomes_of(suite, url, tmp_path / "report.json")
+    failed = {test["fullName"]: test["failureMessages"] for test in outcomes.get("failed", [])}
+    unexpected = {name: failed[name][:1] for name in failed.keys() - EXPECTED_FAILURES.keys()}
+    assert not unexpected
+    assert failed.keys() == EXPECTED_FAILURES.keys()
+    assert len(outcomes["passed"]) + len(failed) == TESTS
