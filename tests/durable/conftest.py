@@ -1,16 +1,41 @@
-"""Where the tests of the protocol keep their streams."""
+"""What the tests of the protocol share: places for streams, servers and clients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
+from streamstores import MemoryStreamStore, StreamStore
+from streamstores.http import create_durable_streams_app
+from tests.durable.client import Client
+from tests.http.serving import serving
 from tests.services import postgres, redis, s3
 
 Place = Callable[[Path], AbstractContextManager[str]]
+Serve = Callable[..., Awaitable[Client]]
+Spawn = Callable[[], Awaitable["Process"]]
+
+
+class Process(Client):
+    """A uvicorn of its own, and a client of it."""
+
+    def __init__(
+        self, url: str, client: httpx.AsyncClient, child: asyncio.subprocess.Process
+    ) -> None:
+        super().__init__(url, client)
+        self.child = child
+
+    async def kill(self) -> None:
+        self.child.kill()
+        await self.child.wait()
 
 
 @contextmanager
@@ -40,3 +65,50 @@ def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The same, of those that several processes can share."""
     with PLACES[request.param](tmp_path) as url:
         yield url
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Serves a store, in memory unless given; each call is one more process."""
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(httpx.AsyncClient(timeout=30))
+
+        async def start(store: StreamStore | None = None, **options: Any) -> Client:
+            if store is None:
+                store = await stack.enter_async_context(MemoryStreamStore())
+            app = create_durable_streams_app(store, **options)
+            await stack.enter_async_context(app)
+            url = await stack.enter_async_context(serving(app, lifespan="off"))
+            return Client(url, client)
+
+        yield start
+
+
+@pytest.fixture
+async def spawn(shared_url: str) -> AsyncIterator[Spawn]:
+    """Starts processes that share a store."""
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(httpx.AsyncClient(timeout=60))
+
+        async def start() -> Process:
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-W", "error", "-m", "uvicorn", "--port", "0"),
+                *("--no-access-log", "tests.durable.app:app"),
+                env={**os.environ, "STORE_URL": shared_url},
+                stderr=asyncio.subprocess.PIPE,
+            )
+            assert child.stderr is not None
+            while b"Uvicorn running on" not in (line := await child.stderr.readline()):
+                assert line, "uvicorn did not start"
+            drain = asyncio.ensure_future(child.stderr.read())
+            stack.push_async_callback(_end, child, drain)
+            return Process(line.decode().partition("running on ")[2].split()[0], client, child)
+
+        yield start
+
+
+async def _end(child: asyncio.subprocess.Process, log: asyncio.Future[bytes]) -> None:
+    if child.returncode is None:
+        child.kill()
+    await child.wait()
+    await log

@@ -109,11 +109,18 @@ class Forks:
             await self.check_exists(await self._store.info(source_id))
 
     async def _has_living(self, ledger: str) -> bool:
+        """Whether a fork lives, or a fork of one."""
         for fork_id in await self._entered(ledger):
-            with suppress(StreamNotFound):
+            try:
                 fork = await self._store.info(fork_id)
-                if fork.attributes.get(kept.FORK_LEDGER) == ledger:
-                    return True
+            except StreamNotFound:
+                continue
+            if fork.attributes.get(kept.FORK_LEDGER) != ledger:
+                continue
+            if not kept.is_tombstone(fork) or await self._has_living(
+                fork.attributes[kept.LEDGER]
+            ):
+                return True
         return False
 
     async def _entered(self, ledger: str) -> list[str]:

@@ -1,0 +1,10 @@
+"""What the tests run as a process of its own: `uvicorn tests.durable.app:app`."""
+
+from __future__ import annotations
+
+import os
+
+from streamstores import open_store
+from streamstores.http import create_durable_streams_app
+
+app = create_durable_streams_app(open_store(os.environ["STORE_URL"]))
