@@ -33,10 +33,6 @@ class Process(Client):
         super().__init__(url, client)
         self.child = child
 
-    async def kill(self) -> None:
-        self.child.kill()
-        await self.child.wait()
-
 
 @contextmanager
 def _postgres(folder: Path) -> Iterator[str]:
