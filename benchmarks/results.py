@@ -118,7 +118,7 @@ def _peers(metric: Metric, figures: Mapping[str, Sequence[Figures]]) -> dict[str
     ratios = {
         name: _ratio(metric, figures[OURS], rounds)
         for name, rounds in figures.items()
-        if name not in (RAW, OURS)
+        if name != RAW and not name.startswith(OURS)
     }
     return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 

@@ -17,7 +17,12 @@ from typing import Any
 import uvicorn
 
 from benchmarks.trial import stamp
-from streamstores.http import StreamRequest, create_stream_handler
+from streamstores import MemoryStreamStore
+from streamstores.http import (
+    StreamRequest,
+    create_durable_streams_app,
+    create_stream_handler,
+)
 
 App = Callable[..., Awaitable[None]]
 
@@ -80,6 +85,10 @@ def bare() -> App:
     return app
 
 
+def durable_streams() -> App:
+    return create_durable_streams_app(MemoryStreamStore())
+
+
 def rakaia() -> App:
     app: App = importlib.import_module("rakaia").create_app()
     return app
@@ -88,6 +97,7 @@ def rakaia() -> App:
 APPS: dict[str, Callable[[], App]] = {
     "bare": bare,
     "chat_handler": chat_handler,
+    "durable_streams": durable_streams,
     "rakaia": rakaia,
 }
 

@@ -94,6 +94,7 @@ SUBJECTS: dict[str, dict[str, str]] = {
     "http": {
         "raw": "web:Bare",
         "streamstores": "web:ChatHandler",
+        "streamstores (Durable Streams)": "web:DurableStreams",
         "rakaia-streams": "web:Rakaia",
         "durable-streams (Node)": "web:NodeReference",
     },

@@ -123,6 +123,12 @@ class NodeReference(WebServer):
         await super().open()
 
 
+class DurableStreams(WebServer):
+    """Our handler of the same protocol."""
+
+    command = _python("durable_streams")
+
+
 class ChatHandler(WebServer):
     """Our chat handler: its model is what appends, in the server."""
 

@@ -29,10 +29,11 @@ class Answers:
     """Sends answers, each with the headers that all of them have."""
 
     def __init__(self, allow_origin: str | None) -> None:
-        self.common: HeaderList = [
+        self._safe: HeaderList = [
             (b"x-content-type-options", b"nosniff"),
             (b"cross-origin-resource-policy", b"cross-origin"),
         ]
+        self.common = list(self._safe)
         self._preflight: HeaderList = []
         if allow_origin is not None:
             self.common += [
@@ -58,6 +59,15 @@ class Answers:
             all_headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": all_headers})
         await send({"type": "http.response.body", "body": body or b""})
+
+    async def confirm(
+        self, send: Send, status: int, headers: HeaderList, *, has_origin: bool
+    ) -> None:
+        """Answer an append, which no cache keeps: what only pages of other origins need is
+        left out for everybody else, since writing it costs more than the append in memory."""
+        all_headers = [*(self.common if has_origin else self._safe), *headers]
+        await send({"type": "http.response.start", "status": status, "headers": all_headers})
+        await send({"type": "http.response.body", "body": b""})
 
     async def refuse(self, send: Send, error: HttpError, *, with_body: bool = True) -> None:
         response = error.response()

@@ -167,7 +167,9 @@ class _Server:
         request = asking.read_append(headers, body, self._store.limits)
         taken = await self._appender.append(stream_id, request)
         status = 200 if taken.is_new and request.claim is not None and request.chunks else 204
-        await self._answers.send(exchange.send, status, _headers_of(request, taken))
+        await self._answers.confirm(
+            exchange.send, status, _headers_of(request, taken), has_origin=b"origin" in headers
+        )
 
     async def _put(self, exchange: Exchange, headers: RequestHeaders) -> None:
         stream_id = await self._allowed(exchange, "create")
