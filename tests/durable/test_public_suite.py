@@ -1,7 +1,7 @@
-"""The public conformance suite of the protocol, against every store.
+"""What the protocol publishes in npm: its conformance suite, and its JavaScript client.
 
-It comes from npm and runs in Node. Where `STREAMSTORES_TEST_DURABLE_SUITE` names a folder in
-which it is installed, that is taken.
+Both run in Node. Where `STREAMSTORES_TEST_DURABLE_SUITE` names a folder in which the suite is
+installed, that is taken.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from streamstores import open_store
+from streamstores import MemoryStreamStore, open_store
 from streamstores.http import create_durable_streams_app
+from tests.durable.client import at
 from tests.http.serving import serving
 from tests.services import give_up, given_url
 
@@ -91,3 +92,28 @@ async def test_a_server_on_any_store_passes_the_public_suite(
     assert not unexpected
     assert failed.keys() == EXPECTED_FAILURES.keys()
     assert len(outcomes["passed"]) + len(failed) == TESTS
+
+
+async def test_the_javascript_client_works(suite: Path) -> None:
+    async with MemoryStreamStore() as store:
+        app = create_durable_streams_app(store, long_poll_seconds=LONG_POLL_SECONDS)
+        async with app, serving(app, lifespan="off") as url:
+            node = await asyncio.create_subprocess_exec(
+                *("node", Path(__file__).with_name("client.mjs"), suite, url),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            try:
+                found, complaints = await asyncio.wait_for(node.communicate(), 60)
+            finally:
+                if node.returncode is None:
+                    node.kill()
+                    await node.wait()
+    assert node.returncode == 0, complaints.decode()
+    assert json.loads(found) == {
+        "errors": [],
+        "live": [[*range(300)]] * 2,
+        "whole": "one two three \U0001f600.",
+        "offset": at(18),
+        "exists": False,
+    }
