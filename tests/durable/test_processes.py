@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from typing import Any
 
 import httpx
@@ -94,3 +95,13 @@ async def test_readers_elsewhere_get_what_comes(spawn: Spawn) -> None:
         await one.post("s", b"%d" % n, **JSON)
     await one.post("s", **CLOSED)
     assert await asyncio.gather(*readers) == [[*range(20)]] * 4
+
+
+async def test_a_process_that_is_told_to_end_lets_its_readers_go(spawn: Spawn) -> None:
+    one = await spawn()
+    await one.put("s", b"1", **JSON)
+    async with one.live("s") as events:
+        assert json.loads((await anext(events)).data) == [1]
+        one.child.terminate()
+        assert [event.name for event in await events.rest()] == ["control"]
+    assert await asyncio.wait_for(one.child.wait(), 30) in (0, -signal.SIGTERM)

@@ -100,11 +100,18 @@ async def test_an_etag_is_not_that_of_a_namesake_nor_of_the_closed_stream(serve:
     assert len({first, second, await etag()}) == 3
 
 
+async def reads(store: Counting, count: int) -> None:
+    """Until there were so many; who waits has read twice."""
+    while store.calls["read"] < count:
+        await asyncio.sleep(0.001)
+
+
 async def test_a_long_poll_ends_with_the_first_append(serve: Serve) -> None:
-    client = await serve()
+    store = Counting()
+    client = await serve(store)
     await client.put("s", b"old")
     poll = asyncio.ensure_future(client.get("s", offset="now", live="long-poll"))
-    await asyncio.sleep(0.1)
+    await reads(store, 1)  # the follower's: the tail is asked for, not read
     await client.post("s", b"new")
     response = await poll
     assert (response.status_code, response.text) == (200, "new")
@@ -126,10 +133,11 @@ async def test_a_long_poll_without_anything_new_ends_with_204(serve: Serve) -> N
 
 @pytest.mark.parametrize(("change", "status"), [("close", 204), ("delete", 404)])
 async def test_a_long_poll_ends_with_the_stream(serve: Serve, change: str, status: int) -> None:
-    client = await serve()
+    store = Counting()
+    client = await serve(store)
     await client.put("s")
     poll = asyncio.ensure_future(client.get("s", offset=at(0), live="long-poll"))
-    await asyncio.sleep(0.1)
+    await reads(store, 2)
     if change == "close":
         await client.post("s", **CLOSED)
     else:
@@ -147,8 +155,7 @@ async def test_readers_that_wait_share_their_reads(serve: Serve) -> None:
         asyncio.ensure_future(client.get("s", offset=at(0), live="long-poll"))
         for _ in range(20)
     ]
-    while store.calls["read"] < 40:
-        await asyncio.sleep(0.01)
+    await reads(store, 40)
     await client.post("s", b"x")
     assert {(await poll).text for poll in polls} == {"x"}
     assert store.calls["read"] < 40 + 5
@@ -278,7 +285,7 @@ async def test_events_end_when_the_stream_is_deleted(serve: Serve) -> None:
 
 
 async def test_the_end_of_the_server_ends_live_answers() -> None:
-    async with MemoryStreamStore() as store, httpx.AsyncClient() as http:
+    async with Counting() as store, httpx.AsyncClient() as http:
         app = create_durable_streams_app(store)
         async with serving(app, lifespan="off") as url:
             client = Client(url, http)
@@ -286,7 +293,7 @@ async def test_the_end_of_the_server_ends_live_answers() -> None:
             poll = asyncio.ensure_future(client.get("s", offset=at(1), live="long-poll"))
             async with client.live("s") as events:
                 await next_pair(events)
-                await asyncio.sleep(0.05)
+                await reads(store, 4)
                 await app.aclose()
                 assert await events.rest() == []
             assert (await poll).status_code == 204
@@ -326,8 +333,8 @@ async def test_a_frozen_reader_holds_up_nobody_and_misses_nothing(serve: Serve) 
 
 async def test_a_reader_keeps_a_stream_whose_ttl_is_short(serve: Serve) -> None:
     client = await serve()
-    await client.put("s", b"a", **{"Stream-TTL": "1"})
-    await client.put("idle", b"a", **{"Stream-TTL": "1"})
+    await client.put("s", b"a", **{"Stream-TTL": "2"})
+    await client.put("idle", b"a", **{"Stream-TTL": "2"})
     async with client.live("s") as events:
         await next_pair(events)
         while (await client.head("idle")).status_code == 200:

@@ -12,6 +12,7 @@ __all__ = ["Answers", "HeaderList"]
 
 HeaderList = list[tuple[bytes, bytes]]
 
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
 _ALLOWED_METHODS = b"GET, POST, PUT, DELETE, HEAD, OPTIONS"
 _ALLOWED_HEADERS = (
     b"Content-Type, Authorization, If-None-Match, Stream-Seq, Stream-TTL, Stream-Expires-At, "
@@ -29,11 +30,10 @@ class Answers:
     """Sends answers, each with the headers that all of them have."""
 
     def __init__(self, allow_origin: str | None) -> None:
-        self._safe: HeaderList = [
-            (b"x-content-type-options", b"nosniff"),
+        self.common: HeaderList = [
+            _NOSNIFF,
             (b"cross-origin-resource-policy", b"cross-origin"),
         ]
-        self.common = list(self._safe)
         self._preflight: HeaderList = []
         if allow_origin is not None:
             self.common += [
@@ -65,7 +65,7 @@ class Answers:
     ) -> None:
         """Answer an append, which no cache keeps: what only pages of other origins need is
         left out for everybody else, since writing it costs more than the append in memory."""
-        all_headers = [*(self.common if has_origin else self._safe), *headers]
+        all_headers = [*(self.common if has_origin else (_NOSNIFF,)), *headers]
         await send({"type": "http.response.start", "status": status, "headers": all_headers})
         await send({"type": "http.response.body", "body": b""})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qs, quote, unquote
 
@@ -24,6 +25,9 @@ RESERVED = "__ds/"
 
 RequestHeaders = dict[bytes, bytes]
 
+_MEANS_MORE = frozenset(
+    {b"stream-closed", b"stream-seq", b"producer-id", b"producer-epoch", b"producer-seq"}
+)
 _WHOLE_NUMBER = re.compile("0|[1-9][0-9]{0,15}")
 _DIGITS = re.compile("[0-9]{1,16}")
 _MOST_NUMBER = 2**53 - 1
@@ -99,6 +103,10 @@ def read_creation(exchange: Exchange, headers: RequestHeaders, limits: Limits) -
 
 def read_append(headers: RequestHeaders, body: bytes, limits: Limits) -> Append:
     """Raises `HttpError` 400 and 413."""
+    if body and _MEANS_MORE.isdisjoint(headers):  # the hot path: bytes and nothing else
+        content = _content_of(headers.get(b"content-type"))
+        chunks = _some_chunks(content, body, limits)
+        return Append(chunks, sum(map(len, chunks)), content.mime)
     closes = _is_true(headers.get(b"stream-closed"))
     seq = _text(headers, b"stream-seq")
     if seq is not None and len(seq) > _MOST_SEQ_CHARS:
@@ -108,13 +116,8 @@ def read_append(headers: RequestHeaders, body: bytes, limits: Limits) -> Append:
         if not closes:
             raise HttpError(400, "empty_body", "there is nothing to append")
         return Append((), 0, None, closes, None, claim)
-    content_type = _text(headers, b"content-type")
-    if not content_type:
-        raise HttpError(400, "missing_content_type", "Content-Type is required")
-    content = Content.of(content_type)
-    chunks = chunks_of(content, body, limits)
-    if not chunks:
-        raise HttpError(400, "empty_body", "an empty array appends nothing")
+    content = _content_of(headers.get(b"content-type"))
+    chunks = _some_chunks(content, body, limits)
     return Append(chunks, sum(map(len, chunks)), content.mime, closes, seq, claim)
 
 
@@ -140,6 +143,20 @@ def _own(stream_id: str, limits: Limits) -> str:
     if f"{checked}/".startswith(RESERVED):
         raise HttpError(404, "reserved_path", "paths of this kind are reserved")
     return checked
+
+
+@lru_cache(maxsize=256)
+def _content_of(header: bytes | None) -> Content:
+    if not header:
+        raise HttpError(400, "missing_content_type", "Content-Type is required")
+    return Content.of(header.decode("latin-1"))
+
+
+def _some_chunks(content: Content, body: bytes, limits: Limits) -> tuple[bytes, ...]:
+    chunks = chunks_of(content, body, limits)
+    if not chunks:
+        raise HttpError(400, "empty_body", "an empty array appends nothing")
+    return chunks
 
 
 def _text(headers: RequestHeaders, name: bytes) -> str | None:

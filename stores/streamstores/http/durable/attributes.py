@@ -80,7 +80,7 @@ class Known(NamedTuple):
     def at(self, info: StreamInfo) -> Known:
         """The same stream later."""
         if info.attributes is self.info.attributes or info.attributes == self.info.attributes:
-            return self._replace(info=info)
+            return Known(info, self.content, self.seq, self.producers, self.closed_by)
         return Known.of(info)
 
     @property

@@ -73,6 +73,20 @@ class Taken(NamedTuple):
 class Draft:
     """A stream as it will be after an append, request by request."""
 
+    __slots__ = (
+        "_attributes",
+        "_closed_by",
+        "_limits",
+        "_producer_memory",
+        "_producers",
+        "_seq",
+        "accepted",
+        "chunks",
+        "is_closed",
+        "known",
+        "tail",
+    )
+
     def __init__(self, known: Known, limits: Limits, producer_memory: float) -> None:
         self.known = known
         self.chunks: list[bytes] = []
