@@ -111,6 +111,21 @@ async def test_a_refusal_is_never_said_of_what_the_stream_was_before(serve: Serv
         assert await old.text("s") == "b"
 
 
+async def test_a_stream_that_has_expired_takes_nothing_and_its_path_is_free(
+    serve: Serve,
+) -> None:
+    async with MemoryStreamStore() as store:
+        client = await serve(store)
+        await client.put("s", b"old", **{"Stream-TTL": "1000"})
+        assert (await client.post("s", b"x")).status_code == 204
+        await store.expire("s", 1e-6)
+        assert refusal(await client.post("s", b"x")) == (404, "not_found")
+        assert refusal(await client.get("s")) == (404, "not_found")
+        assert (await client.put("s", b"new")).status_code == 201
+        assert (await client.post("s", b"er")).status_code == 204
+        assert await client.text("s") == "newer"
+
+
 async def test_a_foreign_append_costs_one_more_call_and_nothing_else(serve: Serve) -> None:
     async with MemoryStreamStore() as store:
         one, two = await serve(store), await serve(store)

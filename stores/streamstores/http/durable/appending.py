@@ -39,7 +39,7 @@ Outcome = Union[Taken, HttpError]
 
 _MOST_KNOWN = 512
 _MOST_ATTEMPTS = 100
-_CALM_ATTEMPTS = 3
+_CALM_ATTEMPTS = 10
 
 _Waiting = tuple[Append, "asyncio.Future[Outcome]"]
 
