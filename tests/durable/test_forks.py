@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streamstores import MemoryStreamStore, StoreUnavailable, StreamStore
+from streamstores import MemoryStreamStore, StoreUnavailable, StreamStore, open_store
 from streamstores.limits import Limits
 from tests.durable.client import CLOSED, JSON, Client, at, refusal
 from tests.durable.conftest import Serve
@@ -70,6 +70,25 @@ async def test_a_fork_of_more_than_one_append_takes(serve: Serve) -> None:
         info = await store.info("f")
         assert (info.ttl, info.state) == (500, "done")
         assert (await client.fork("f", "s", **headers)).status_code == 200
+
+
+async def test_a_long_fork_of_a_closed_stream_on_every_store(
+    serve: Serve, store_url: str
+) -> None:
+    async with open_store(store_url) as store:
+        client = await serve(store)
+        await client.put("s", b"a" * 4_000_000, **{"Stream-TTL": "500"})
+        await client.post("s", b"b" * 4_000_000)
+        await client.post("s", b"c" * 1000, **CLOSED)
+        fork, again = await asyncio.gather(client.fork("f", "s", b"d"), client.fork("f", "s"))
+        assert 201 in (fork.status_code, again.status_code)
+        assert {fork.status_code, again.status_code} <= {200, 201, 409, 503}
+        assert (await client.fork("f", "s")).status_code == 200
+        assert (await client.post("f", b"e")).status_code == 204
+        text = await client.text("f")
+        assert text.rstrip("de") == "a" * 4_000_000 + "b" * 4_000_000 + "c" * 1000
+        assert text[-2:] in ("de", "ce")
+        assert (await store.info("f")).ttl == 500
 
 
 @pytest.mark.parametrize("steps", range(7))

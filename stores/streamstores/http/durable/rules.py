@@ -156,20 +156,21 @@ class Draft:
 
     def _remember(self, request: Append) -> None:
         attributes = dict(self._attributes or self.known.info.attributes)
-        if request.seq is not None:
-            self._seq = attributes[STREAM_SEQ] = request.seq
         claim = request.claim
-        if claim is not None:
+        if claim is not None:  # first, because it can be refused
             producers = {key: each for key, each in self._producers.items() if key != claim.key}
             producers[claim.key] = Producer(claim.epoch, claim.seq, hour_now())
             attributes[PRODUCERS] = self._fitting(producers, attributes)
+            self._producers = producers
             if request.closes:
                 self._closed_by = attributes[CLOSED_BY] = str(claim)
+        if request.seq is not None:
+            self._seq = attributes[STREAM_SEQ] = request.seq
         self._attributes = attributes
 
     def _fitting(self, producers: dict[str, Producer], attributes: dict[str, str]) -> str:
-        """The producers as text that fits, without those that have been silent for so long
-        that nobody repeats their last request; longest first, and only where it must be."""
+        """The producers as text that fits. Where it must, it takes out those that have been
+        silent for so long that nobody repeats their last request, the longest first."""
         room = self._limits.attributes_bytes - _KEPT_FOR_OTHERS
         room -= sum(
             len(key) + len(value.encode())
@@ -187,7 +188,6 @@ class Draft:
         if len(text) > room:
             message = f"the stream knows {len(producers) - 1} producers, which is all it can"
             raise HttpError(429, "too_many_producers", message, headers={"Retry-After": "3600"})
-        self._producers = producers
         return text
 
 

@@ -1,0 +1,85 @@
+"""What an append may do, without I/O."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from streamstores.http.durable.attributes import CONTENT_TYPE, Known
+from streamstores.http.durable.rules import Append, Claim, Draft, Taken
+from streamstores.http.errors import HttpError
+from streamstores.limits import Limits
+from streamstores.store import State, StreamInfo
+
+LIMITS = Limits(attributes_bytes=1200)  # with room for four producers
+
+BEGUN = StreamInfo(
+    "s",
+    State.STREAMING,
+    0,
+    1,
+    None,
+    {CONTENT_TYPE: "text/plain"},
+    datetime(2026, 1, 1, tzinfo=timezone.utc),
+    None,
+    None,
+)
+
+CLAIMS = (
+    st.builds(Claim.of, st.sampled_from("abcdefg"), st.integers(0, 2), st.integers(0, 3))
+    | st.none()
+)
+
+
+@st.composite
+def appends(draw: st.DrawFn) -> Append:
+    closes = draw(st.sampled_from([False] * 9 + [True]))
+    body = draw(st.sampled_from([b"x", b"yy", b""] if closes else [b"x", b"yy"]))
+    mime = draw(st.sampled_from(["text/plain"] * 9 + ["text/html"])) if body else None
+    seq = draw(st.none() | st.sampled_from("1234"))
+    return Append((body,) if body else (), len(body), mime, closes, seq, draw(CLAIMS))
+
+
+def outcome(taken: Taken | HttpError) -> object:
+    return taken if isinstance(taken, Taken) else (taken.status, taken.code, taken.headers)
+
+
+def appended(known: Known, draft: Draft) -> Known:
+    """The stream after the store has taken the draft."""
+    attributes = known.info.attributes if draft.attributes is None else draft.attributes
+    state = State.DONE if draft.is_closed else State.STREAMING
+    return Known.of(known.info._replace(tail=draft.tail, state=state, attributes=attributes))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(appends(), max_size=25))
+def test_requests_that_go_out_together_fare_as_one_after_another(
+    requests: list[Append],
+) -> None:
+    together = Draft(Known.of(BEGUN), LIMITS, 86_400)
+    outcomes = [outcome(together.take(request)) for request in requests]
+    known, chunks = Known.of(BEGUN), []
+    for request, expected in zip(requests, outcomes, strict=True):
+        alone = Draft(known, LIMITS, 86_400)
+        assert outcome(alone.take(request)) == expected
+        chunks += alone.chunks
+        known = appended(known, alone)
+    assert together.chunks == chunks
+    assert appended(Known.of(BEGUN), together) == known
+    size = sum(len(key) + len(value) for key, value in known.info.attributes.items())
+    assert size <= LIMITS.attributes_bytes
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(appends(), max_size=25))
+def test_a_repeated_request_is_never_taken_twice(requests: list[Append]) -> None:
+    draft = Draft(Known.of(BEGUN), LIMITS, 86_400)
+    for request in requests:
+        taken = draft.take(request)
+        if isinstance(taken, Taken) and taken.is_new and request.claim is not None:
+            again = draft.take(request)
+            assert isinstance(again, Taken)
+            assert not again.is_new
+            assert again.tail == taken.tail
