@@ -9,7 +9,7 @@ import pytest
 
 from streamstores import MemoryStreamStore, StoreUnavailable, StreamStore, open_store
 from streamstores.limits import Limits
-from tests.durable.client import CLOSED, JSON, Client, at, refusal
+from tests.durable.client import CLOSED, JSON, TEXT, Client, at, refusal
 from tests.durable.conftest import Serve
 from tests.wrapping import Wrapping
 
@@ -204,6 +204,59 @@ async def test_a_source_is_free_again_when_its_forks_have_expired(serve: Serve) 
         await client.delete("s")
         assert refusal(await client.put("s")) == (409, "gone")
         await store.delete("f")  # as its ttl would
+        assert (await client.put("s", b"new")).status_code == 201
+        assert await client.text("s") == "new"
+
+
+async def test_what_removes_a_tombstone_never_hits_what_begins_in_its_place(
+    serve: Serve,
+) -> None:
+    class Late(Wrapping):
+        """Is overtaken by others where it begins to change something."""
+
+        overtaking: Any = None
+
+        async def append(self, stream_id: str, *chunks: bytes, **options: Any) -> Any:
+            overtaking, self.overtaking = self.overtaking, None
+            if overtaking is not None:
+                await overtaking()
+            return await super().append(stream_id, *chunks, **options)
+
+    async with MemoryStreamStore() as inner:
+        store = Late(inner)
+        late, other = await serve(store), await serve(inner)
+        for method, expected in (("GET", 404), ("HEAD", 404), ("PUT", 200), ("DELETE", 404)):
+            await other.put("s", b"old")
+            await other.fork("f", "s")
+            await other.delete("s")
+            await inner.delete("f")  # as its ttl would
+
+            async def overtaking() -> None:
+                assert (await other.put("s", b"new")).status_code == 201
+
+            store.overtaking = overtaking
+            response = await late.ask(method, "s", headers=TEXT)
+            assert response.status_code == expected
+            assert store.overtaking is None
+            assert await other.text("s") == "new"
+            await other.delete("s")
+
+
+async def test_a_remover_that_died_is_replaced(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with MemoryStreamStore() as inner:
+        store = Breaking(inner)
+        dying, client = await serve(store), await serve(inner)
+        await client.put("s", b"old")
+        await client.fork("f", "s")
+        await client.delete("s")
+        await inner.delete("f")
+        store.left = 2  # it tries to create, and says that it removes
+        assert (await dying.put("s")).status_code == 503
+        assert (await client.head("s")).status_code == 404
+        assert refusal(await client.put("s")) == (503, "being_removed")
+        monkeypatch.setattr("streamstores.http.durable.attributes._REMOVAL_SECONDS", 0)
         assert (await client.put("s", b"new")).status_code == 201
         assert await client.text("s") == "new"
 

@@ -21,9 +21,11 @@ __all__ = [
     "FORK_OFFSET",
     "FORK_SUB_OFFSET",
     "LEDGER",
+    "REMOVING",
     "Known",
     "Producer",
     "hour_now",
+    "is_being_removed",
     "is_copying",
     "is_tombstone",
     "write_producers",
@@ -45,6 +47,10 @@ COPYING = "copying"
 """In a fork whose bytes are not all there yet: it does not exist for anybody."""
 LEDGER = "ledger"
 """In what is left of a deleted source: its own ledger."""
+REMOVING = "removing"
+"""In what is left of it: since when somebody removes it, in seconds since 1970."""
+
+_REMOVAL_SECONDS = 60  # after which whoever removes it is taken for dead
 
 
 class Producer(NamedTuple):
@@ -95,6 +101,10 @@ def is_tombstone(info: StreamInfo) -> bool:
 
 def is_copying(info: StreamInfo) -> bool:
     return COPYING in info.attributes
+
+
+def is_being_removed(info: StreamInfo) -> bool:
+    return time.time() - float(info.attributes.get(REMOVING, "0")) < _REMOVAL_SECONDS
 
 
 def hour_now() -> int:

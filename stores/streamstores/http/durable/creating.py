@@ -16,6 +16,7 @@ __all__ = ["Creator"]
 
 _COPYING_TTL = 60.0  # what is left of a copy that was cut short, and of one nobody heard of
 _COPY_BYTES = 4_194_304
+_RETRY = {"Retry-After": "2"}
 _SAME_MOMENT = timedelta(milliseconds=2)  # stores keep a time to the millisecond at least
 
 
@@ -56,9 +57,9 @@ class Creator:
     async def _check_existing(self, info: StreamInfo, creation: Creation) -> None:
         """Raise `HttpError` unless the stream is what the request would have made."""
         if kept.is_copying(info):
-            raise HttpError(
-                503, "being_copied", "the fork is being copied", headers={"Retry-After": "2"}
-            )
+            raise HttpError(503, "being_copied", "the fork is being copied", headers=_RETRY)
+        if kept.is_being_removed(info):
+            raise HttpError(503, "being_removed", "the path is not free yet", headers=_RETRY)
         try:
             await self._forks.check_exists(info)
         except HttpError as exc:

@@ -4,7 +4,7 @@ A fork is a copy of its source's records below the fork point, so it lives and i
 any stream, whatever becomes of the source. Only the protocol's answers at the path of a
 deleted source depend on its forks: 410 while one lives. For those a source has a *ledger*, a
 stream beside it in which its forks are entered, and a source that is deleted while one lives
-leaves a *tombstone*, an empty final stream under its id. Every crash between two steps leaves
+leaves a *tombstone*, an empty stopped stream under its id. Every crash between two steps leaves
 bytes alone; see `docs/decisions/durable-streams.md`.
 """
 
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from streamstores.errors import StreamExists, StreamNotFound, StreamStoreError
+from streamstores.errors import Conflict, StreamExists, StreamNotFound, StreamStoreError
 from streamstores.http.durable import attributes as kept
 from streamstores.http.durable.asking import RESERVED
 from streamstores.http.errors import HttpError
@@ -43,7 +44,7 @@ class Forks:
         if kept.is_tombstone(info):
             if await self._has_living(info.attributes[kept.LEDGER]):
                 raise HttpError(410, "gone", "the stream was deleted, and has forks")
-            await self._remove(info, info.attributes[kept.LEDGER])
+            await self._remove_tombstone(info)
             raise StreamNotFound(info.id)
 
     async def enter(self, source: StreamInfo, fork_id: str) -> str:
@@ -83,10 +84,22 @@ class Forks:
             await self._store.create(
                 info.id,
                 attributes={**left, kept.LEDGER: ledger},
-                state=State.DONE,
+                state=State.STOPPED,
                 ttl=info.ttl,
                 expires_at=None if info.ttl is not None else info.expires_at,
             )
+
+    async def _remove_tombstone(self, info: StreamInfo) -> None:
+        """Remove it where nobody else does. Whoever changes it first may: a `delete` knows no
+        version, and could hit a stream that has begun under the id meanwhile."""
+        if kept.is_being_removed(info):
+            return
+        removing = {**info.attributes, kept.REMOVING: str(int(time.time()))}
+        with suppress(Conflict, StreamNotFound):
+            claimed = await self._store.append(
+                info.id, version=info.version, state=State.STREAMING, attributes=removing
+            )
+            await self._remove(claimed, info.attributes[kept.LEDGER])
 
     async def _remove(self, info: StreamInfo, ledger: str) -> None:
         await self._store.delete(info.id)

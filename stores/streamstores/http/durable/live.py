@@ -71,12 +71,14 @@ class LiveReader:
         ]
         if not content.is_text:
             headers.append((b"stream-sse-data-encoding", b"base64"))
-        async with kept_alive(self._store, page.info, self._live_seconds):
+        info, bodies = page.info, self._bodies(page, content, reading.cursor)
+        del page  # its records are a megabyte, and this goes on for a minute
+        async with kept_alive(self._store, info, self._live_seconds):
             await send_events(
                 exchange.receive,
                 exchange.send,
                 headers,
-                self._bodies(page, content, reading.cursor),
+                bodies,
                 ping_interval=_PING_SECONDS,
                 closing=self._closing,
                 ping=_PING,
@@ -92,12 +94,15 @@ class LiveReader:
         line = _Line(content, start, self._shared, next_cursor(echoed) if echoed else 0)
         for event in line.events(page.info, page.records):
             yield event
+        info, offset = page.info, page.next_offset
+        del page
         try:
-            async with follow(self._store, page.info.id, page.next_offset) as follower:
+            async with follow(self._store, info.id, offset) as follower:
                 while not line.is_over:
                     batch = await follower.batch()
-                    for event in line.events(same_stream(page.info, follower.info), batch):
+                    for event in line.events(same_stream(info, follower.info), batch):
                         yield event
+                    del batch
         except StreamStoreError as exc:
             _log.info("a response was cut, its client will ask again: %s", exc)
 
