@@ -17,7 +17,7 @@ from streamstores.http import create_durable_streams_app
 from tests.durable.client import CLOSED, JSON, Client, at, refusal
 from tests.durable.conftest import Serve
 from tests.http.serving import Events, serving
-from tests.wrapping import Counting
+from tests.wrapping import Counting, Wrapping
 
 BYTES = {"Content-Type": "application/octet-stream"}
 
@@ -342,6 +342,34 @@ async def test_a_reader_keeps_a_stream_whose_ttl_is_short(serve: Serve) -> None:
         await asyncio.sleep(0.5)
         assert (await client.post("s", b"b")).status_code == 204
         assert (await next_pair(events))[0] == "b"
+
+
+@pytest.mark.parametrize("ttl", [{}, {"Stream-TTL": "50"}])
+async def test_a_read_never_changes_when_a_namesake_ends(
+    serve: Serve, ttl: dict[str, str]
+) -> None:
+    class Overtaken(Wrapping):
+        overtaking: Any = None
+
+        async def expire(self, stream_id: str, ttl: float | None = None, **options: Any) -> Any:
+            overtaking, self.overtaking = self.overtaking, None
+            if overtaking is not None:
+                await overtaking()
+            return await super().expire(stream_id, ttl, **options)
+
+    async with MemoryStreamStore() as inner:
+        store = Overtaken(inner)
+        client, other = await serve(store), await serve(inner)
+        await client.put("s", b"old", **{"Stream-TTL": "9"})
+
+        async def overtaking() -> None:
+            await other.delete("s")
+            await other.put("s", b"new", **ttl)
+
+        store.overtaking = overtaking
+        assert (await client.get("s")).text == "old"
+        assert (await inner.info("s")).ttl == (50 if ttl else None)
+        assert ((await inner.info("s")).expires_at is None) is (not ttl)
 
 
 async def test_a_stream_of_another_writer_can_be_read(serve: Serve) -> None:

@@ -8,6 +8,7 @@ things as it does. To change something, look into
 - `offsets.py`: offsets and cursors as clients see them;
 - `content.py`: content types, JSON mode, and the bodies of answers;
 - `attributes.py`: what a stream keeps beside its bytes;
+- `expiring.py`: when streams end, and reads that put it off;
 - `rules.py`: what an append may do, without I/O;
 - `appending.py`, `creating.py`, `forks.py`, `reading.py`, `live.py`: one operation each.
 """

@@ -131,7 +131,7 @@ class Appender:
                 await asyncio.sleep(random.uniform(0, 0.002) * attempt)
             draft = Draft(known, self._store.limits, self._producer_memory)
             outcomes = [draft.take(request) for request in requests]
-            if not is_fresh and not all(_is_new(outcome) for outcome in outcomes):
+            if not is_fresh and draft.accepted < len(requests):
                 known, is_fresh = await self._look(stream_id), True
                 continue
             if not draft.accepted:
@@ -185,10 +185,6 @@ class Appender:
         self._known[known.info.id] = known
         if len(self._known) > _MOST_KNOWN:
             del self._known[next(iter(self._known))]
-
-
-def _is_new(outcome: Outcome) -> bool:
-    return isinstance(outcome, Taken) and outcome.is_new
 
 
 def _unwrap(outcome: Outcome) -> Taken:

@@ -12,13 +12,14 @@ from urllib.parse import parse_qs, quote, unquote
 from streamstores.errors import InvalidRequest
 from streamstores.http.app import Exchange, path_below_mount
 from streamstores.http.durable.content import Content, chunks_of
+from streamstores.http.durable.expiring import Expiry
 from streamstores.http.durable.offsets import BEGINNING, NOW, parse_offset
 from streamstores.http.durable.rules import Append, Claim
 from streamstores.http.errors import HttpError
 from streamstores.http.requests import check_id
 from streamstores.limits import MAX_TTL_SECONDS, Limits
 
-__all__ = ["RESERVED", "Creation", "Expiry", "Fork", "Reading", "RequestHeaders"]
+__all__ = ["RESERVED", "Creation", "Fork", "Reading", "RequestHeaders"]
 
 RESERVED = "__ds/"
 """What the protocol keeps for control paths, and we for what forks leave behind."""
@@ -36,13 +37,6 @@ _MOST_PRODUCER_ID_CHARS = 1024
 _MOMENT = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
-
-
-class Expiry(NamedTuple):
-    """When a stream ends; with neither, never."""
-
-    ttl: float | None = None
-    at: datetime | None = None
 
 
 class Fork(NamedTuple):

@@ -16,7 +16,6 @@ from streamstores.store import State, StreamInfo
 __all__ = [
     "CONTENT_TYPE",
     "FORKED_FROM",
-    "FORK_EXPIRY",
     "FORK_LEDGER",
     "FORK_OFFSET",
     "FORK_SUB_OFFSET",
@@ -41,8 +40,6 @@ FORK_OFFSET = "fork-offset"
 FORK_SUB_OFFSET = "fork-sub-offset"
 FORK_LEDGER = "fork-ledger"
 """In a fork: the ledger of its source, where it is entered."""
-FORK_EXPIRY = "fork-expiry"
-"""In a fork that was copied in several steps: the expiry it was asked for."""
 COPYING = "copying"
 """In a fork whose bytes are not all there yet: it does not exist for anybody."""
 LEDGER = "ledger"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-
 from streamstores.errors import Conflict, OffsetOutOfRange, StreamExists, StreamNotFound
 from streamstores.http.durable import attributes as kept
-from streamstores.http.durable.asking import Creation, Expiry, Fork
+from streamstores.http.durable.asking import Creation, Fork
 from streamstores.http.durable.content import Content, chunks_of
+from streamstores.http.durable.expiring import Expiry, set_expiry
 from streamstores.http.durable.forks import Forks, records_below
 from streamstores.http.errors import HttpError
 from streamstores.store import State, StreamInfo, StreamStore
@@ -17,7 +16,6 @@ __all__ = ["Creator"]
 _COPYING_TTL = 60.0  # what is left of a copy that was cut short, and of one nobody heard of
 _COPY_BYTES = 4_194_304
 _RETRY = {"Retry-After": "2"}
-_SAME_MOMENT = timedelta(milliseconds=2)  # stores keep a time to the millisecond at least
 
 
 class Creator:
@@ -42,7 +40,7 @@ class Creator:
                 *chunks_of(content, body, self._store.limits),
                 ttl=creation.expiry.ttl,
                 expires_at=creation.expiry.at,
-                attributes={kept.CONTENT_TYPE: content.header},
+                attributes={kept.CONTENT_TYPE: content.header, **creation.expiry.attributes()},
                 state=State.DONE if creation.is_closed else State.STREAMING,
             )
             return info, True
@@ -55,7 +53,8 @@ class Creator:
         return existing, False
 
     async def _check_existing(self, info: StreamInfo, creation: Creation) -> None:
-        """Raise `HttpError` unless the stream is what the request would have made."""
+        """Raise `HttpError` unless the stream is what the request would have made. A fork whose
+        copying ended before its last step is given its expiry."""
         if kept.is_copying(info):
             raise HttpError(503, "being_copied", "the fork is being copied", headers=_RETRY)
         if kept.is_being_removed(info):
@@ -66,9 +65,9 @@ class Creator:
             raise HttpError(409, "gone", str(exc)) from exc
         if not _is_as_asked(info, creation):
             raise HttpError(409, "stream_exists", "a stream with another configuration exists")
-        wanted = _read_expiry(info.attributes.get(kept.FORK_EXPIRY))
-        if wanted is not None and not _has_expiry(info, wanted):
-            await self._store.expire(info.id, wanted.ttl, expires_at=wanted.at)
+        asked = Expiry.asked_of(info)
+        if info.ttl == _COPYING_TTL and not asked.equals(Expiry.of(info)):
+            await set_expiry(self._store, info.id, asked)
 
     async def _fork(
         self, stream_id: str, creation: Creation, fork: Fork, body: bytes
@@ -85,9 +84,10 @@ class Creator:
         end = await self._fork_point(known, anchor, fork.sub_offset)
         expiry = creation.expiry
         if expiry == Expiry():
-            expiry = Expiry(source.ttl, None if source.ttl is not None else source.expires_at)
+            expiry = Expiry.of(source)
         attributes = {
             kept.CONTENT_TYPE: known.content.header,
+            **expiry.attributes(),
             kept.FORKED_FROM: source.id,
             kept.FORK_OFFSET: str(anchor),
             kept.FORK_SUB_OFFSET: str(fork.sub_offset),
@@ -180,13 +180,8 @@ class _Copy:
                 state=self._state,
             )
         is_open = self._state is State.STREAMING
-        await self._append(
-            {**self._attributes, kept.FORK_EXPIRY: _write_expiry(self._expiry)},
-            None if is_open else self._state,
-        )
-        return await self._store.expire(
-            self._stream_id, self._expiry.ttl, expires_at=self._expiry.at
-        )
+        await self._append(self._attributes, None if is_open else self._state)
+        return await set_expiry(self._store, self._stream_id, self._expiry)
 
     async def _flush(self) -> None:
         if self._info is None:
@@ -226,8 +221,7 @@ def _is_as_asked(info: StreamInfo, creation: Creation) -> bool:
         return False
     if fork is not None and creation.expiry == Expiry():
         return True  # it took its source's
-    wanted = _read_expiry(info.attributes.get(kept.FORK_EXPIRY))
-    return wanted == creation.expiry or _has_expiry(info, creation.expiry)
+    return creation.expiry.equals(Expiry.asked_of(info))
 
 
 def _is_this_fork(info: StreamInfo, fork: Fork | None) -> bool:
@@ -239,25 +233,3 @@ def _is_this_fork(info: StreamInfo, fork: Fork | None) -> bool:
     if attributes[kept.FORK_SUB_OFFSET] != str(fork.sub_offset):
         return False
     return fork.offset is None or attributes[kept.FORK_OFFSET] == str(fork.offset)
-
-
-def _has_expiry(info: StreamInfo, expiry: Expiry) -> bool:
-    if info.ttl is not None or expiry.ttl is not None:
-        return info.ttl == expiry.ttl
-    if info.expires_at is None or expiry.at is None:
-        return info.expires_at is expiry.at
-    return abs(info.expires_at - expiry.at) <= _SAME_MOMENT
-
-
-def _write_expiry(expiry: Expiry) -> str:
-    at = None if expiry.at is None else expiry.at.isoformat()
-    return f"ttl {expiry.ttl}" if at is None else f"at {at}"
-
-
-def _read_expiry(text: str | None) -> Expiry | None:
-    if text is None:
-        return None
-    kind, _, value = text.partition(" ")
-    if kind == "at":
-        return Expiry(at=datetime.fromisoformat(value))
-    return Expiry(ttl=None if value == "None" else float(value))

@@ -19,8 +19,9 @@ from streamstores.http.durable.answering import Answers
 from streamstores.http.durable.asking import Reading
 from streamstores.http.durable.attributes import CONTENT_TYPE
 from streamstores.http.durable.content import Content
+from streamstores.http.durable.expiring import kept_alive
 from streamstores.http.durable.offsets import format_offset, next_cursor
-from streamstores.http.durable.reading import Reader, kept_alive, same_stream
+from streamstores.http.durable.reading import Reader, same_stream
 from streamstores.http.sending import send_events
 from streamstores.store import Page, Record, State, StreamInfo, StreamStore
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
 
-from streamstores.errors import OffsetOutOfRange, StreamNotFound, StreamStoreError
+from streamstores.errors import OffsetOutOfRange, StreamNotFound
 from streamstores.follow import Follower, follow
 from streamstores.http.app import Exchange
 from streamstores.http.durable.answering import Answers, HeaderList
 from streamstores.http.durable.asking import Reading, RequestHeaders
 from streamstores.http.durable.attributes import CONTENT_TYPE
 from streamstores.http.durable.content import Content
+from streamstores.http.durable.expiring import kept_alive, touch
 from streamstores.http.durable.forks import Forks
 from streamstores.http.durable.offsets import format_offset, next_cursor
 from streamstores.http.errors import HttpError
 from streamstores.limits import to_microseconds
 from streamstores.store import Page, Record, State, StreamInfo, StreamStore
 
-__all__ = ["Reader", "kept_alive", "metadata_of"]
+__all__ = ["Reader", "metadata_of", "same_stream"]
 
 _TRUE = b"true"
 
@@ -103,8 +103,7 @@ class Reader:
                 message = "the stream does not reach so far"
                 raise HttpError(400, "offset_out_of_range", message) from exc
             await self._forks.check_exists(page.info)
-        if page.info.ttl is not None:
-            await self._store.expire(stream_id, page.info.ttl)
+        await touch(self._store, page.info)
         return page
 
     async def _existing(self, stream_id: str) -> StreamInfo:
@@ -153,22 +152,6 @@ class Reader:
         content = Content.of(info.attributes.get(CONTENT_TYPE))
         body = content.body_of([record.data for record in records])
         await self._answers.send(exchange.send, 200, answer, body)
-
-
-@asynccontextmanager
-async def kept_alive(
-    store: StreamStore, info: StreamInfo, seconds: float
-) -> AsyncIterator[None]:
-    """Keep a stream whose ttl is shorter than a live read from ending under its reader."""
-    if info.ttl is None or info.ttl > 2 * seconds:
-        yield
-        return
-    task = asyncio.ensure_future(_keep_alive(store, info.id, info.ttl))
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
 
 
 def metadata_of(info: StreamInfo) -> HeaderList:
@@ -226,10 +209,3 @@ def _matches(if_none_match: bytes | None, etag: bytes) -> bool:
 async def _until_disconnected(exchange: Exchange) -> None:
     while (await exchange.receive())["type"] != "http.disconnect":
         pass
-
-
-async def _keep_alive(store: StreamStore, stream_id: str, ttl: float) -> None:
-    with suppress(StreamStoreError):
-        while True:
-            await asyncio.sleep(ttl / 3)
-            await store.expire(stream_id, ttl)
