@@ -123,8 +123,8 @@ class _Rounds:
 
 
 def _attempt(backend: str, case: Case, running: Service, name: str, sizes: Sizes) -> Figures:
-    with running.fresh() as url:
-        trial = Trial(backend, name, url, sizes, running.load)
+    with running.fresh() as url, running.fresh() as other_url:
+        trial = Trial(backend, name, url, other_url, sizes, running.load)
         gc.collect()
         return asyncio.run(_within_time(case, trial))
 

@@ -32,6 +32,7 @@ class Sizes(NamedTuple):
     crowd_clients: int
     crowd_rate: int
     """As `rate`, for so many clients that they are what a machine can serve at once."""
+    posts: int
 
 
 FULL = Sizes(
@@ -54,6 +55,7 @@ FULL = Sizes(
     many_clients=200,
     crowd_clients=1_000,
     crowd_rate=10,
+    posts=8_000,
 )
 QUICK = FULL._replace(
     appends=100,
@@ -70,6 +72,7 @@ QUICK = FULL._replace(
     grown_bytes=8 * 1_048_576,
     many_clients=50,
     crowd_clients=100,
+    posts=600,
 )
 TINY = Sizes(
     appends=2,
@@ -91,6 +94,7 @@ TINY = Sizes(
     many_clients=2,
     crowd_clients=3,
     crowd_rate=50,
+    posts=40,
 )
 
 # So that an append case takes about as long on every backend.

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from statistics import quantiles
 from typing import NamedTuple, Protocol
@@ -26,12 +26,20 @@ class Trial(NamedTuple):
     backend: str
     name: str
     url: str
+    other_url: str
+    """A second namespace."""
     sizes: Sizes
     ask_load: Callable[[], Load | None]
 
+    def subject(self) -> AbstractAsyncContextManager[Subject]:
+        return self._opened(self.url)
+
+    def other_subject(self) -> AbstractAsyncContextManager[Subject]:
+        return self._opened(self.other_url)
+
     @asynccontextmanager
-    async def subject(self) -> AsyncIterator[Subject]:
-        subject = load(self.backend, self.name)(self.url)
+    async def _opened(self, url: str) -> AsyncIterator[Subject]:
+        subject = load(self.backend, self.name)(url)
         await subject.open()
         try:
             yield subject
@@ -50,9 +58,22 @@ class Trial(NamedTuple):
         return await asyncio.to_thread(self.ask_load)
 
 
-def stamp() -> bytes:
+def stamp(at: float | None = None) -> bytes:
     """A record of 20 bytes: the time, on a clock that all processes of a machine share."""
-    return b"%020d" % time.monotonic_ns()
+    return b"%020d" % (time.monotonic_ns() if at is None else int(at * 1e9))
+
+
+async def stamps(count: int, rate: float, delay: float = 0.0) -> AsyncIterator[bytes]:
+    """`count` stamps at their times. One that was not asked for in time, because the one
+    before held its producer up, has the time at which it was due: a stall shows in all
+    whom it delays."""
+    start = time.monotonic() + delay
+    for number in range(count):
+        due = start + number / rate
+        wait = due - time.monotonic()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        yield stamp(None if wait > 0 else due)
 
 
 def records(count: int) -> list[bytes]:
@@ -96,11 +117,8 @@ class _Here:
     async def _source(self, delay: float) -> AsyncIterator[bytes]:
         yield stamp()
         await self._go.wait()
-        clock = asyncio.get_running_loop().time
-        start = clock() + delay
-        for number in range(self._pace.length):
-            await asyncio.sleep(max(0.0, start + number / self._pace.rate - clock()))
-            yield stamp()
+        async for each in stamps(self._pace.length, self._pace.rate, delay):
+            yield each
 
     async def go(self) -> None:
         self._go.set()
@@ -239,7 +257,7 @@ async def stop(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 async def _produce_for_parent(order: str) -> None:
     backend, name, url, stream_ids, count, rate = json.loads(order)
-    trial = Trial(backend, name, url, _NO_SIZES, lambda: None)
+    trial = Trial(backend, name, url, url, _NO_SIZES, lambda: None)
     async with (
         trial.subject() as subject,
         producing_here(subject, Pace(stream_ids, count, rate)) as producers,

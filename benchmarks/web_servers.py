@@ -16,7 +16,7 @@ from typing import Any
 
 import uvicorn
 
-from benchmarks.trial import stamp
+from benchmarks.trial import stamp, stamps
 from streamstores import MemoryStreamStore
 from streamstores.http import (
     StreamRequest,
@@ -39,11 +39,8 @@ def chat_handler() -> App:
         count, rate = json.loads(request.prompt)
         yield stamp().decode()
         await go.wait()
-        clock = asyncio.get_running_loop().time
-        start = clock()
-        for number in range(count):
-            await asyncio.sleep(max(0.0, start + number / rate - clock()))
-            yield stamp().decode()
+        async for each in stamps(count, rate):
+            yield each.decode()
 
     return create_stream_handler(model)
 
@@ -85,8 +82,15 @@ def bare() -> App:
     return app
 
 
-def durable_streams() -> App:
-    return create_durable_streams_app(MemoryStreamStore())
+def ours() -> App:
+    """Both handlers, each with a store in memory."""
+    chat, durable = chat_handler(), create_durable_streams_app(MemoryStreamStore())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        handler = chat if scope["path"].startswith("/stream") else durable
+        await handler(scope, receive, send)
+
+    return app
 
 
 def rakaia() -> App:
@@ -96,8 +100,7 @@ def rakaia() -> App:
 
 APPS: dict[str, Callable[[], App]] = {
     "bare": bare,
-    "chat_handler": chat_handler,
-    "durable_streams": durable_streams,
+    "ours": ours,
     "rakaia": rakaia,
 }
 

@@ -1,4 +1,4 @@
-"""HTTP: one stream sent to many clients as server-sent events."""
+"""HTTP: one stream sent to many clients as server-sent events, and appended to by many."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.cases.case import Case, Metric, Target
-from benchmarks.trial import Audience, Pace, Trial, latencies, stop
+from benchmarks.trial import Audience, Pace, Trial, latencies, records, stop
 
 
 async def serve_events(trial: Trial, *, clients: str, rate: str = "rate") -> dict[str, float]:
@@ -41,6 +41,18 @@ async def _measure(
         await stop([going])
 
 
+async def take_posts(trial: Trial) -> dict[str, float]:
+    """Appends by POST to one stream; CPU time is that of the server alone."""
+    async with trial.subject() as opened:
+        server: Any = opened
+        before = server.cpu_seconds
+        bodies = records(trial.sizes.posts)
+        rate = await server.post_from_many(bodies, _CONNECTIONS)
+        used = server.cpu_seconds - before
+        return {"posts": rate, "cpu": used / len(bodies) * 1e6}
+
+
+_CONNECTIONS = 32
 _NO_WORSE = Target(1.0, "durable-streams (Node)")
 
 _METRICS = (
@@ -63,6 +75,16 @@ CASES = (
         "Server-sent events to 200 clients at 50/s",
         partial(serve_events, clients="many_clients"),
         _METRICS,
+        frozenset({"http"}),
+    ),
+    Case(
+        "post",
+        "Appends by POST over 32 connections to one stream",
+        take_posts,
+        (
+            Metric("posts", "1/s", "higher"),
+            Metric("cpu", "µs of the server's CPU a request", "lower"),
+        ),
         frozenset({"http"}),
     ),
     Case(

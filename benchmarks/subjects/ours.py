@@ -39,8 +39,10 @@ class Ours(Subject):
                 await writer.write(chunk)
 
     async def follow(self, stream_id: str, take: Take) -> None:
-        async for record in follow(self.store, stream_id):
-            take(record.data)
+        follower = follow(self.store, stream_id)
+        while batch := await follower.batch():
+            for record in batch:
+                take(record.data)
 
     async def finish(self, stream_id: str) -> None:
         await self.store.mark_done(stream_id)

@@ -26,8 +26,9 @@ INSERT INTO {schema}.records SELECT key, tail, $2::bytea FROM applied, noticed
 """
 _READ = """
 SELECT end_offset, data FROM {schema}.records
-WHERE stream_key = (SELECT key FROM {schema}.streams WHERE id = $1) AND end_offset > $2
-ORDER BY end_offset LIMIT 1000
+WHERE stream_key = (SELECT key FROM {schema}.streams WHERE id = $1)
+    AND end_offset > $2 AND end_offset <= $2 + 1048576
+ORDER BY end_offset
 """
 _SCHEMA = """
 CREATE SCHEMA IF NOT EXISTS {schema};

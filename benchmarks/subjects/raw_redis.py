@@ -17,6 +17,7 @@ redis.call('PEXPIRE', KEYS[2], 3600000)
 return redis.call('PUBLISH', KEYS[1], '1')
 """
 _PAGE = 1_000
+_PAGE_BYTES = 1_048_576
 
 
 class RawRedis(Subject):
@@ -70,16 +71,19 @@ class RawRedis(Subject):
                 last = entries[-1][0]
 
     async def _replay(self, reader: Any, key: str, take: Take) -> bytes | str:
+        """In pages of 1,000 records, or of a megabyte: nobody wants a reply of 64."""
         last: bytes | str = "0-0"
+        count = 16
         while True:
             start = b"(" + last if isinstance(last, bytes) else "-"
-            entries = await reader.xrange(key, start, "+", count=_PAGE)
+            entries = await reader.xrange(key, start, "+", count=count)
             for _, fields in entries:
                 take(fields[b"d"])
-            if entries:
-                last = entries[-1][0]
-            if len(entries) < _PAGE:
-                return last
+            if len(entries) < count:
+                return entries[-1][0] if entries else last
+            last = entries[-1][0]
+            mean = sum(len(fields[b"d"]) for _, fields in entries) // count
+            count = max(1, min(_PAGE, _PAGE_BYTES // mean))
 
     def _keys(self, stream_id: str) -> tuple[str, str]:
         return f"{self._prefix}:{{{stream_id}}}:i", f"{self._prefix}:{{{stream_id}}}:r"

@@ -7,13 +7,15 @@ import json
 import os
 import re
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.subjects import Subject, Take
-from benchmarks.trial import ROOT, Pace, stamp
+from benchmarks.trial import ROOT, Pace, stamp, stamps
 
 _STAMP = re.compile(rb"\d{20}")
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _REFERENCE = Path(__file__).parents[1] / "reference"
 
 
@@ -43,16 +45,13 @@ class WebServer(Subject):
     async def begin(self, pace: Pace) -> None:
         """Begin the one stream, with one record."""
         self._connection = await self._connect()
-        await self._ask("PUT", b"")
-        await self._ask("POST", stamp())
+        await self._ask(self._connection, "PUT", b"")
+        await self._ask(self._connection, "POST", stamp())
 
     async def go(self, pace: Pace) -> None:
         """Append the others at their pace."""
-        clock = asyncio.get_running_loop().time
-        start = clock()
-        for number in range(pace.length):
-            await asyncio.sleep(max(0.0, start + number / pace.rate - clock()))
-            await self._ask("POST", stamp())
+        async for each in stamps(pace.length, pace.rate):
+            await self._ask(self._connection, "POST", each)
 
     async def follow(self, stream_id: str, take: Take) -> None:
         reader, writer = await self._connect()
@@ -73,11 +72,28 @@ class WebServer(Subject):
         """Where the stream is read live from its start."""
         return f"/{stream_id}?offset=-1&live=sse"
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self) -> Connection:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
-    async def _ask(self, method: str, body: bytes) -> None:
-        reader, writer = self._connection
+    async def post_from_many(self, bodies: list[bytes], connections: int) -> float:
+        """POST all to the one stream, each connection one after another; requests a second."""
+        opened = [await self._connect() for _ in range(connections)]
+        await self._ask(opened[0], "PUT", b"")
+        left = iter(bodies)
+
+        async def post(connection: Connection) -> None:
+            for body in left:
+                await self._ask(connection, "POST", body)
+
+        started = time.perf_counter()
+        await asyncio.gather(*map(post, opened))
+        rate = len(bodies) / (time.perf_counter() - started)
+        for _, writer in opened:
+            writer.transport.abort()
+        return rate
+
+    async def _ask(self, connection: Connection, method: str, body: bytes) -> None:
+        reader, writer = connection
         writer.write(_request(method, "/s", body))
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         if not head.startswith(b"http/1.1 2"):
@@ -124,15 +140,14 @@ class NodeReference(WebServer):
 
 
 class DurableStreams(WebServer):
-    """Our handler of the same protocol."""
+    """Our handler of the protocol that the reference speaks."""
 
-    command = _python("durable_streams")
+    command = _python("ours")
 
 
-class ChatHandler(WebServer):
-    """Our chat handler: its model is what appends, in the server."""
-
-    command = _python("chat_handler")
+class ChatHandler(DurableStreams):
+    """Our chat handler, whose model is what appends, in the server. It takes no appends by
+    POST: those are for the handler beside it."""
 
     async def begin(self, pace: Pace) -> None:
         self._connection = await self._post(json.dumps([pace.length, pace.rate]), "s")
@@ -146,9 +161,7 @@ class ChatHandler(WebServer):
     def address(self, stream_id: str) -> str:
         return f"/stream/resume?id={stream_id}&mode=follow"
 
-    async def _post(
-        self, prompt: str, stream_id: str
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _post(self, prompt: str, stream_id: str) -> Connection:
         body = json.dumps({"prompt": prompt, "id": stream_id}).encode()
         reader, writer = await self._connect()
         writer.write(_request("POST", "/stream", body, "application/json"))
