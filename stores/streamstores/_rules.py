@@ -6,15 +6,17 @@ conditions in its own language (SQL, Lua) and calls `refuse` to say why nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import NamedTuple
 
 from streamstores import limits as bounds
 from streamstores.errors import Conflict, InvalidRequest, StreamClosed
 from streamstores.limits import Limits
 from streamstores.store import Record, State, StateLike, StreamInfo
+
+_new = tuple.__new__  # makes a named tuple in half the time of calling its class
 
 
 class Mutation(NamedTuple):
@@ -127,14 +129,17 @@ def grown(info: StreamInfo, size: int, now: datetime | None) -> StreamInfo:
         expires_at = now + timedelta(seconds=ttl)
     tail, version = tail + size, version + 1
     fields = (key, state, tail, version, error, attributes, created_at, ttl, expires_at)
-    # Half the time of calling the class, and each append does it.
-    return tuple.__new__(StreamInfo, fields)
+    return _new(StreamInfo, fields)
 
 
 def records_of(chunks: tuple[bytes, ...], tail: int) -> list[Record]:
     """The records that `chunks` become; `tail` is the end after the last of them."""
-    if len(chunks) == 1:  # by far the commonest, and three times as fast this way
-        return [Record(tail - len(chunks[0]), chunks[0])]
     start = tail - sum(map(len, chunks))
-    offsets = accumulate(map(len, chunks[:-1]), initial=start)
-    return list(map(Record, offsets, chunks))
+    if len(chunks) == 1:  # by far the commonest, and three times as fast this way
+        return [_new(Record, (start, chunks[0]))]
+    return records_at(accumulate(map(len, chunks[:-1]), initial=start), chunks)
+
+
+def records_at(offsets: Iterable[int], chunks: Iterable[bytes]) -> list[Record]:
+    """A record of each chunk at its offset, in half the time that calling `Record` takes."""
+    return list(map(_new, repeat(Record), zip(offsets, chunks, strict=False)))

@@ -8,7 +8,7 @@ import weakref
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timedelta, timezone
-from itertools import accumulate, repeat
+from itertools import accumulate
 
 from streamstores import limits as bounds
 from streamstores._rules import (
@@ -19,6 +19,7 @@ from streamstores._rules import (
     check_state,
     grown,
     mutated,
+    records_at,
     records_of,
     refuse,
 )
@@ -34,7 +35,6 @@ from streamstores.store import Page, Record, State, StateLike, StreamInfo
 
 __all__ = ["MemoryStreamStore"]
 
-_new = tuple.__new__  # of a named tuple: half the time of calling its class
 _STREAMING = State.STREAMING  # half the time of looking it up, before Python 3.12
 
 
@@ -122,17 +122,18 @@ class MemoryStreamStore:
     ) -> StreamInfo:
         is_plain = state is None and attributes is None and error is None and at is None
         if is_plain and len(chunks) == 1:
-            info = self._append_one(stream_id, chunks[0], version)
+            info = self._append_one(stream_id, chunks, version)
             if info is not None:
                 return info
         mutation = check_mutation(self.limits, chunks, at, version, state, error, attributes)
         return self._apply(self._get(stream_id), mutation)
 
     def _append_one(
-        self, stream_id: str, chunk: bytes, version: int | None
+        self, stream_id: str, chunks: tuple[bytes, ...], version: int | None
     ) -> StreamInfo | None:
         """By far the commonest append, in a third of the time; None, and nothing happened,
         where the stream or the request is out of the ordinary."""
+        (chunk,) = chunks
         stream = self._streams.get(stream_id) if type(stream_id) is str else None
         if stream is None or type(chunk) is not bytes:
             return None
@@ -148,7 +149,7 @@ class MemoryStreamStore:
         stream.chunks.append(chunk)
         stream.ends.append(info.tail)
         if stream_id in self._wakeups.watches:
-            self._wakeups.committed(info, [_new(Record, (before.tail, chunk))])
+            self._wakeups.committed(info, records_of(chunks, info.tail))
         return info
 
     def _apply(self, stream: _Stream, mutation: Mutation) -> StreamInfo:
@@ -331,8 +332,7 @@ def _records_between(stream: _Stream, offset: int, end: int) -> list[Record]:
     start = stream.ends[first - 1] if first else 0
     if start < offset:
         chunks[0] = chunks[0][offset - start :]
-    offsets = [offset, *stream.ends[first : last - 1]]
-    return list(map(_new, repeat(Record), zip(offsets, chunks, strict=True)))
+    return records_at([offset, *stream.ends[first : last - 1]], chunks)
 
 
 def _has_expired(info: StreamInfo, now: datetime) -> bool:

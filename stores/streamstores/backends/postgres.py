@@ -9,7 +9,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from struct import unpack
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from streamstores._rules import (
     check_end_state,
     check_mutation,
     check_state,
+    records_at,
     records_of,
     refuse,
 )
@@ -411,11 +412,8 @@ def _split(ends: bytes, data: bytes) -> list[Record]:
     """The records of one row: where they end in the stream, and their bytes together."""
     stops = unpack(f">{len(ends) // 8}q", ends)
     base = stops[-1] - len(data)
-    starts = (base, *stops[:-1])
-    return [
-        Record(start, data[start - base : stop - base])
-        for start, stop in zip(starts, stops, strict=True)
-    ]
+    cuts = pairwise((0, *(stop - base for stop in stops)) if base else (0, *stops))
+    return records_at((base, *stops), [data[start:stop] for start, stop in cuts])
 
 
 def _to_json(attributes: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
+from streamstores._rules import records_at
 from streamstores.errors import CorruptData
 from streamstores.limits import from_microseconds
 from streamstores.store import Record, State, StreamInfo
@@ -123,7 +124,7 @@ def records_of(lengths: bytes, parts: list[bytes], offset: int) -> list[Record]:
     if len(parts) == 1:
         [data] = parts
         parts = [data[a - offset : b - offset] for a, b in pairwise(offsets)]
-    return list(map(Record, offsets, parts))
+    return records_at(offsets, parts)
 
 
 def text_of(attributes: Mapping[str, str]) -> bytes:

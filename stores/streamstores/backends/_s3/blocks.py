@@ -15,6 +15,7 @@ from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from streamstores._rules import records_at
 from streamstores.errors import CorruptData
 from streamstores.limits import from_microseconds, to_microseconds
 from streamstores.store import Record, State, StreamInfo
@@ -72,9 +73,9 @@ class Block(NamedTuple):
         return self.start + len(self.payload)
 
     def records(self) -> list[Record]:
-        ends = list(accumulate(self.lengths, initial=0))
-        payload = self.payload
-        return [Record(self.start + begin, payload[begin:end]) for begin, end in pairwise(ends)]
+        cuts = list(accumulate(self.lengths, initial=0))
+        chunks = [self.payload[begin:end] for begin, end in pairwise(cuts)]
+        return records_at([self.start + begin for begin in cuts], chunks)
 
     def is_void(self, modified: float) -> bool:
         """Whether the stream had ended before S3 took this segment, at `modified` seconds."""
