@@ -175,7 +175,7 @@ class Driver:
 
 
 async def requested(server: ScriptedServer, label: str) -> None:
-    while server.requests[-1].label != label:
+    while not server.requests or server.requests[-1].label != label:
         await asyncio.sleep(0.001)
 
 

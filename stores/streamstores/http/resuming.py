@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -25,7 +25,7 @@ from streamstores.http.app import Activity, Exchange, StreamHandler
 from streamstores.http.asking import Asking
 from streamstores.http.errors import HttpError
 from streamstores.http.requests import check_id, query_of, start_offset, wants_json_text
-from streamstores.http.sending import event_stream_headers, send_events
+from streamstores.http.sending import event_stream_headers, in_parts, send_events
 from streamstores.http.sources import StreamRequest, can_continue, records_from
 from streamstores.http.sse import begins_inside, sse_event, sse_of
 from streamstores.runs import RunFollower, Runs, Source, TooManyRuns
@@ -222,7 +222,7 @@ class ResumableChat:
         yield sse_event("stream-id", stream_id)
         try:
             while batch := batch or await follower.batch():
-                for part in _parts(batch):
+                for part in in_parts(batch, _SEND_BYTES):
                     yield self._encoder.encode(part, text_as_json)
                 batch = []
         except StreamStoreError as exc:
@@ -297,24 +297,6 @@ class _Encoder:
             self._last = (part[0], text_as_json)
             self._encoded = sse_of(part, text_as_json=text_as_json)
         return self._encoded
-
-
-def _parts(batch: list[Record]) -> Iterator[list[Record]]:
-    """A batch in parts of about `_SEND_BYTES`, so that a client that does not read has only
-    that much encoded for it."""
-    if len(batch) == 1:  # as it mostly is, live
-        yield batch
-        return
-    part: list[Record] = []
-    size = 0
-    for record in batch:
-        part.append(record)
-        size += len(record.data)
-        if size >= _SEND_BYTES:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
 
 
 def _ending(info: StreamInfo) -> bytes:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from typing import Any
 
 from starlette.types import Receive, Send
 
 from streamstores.http.sse import sse_event
+from streamstores.store import Record
 
-__all__ = ["event_stream_headers", "send_events"]
+__all__ = ["event_stream_headers", "in_parts", "send_events"]
 
 _PING = sse_event("ping")
 _BYTES_A_TURN = 65_536  # to one client, before the others have theirs
@@ -66,6 +67,24 @@ async def send_events(
     if not _was_completed(pump) and not has_left:
         with suppress(OSError, asyncio.TimeoutError):
             await asyncio.wait_for(line.end(), _LAST_SECONDS)
+
+
+def in_parts(records: list[Record], size: int) -> Iterator[list[Record]]:
+    """The records in parts of about `size` bytes, so that a client that does not read has only
+    that much encoded for it."""
+    if len(records) == 1:  # as it mostly is, live
+        yield records
+        return
+    part: list[Record] = []
+    left = size
+    for record in records:
+        part.append(record)
+        left -= len(record.data)
+        if left <= 0:
+            yield part
+            part, left = [], size
+    if part:
+        yield part
 
 
 def _was_completed(pump: asyncio.Future[None]) -> bool:

@@ -22,7 +22,7 @@ from streamstores.http.durable.content import Content
 from streamstores.http.durable.expiring import kept_alive
 from streamstores.http.durable.offsets import format_offset, next_cursor
 from streamstores.http.durable.reading import Reader, same_stream
-from streamstores.http.sending import send_events
+from streamstores.http.sending import in_parts, send_events
 from streamstores.store import Page, Record, State, StreamInfo, StreamStore
 
 __all__ = ["LiveReader"]
@@ -126,7 +126,7 @@ class _Line:
 
     def events(self, info: StreamInfo, records: list[Record]) -> Iterator[bytes]:
         """The events for what came; with nothing, the one that says how the stream is."""
-        for part in _parts(records):
+        for part in in_parts(records, _EVENT_BYTES) if records else ([],):
             end = part[-1].end if part else info.tail
             is_end = end == info.tail
             is_closed = is_end and info.state is not State.STREAMING
@@ -172,17 +172,3 @@ class _Line:
         self._shared[key] = made
         if len(self._shared) > _SHARED_EVENTS:
             del self._shared[next(iter(self._shared))]
-
-
-def _parts(records: list[Record]) -> Iterator[list[Record]]:
-    """The records in parts of about `_EVENT_BYTES`; where there are none, one part without."""
-    part: list[Record] = []
-    size = 0
-    for record in records:
-        part.append(record)
-        size += len(record.data)
-        if size >= _EVENT_BYTES:
-            yield part
-            part, size = [], 0
-    if part or not records:
-        yield part
