@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from streamstores import MemoryStreamStore
+import pytest
+
+from streamstores import LimitExceeded, Limits, MemoryStreamStore
 from streamstores.conformance import contract_tests, model_tests
 
 test_contract = contract_tests(MemoryStreamStore)
 test_model = model_tests(MemoryStreamStore)
+
+
+async def test_a_chunk_over_what_an_append_takes_is_refused_alone_too():
+    async with MemoryStreamStore(limits=Limits(append_bytes=10)) as store:
+        await store.create("a")
+        with pytest.raises(LimitExceeded):
+            await store.append("a", b"x" * 11)
+        assert (await store.append("a", b"x" * 10)).tail == 10

@@ -59,7 +59,7 @@ class MemoryStreamStore:
 
     def __init__(self, *, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
-        self._record_bytes = self.limits.record_bytes
+        self._chunk_bytes = min(self.limits.record_bytes, self.limits.append_bytes)
         self._streams: dict[str, _Stream] = {}
         self._wakeups = Wakeups()
         self._closed = False
@@ -138,7 +138,7 @@ class MemoryStreamStore:
         if stream is None or type(chunk) is not bytes:
             return None
         before = stream.info
-        if before.state is not _STREAMING or not 0 < len(chunk) <= self._record_bytes:
+        if before.state is not _STREAMING or not 0 < len(chunk) <= self._chunk_bytes:
             return None
         if version is not None and (type(version) is not int or version != before.version):
             return None
