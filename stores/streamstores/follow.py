@@ -181,7 +181,8 @@ class Follower:
             self._leave()
             return []  # joins afresh, and reads once more: only a later read can start a tail
         self.info = page.info
-        tail.offer(page.info, page.records, page.next_offset)
+        if not tail.offer(page.info, page.records, page.next_offset):
+            tail.noticed()  # else who is live would wait for a notice to read the rest
         number = tail.number_of(page.next_offset)
         if number is not None:
             self._live = True

@@ -9,6 +9,7 @@ import pytest
 
 from streamstores import (
     InvalidRequest,
+    Limits,
     MemoryStreamStore,
     ProducerLost,
     SQLiteStreamStore,
@@ -276,3 +277,18 @@ async def test_a_namesake_in_another_process_is_not_read_from_the_shared_records
 def test_wrong_arguments_are_refused_at_once(arguments):
     with pytest.raises(InvalidRequest):
         follow(MemoryStreamStore(), "a", **arguments)
+
+
+async def test_pages_that_a_newcomer_found_first_are_read_on_at_once():
+    """The notice is lost and the poll far away: a newcomer's own read shows the others the
+    first page of a last word, and somebody has to read the rest."""
+    size = 1_048_576
+    async with MemoryStreamStore(limits=Limits(poll_interval=3600)) as store:
+        store._wakeups.committed = lambda *args: None
+        await store.create("a", b"0")
+        [waiting] = await started(store, "a", 1, offset=1)
+        await _until_all_wait("a", store, 1)
+        await store.append("a", *[b"x" * size] * 3, state="done")
+        newcomer = asyncio.create_task(collect(follow(store, "a", 1)))
+        both = await asyncio.wait_for(asyncio.gather(waiting, newcomer), 20)
+        assert [len(data) for data in both] == [3 * size] * 2
