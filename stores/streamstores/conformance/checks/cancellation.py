@@ -167,6 +167,7 @@ async def check_a_cancelled_wait_hurts_no_other(harness: Harness) -> None:
     changed = await store.append(stream_id, b"x")
     infos = await within(PATIENCE.prompt, asyncio.gather(*waiters[1::2]), "the other waiters")
     equal({each.version for each in infos}, {changed.version}, "versions seen")
+    await within(PATIENCE.prompt, asyncio.wait(waiters[::2]), "the end of the cancelled ones")
     equal([waiter.cancelled() for waiter in waiters[::2]], [True] * 20, "cancelled waiters")
 
 
