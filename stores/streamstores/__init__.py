@@ -24,8 +24,8 @@ from streamstores.errors import (
 )
 from streamstores.follow import Follower, follow
 from streamstores.limits import Limits
-from streamstores.opening import load_class, open_store
 from streamstores.store import Page, Record, State, StreamInfo, StreamStore
+from streamstores.store_urls import load_class, open_store
 from streamstores.writer import StreamWriter
 
 if TYPE_CHECKING:

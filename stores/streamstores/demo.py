@@ -36,8 +36,8 @@ from streamstores.models import (
     openai_model,
     text_source,
 )
-from streamstores.opening import open_store
 from streamstores.store import StreamStore
+from streamstores.store_urls import open_store
 
 __all__ = ["Choice", "DemoError", "choose_model", "create_demo", "create_handler", "run_demo"]
 

@@ -1,8 +1,8 @@
 """Following a stream: replay from an offset, then live, to its end.
 
 `Follower` is what a reader holds. The followers of one stream in one process share a
-`Tail`: one task that reads what is new, and the records it read last. So N followers cost
-one backend read a change, and none where this process itself appends.
+`SharedReader`: one task that reads what is new, and the records it read last. So N
+followers cost one backend read a change, and none where this process itself appends.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from streamstores._tail import Tail, read_on
-from streamstores._wakeups import is_namesake
+from streamstores._shared_reader import SharedReader, read_on
+from streamstores.changes import is_namesake
 from streamstores.errors import ProducerLost, StreamNotFound
 from streamstores.limits import check_offset, check_seconds
 from streamstores.store import Record, State, StreamInfo, StreamStore
@@ -76,7 +76,7 @@ class Follower:
         self._store = store
         self._producer_timeout = producer_timeout
         self._is_lost = is_lost
-        self._tail: Tail | None = None
+        self._tail: SharedReader | None = None
         self._next = 0  # number of the next record in the tail, valid while live
         self._live = False
         self._finished = False
@@ -159,7 +159,7 @@ class Follower:
         await self.aclose()
         return []
 
-    def _take_shared(self, tail: Tail) -> list[Record]:
+    def _take_shared(self, tail: SharedReader) -> list[Record]:
         """What the tail has for this follower, which may be no longer all."""
         shared = tail.records_from(self._next)
         if shared is None:
@@ -189,7 +189,7 @@ class Follower:
             self._next = number
         return page.records
 
-    def _has_ended(self, tail: Tail) -> bool:
+    def _has_ended(self, tail: SharedReader) -> bool:
         """Whether no record will follow; raises where that is not as it should be."""
         if tail.failure is not None:
             raise tail.failure.with_traceback(None)
@@ -200,7 +200,7 @@ class Follower:
             raise ProducerLost(info, 0.0)
         return False
 
-    async def _check_producer(self, tail: Tail) -> None:
+    async def _check_producer(self, tail: SharedReader) -> None:
         """Raise `ProducerLost` where the silence was too long for this follower."""
         timeout = self._producer_timeout
         if timeout is None or not tail.is_silent_for(timeout):
@@ -212,8 +212,8 @@ class Follower:
             raise ProducerLost(info, timeout)
         tail.noticed()
 
-    def _join(self) -> Tail:
-        self._tail = Tail.join(self._store, self.stream_id)
+    def _join(self) -> SharedReader:
+        self._tail = SharedReader.join(self._store, self.stream_id)
         return self._tail
 
     def _leave(self) -> None:

@@ -9,8 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from streamstores._rules import check_mutation
-from streamstores._wakeups import Bell
+from streamstores.changes import Bell
 from streamstores.errors import (
     Conflict,
     InvalidRequest,
@@ -20,6 +19,7 @@ from streamstores.errors import (
     StreamStoreError,
 )
 from streamstores.limits import check_seconds
+from streamstores.mutations import check_mutation
 from streamstores.store import State, StateLike, StreamInfo, StreamStore
 
 __all__ = ["StreamWriter"]

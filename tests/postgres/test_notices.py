@@ -70,7 +70,7 @@ async def followed(store: PostgresStreamStore, ids: list[str], each: int) -> lis
     ]
 
     async def all_watch() -> bool:
-        return set(store._wakeups.watched) >= set(ids)
+        return set(store.changes.subscribed_ids) >= set(ids)
 
     await until(all_watch)
     return tasks
@@ -84,7 +84,7 @@ async def hears(
     following = asyncio.ensure_future(follower.__anext__())
 
     async def is_watched() -> bool:
-        return stream_id in store._wakeups.watched
+        return stream_id in store.changes.subscribed_ids
 
     await until(is_watched)
     await producer.append(stream_id, b"live")
@@ -150,13 +150,13 @@ async def test_what_this_process_appends_costs_its_own_followers_no_read(
 def reads_before_each_look(store: Counting, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many reads there had been whenever all watchers were told to look."""
     looks: list[int] = []
-    noticed_all = store._wakeups.noticed_all
+    noticed_all = store.changes.noticed_all
 
     def look() -> None:
         looks.append(store.reads)
         noticed_all()
 
-    monkeypatch.setattr(store._wakeups, "noticed_all", look)
+    monkeypatch.setattr(store.changes, "noticed_all", look)
     return looks
 
 
@@ -265,7 +265,7 @@ async def test_more_changes_than_the_outbox_holds_wake_everybody():
     sender, receiver = notices.Notices(None, "c"), notices.Notices(None, "c")
     for number in range(notices.OUTBOX + 1):
         sender.changed(f"{number}")
-    with receiver.wakeups.watch("0") as first:
+    with receiver.wakeups.subscribe("0") as first:
         for payload in sender._payloads(sender._outbox):
             receiver._heard(None, 0, "c", payload)
         assert await first.wait(0)

@@ -18,7 +18,7 @@ from streamstores import (
     StreamWriter,
     follow,
 )
-from streamstores._tail import Tail
+from streamstores._shared_reader import SharedReader
 from tests.redis.helpers import (
     calls,
     eventually,
@@ -54,7 +54,7 @@ async def test_what_another_process_appends_costs_its_followers_no_read(server):
             info = await store.append("a", *some)
         await eventually(lambda: _has_known(other, "a", info))
         assert calls(server, "evalsha") - before == 100
-        assert Tail._tails[id(other), "a"].info == info
+        assert SharedReader._readers[id(other), "a"].info == info
         await store.mark_done("a")
         expected = b"".join(b"".join(some) for some in chunks)
         assert await asyncio.gather(*tasks) == [expected] * MANY
@@ -108,12 +108,10 @@ async def test_a_lost_notice_costs_one_read_and_nothing_is_lost_or_doubled(serve
         task = asyncio.create_task(everything(follow(other, "a")))
         await _watching(server, 1)
         before = calls(server, "evalsha")
-        heard = other._wakeups.appended
+        heard = other.changes.appended
         for number in range(20):
             if number == 10:
-                other._wakeups.appended = lambda *args: setattr(
-                    other._wakeups, "appended", heard
-                )
+                other.changes.appended = lambda *args: setattr(other.changes, "appended", heard)
             info = await store.append("a", b"%d " % number)
             if number != 10:
                 await eventually(lambda info=info: _has_known(other, "a", info))
@@ -290,7 +288,7 @@ async def _watching(server: Server, count: int) -> None:
 
 async def _has_known(store: RedisStreamStore, stream_id: str, info: StreamInfo) -> bool:
     """Whether the followers of the stream know of this change."""
-    return Tail._tails[id(store), stream_id].info.version >= info.version
+    return SharedReader._readers[id(store), stream_id].info.version >= info.version
 
 
 async def _has_length(items: list[str], length: int) -> bool:

@@ -158,7 +158,7 @@ async def test_followers_beside_their_producer_cost_nothing(place: Place) -> Non
     store, wire = await place.wired()
     await store.create("a")
     followers = [asyncio.create_task(_collect(follow(store, "a"))) for _ in range(5)]
-    while len(store._wakeups.watched) < 1 or not wire.count(GET):
+    while len(store.changes.subscribed_ids) < 1 or not wire.count(GET):
         await asyncio.sleep(0.01)
     wire.forget()
     for _ in range(20):

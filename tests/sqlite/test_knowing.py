@@ -168,7 +168,7 @@ async def test_more_streams_than_are_known_lose_nothing(store, monkeypatch):
 
 async def test_a_watcher_hears_of_every_change_of_a_stream_at_the_top(store, other):
     info = await store.create("a")
-    with other._wakeups.watch("a"):  # the watcher does not begin anew between the waits
+    with other.changes.subscribe("a"):  # the watcher does not begin anew between the waits
         for _ in range(5):
             heard = asyncio.create_task(other.wait("a", version=info.version, timeout=10))
             await watched(other, "a")
@@ -216,7 +216,7 @@ async def test_a_watcher_says_once_what_changed(store, other):
     heard: list[tuple[str, int]] = []
     await store.create("quiet")
     busy = await store.create("busy")
-    with other._wakeups.watch("quiet"), other._wakeups.watch("busy"):
+    with other.changes.subscribe("quiet"), other.changes.subscribe("busy"):
         await follow_on(store, other)  # perhaps by the first look, which says "anything"
         await follow_on(store, other)
         on_changes = other._on_changes
@@ -275,7 +275,7 @@ async def follow_on(store: SQLiteStreamStore, other: SQLiteStreamStore) -> None:
 
 async def watched(store: SQLiteStreamStore, stream_id: str) -> None:
     """Until a wait for the stream has asked and sleeps, and the watcher looks."""
-    while stream_id not in store._wakeups.watched:
+    while stream_id not in store.changes.subscribed_ids:
         await asyncio.sleep(0)
     await store.info(stream_id)  # one reader: behind the question of the wait
 

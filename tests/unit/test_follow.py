@@ -18,7 +18,7 @@ from streamstores import (
     StreamNotFound,
     follow,
 )
-from streamstores._tail import RECENT_BYTES, Tail
+from streamstores._shared_reader import RECENT_BYTES, SharedReader
 from tests.wrapping import Counting, Wrapping
 
 
@@ -43,7 +43,7 @@ async def test_many_followers_cost_one_read_a_change():
     for n in range(10):
         before = store.calls["read"]
         info = await store.append("a", b"x")
-        tail = Tail._tails[id(store), "a"]
+        tail = SharedReader._readers[id(store), "a"]
         while tail.info.version < info.version:
             await asyncio.sleep(0)
         assert store.calls["read"] == before + 1, n
@@ -77,7 +77,7 @@ async def test_a_follower_that_is_behind_reads_for_itself_and_misses_nothing():
     for n in range(60):
         await store.append("a", bytes([n]), chunk)
         await asyncio.sleep(0)
-    tail = Tail._tails[id(store), "a"]
+    tail = SharedReader._readers[id(store), "a"]
     kept = sum(len(record.data) for record in tail._records)
     assert kept <= 2 * RECENT_BYTES + 2 * len(chunk)
     await store.mark_done("a")
@@ -102,7 +102,7 @@ async def test_a_read_that_a_local_commit_overtakes_is_not_taken_for_a_namesakes
     await store.create("a", b"1")
     [task] = await started(store, "a", 1)
     store.gate = asyncio.Event()
-    store._wakeups.noticed("a")  # the shared reader asks, and is kept waiting
+    store.changes.noticed("a")  # the shared reader asks, and is kept waiting
     await asyncio.sleep(0)
     await store.append("a", b"2", state="done")
     store.gate.set()
@@ -120,8 +120,8 @@ async def test_nothing_is_kept_when_the_followers_have_left():
     del abandoned
     await asyncio.sleep(0)  # a task's last exception outlives it by one turn of the loop
     gc.collect()
-    assert (id(store), "a") not in Tail._tails
-    assert store._wakeups.watched == []
+    assert (id(store), "a") not in SharedReader._readers
+    assert store.changes.subscribed_ids == []
     await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) == 1
 
@@ -186,7 +186,7 @@ async def test_a_heartbeat_that_no_notice_told_of_is_found_before_the_verdict():
     class Deaf(MemoryStreamStore):
         def __init__(self):
             super().__init__()
-            self._wakeups.committed = lambda *args: None
+            self.changes.committed = lambda *args: None
 
     store = Deaf()
     info = await store.create("a")
@@ -248,7 +248,7 @@ async def test_each_follower_waits_out_its_own_timeout():
 
 async def _until_all_wait(stream_id, store, count):
     while True:
-        tail = Tail._tails.get((id(store), stream_id))
+        tail = SharedReader._readers.get((id(store), stream_id))
         if tail is not None and len(tail._waiters) == count:
             return tail
         await asyncio.sleep(0)
@@ -284,7 +284,7 @@ async def test_pages_that_a_newcomer_found_first_are_read_on_at_once():
     first page of a last word, and somebody has to read the rest."""
     size = 1_048_576
     async with MemoryStreamStore(limits=Limits(poll_interval=3600)) as store:
-        store._wakeups.committed = lambda *args: None
+        store.changes.committed = lambda *args: None
         await store.create("a", b"0")
         [waiting] = await started(store, "a", 1, offset=1)
         await _until_all_wait("a", store, 1)

@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 
 from streamstores import MemoryStreamStore, StreamInfo, StreamNotFound, follow
-from streamstores._rules import records_of
-from streamstores._tail import Tail
-from streamstores._wakeups import Wakeups
+from streamstores._shared_reader import SharedReader
+from streamstores.changes import Changes
+from streamstores.mutations import records_of
 from tests.wrapping import Wrapping
 
 
@@ -22,7 +22,7 @@ class Elsewhere(Wrapping):
 
     def __init__(self) -> None:
         super().__init__()
-        self._wakeups = Wakeups()
+        self.changes = Changes()
         self.reads = 0
         self.gate = asyncio.Event()
         self.gate.set()
@@ -35,11 +35,11 @@ class Elsewhere(Wrapping):
 
     def tell(self, info: StreamInfo, *chunks: bytes) -> None:
         records = records_of(chunks, info.tail) if chunks else []
-        self._wakeups.appended(info.id, info.version, records, info.ttl, info.expires_at)
+        self.changes.appended(info.id, info.version, records, info.ttl, info.expires_at)
 
     @property
     def known(self) -> StreamInfo:
-        return Tail._tails[id(self), "a"].info
+        return SharedReader._readers[id(self), "a"].info
 
 
 @pytest_asyncio.fixture
@@ -72,7 +72,7 @@ async def settled() -> None:
 
 async def ended(store: Elsewhere, task: asyncio.Task[bytes]) -> bytes:
     info = await store.mark_done("a")
-    store._wakeups.noticed("a", info.version)
+    store.changes.noticed("a", info.version)
     return await task
 
 
@@ -125,7 +125,7 @@ async def test_a_notice_that_comes_again_or_late_changes_nothing(store):
 async def test_a_read_that_notices_overtake_takes_nothing_back(store):
     task = await following(store)
     store.gate.clear()
-    store._wakeups.noticed("a")  # the shared reader asks, and is kept waiting
+    store.changes.noticed("a")  # the shared reader asks, and is kept waiting
     await settled()
     for chunk in (b"1", b"2"):
         store.tell(await store.append("a", chunk), chunk)
@@ -140,7 +140,7 @@ async def test_a_read_that_is_ahead_of_the_notices_makes_them_old(store):
     task = await following(store)
     told = [(await store.append("a", chunk), chunk) for chunk in (b"1", b"2", b"3")]
     store.gate.clear()
-    store._wakeups.noticed("a")
+    store.changes.noticed("a")
     await settled()
     store.tell(*told[0])
     store.gate.set()
@@ -181,7 +181,7 @@ async def test_one_who_waits_is_woken_by_a_notice_that_brings_records():
         calls["info"] += 1
         return await store.info(stream_id)
 
-    wakeups = Wakeups()
+    wakeups = Changes()
     waiting = asyncio.create_task(
         wakeups.wait(ask, "a", version=info.version, timeout=60, poll_interval=60)
     )

@@ -1,1 +1,1 @@
-"""The stores, one file each; `streamstores.opening` is their only importer."""
+"""The stores, one file each; `streamstores.store_urls` is their only importer."""

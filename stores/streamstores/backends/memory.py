@@ -11,7 +11,15 @@ from datetime import datetime, timedelta, timezone
 from itertools import accumulate
 
 from streamstores import limits as bounds
-from streamstores._rules import (
+from streamstores.changes import Changes
+from streamstores.errors import (
+    InvalidRequest,
+    OffsetOutOfRange,
+    StreamExists,
+    StreamNotFound,
+)
+from streamstores.limits import Limits
+from streamstores.mutations import (
     Mutation,
     changes_nothing,
     check_end_state,
@@ -23,14 +31,6 @@ from streamstores._rules import (
     records_of,
     refuse,
 )
-from streamstores._wakeups import Wakeups
-from streamstores.errors import (
-    InvalidRequest,
-    OffsetOutOfRange,
-    StreamExists,
-    StreamNotFound,
-)
-from streamstores.limits import Limits
 from streamstores.store import Page, Record, State, StateLike, StreamInfo
 
 __all__ = ["MemoryStreamStore"]
@@ -61,7 +61,7 @@ class MemoryStreamStore:
         self.limits = limits or Limits()
         self._chunk_bytes = min(self.limits.record_bytes, self.limits.append_bytes)
         self._streams: dict[str, _Stream] = {}
-        self._wakeups = Wakeups()
+        self.changes = Changes()
         self._closed = False
         # (time, id), at least one entry for each stream that expires, at its end or before.
         self._ends: list[tuple[datetime, str]] = []
@@ -107,7 +107,7 @@ class MemoryStreamStore:
         stream = self._streams[stream_id] = _Stream(info)
         _extend(stream, chunks, 0)
         self._remember_end(info)
-        self._wakeups.noticed(stream_id)
+        self.changes.noticed(stream_id)
         return info
 
     async def append(
@@ -148,8 +148,8 @@ class MemoryStreamStore:
         info = stream.info = grown(before, len(chunk), now)
         stream.chunks.append(chunk)
         stream.ends.append(info.tail)
-        if stream_id in self._wakeups.watches:
-            self._wakeups.committed(info, records_of(chunks, info.tail))
+        if stream_id in self.changes.subscriptions:
+            self.changes.committed(info, records_of(chunks, info.tail))
         return info
 
     def _apply(self, stream: _Stream, mutation: Mutation) -> StreamInfo:
@@ -159,7 +159,7 @@ class MemoryStreamStore:
         before = stream.info
         info = stream.info = mutated(before, mutation, _now())
         _extend(stream, mutation.chunks, before.tail)
-        self._wakeups.committed(info, records_of(mutation.chunks, info.tail))
+        self.changes.committed(info, records_of(mutation.chunks, info.tail))
         return info
 
     async def mark_done(
@@ -190,7 +190,7 @@ class MemoryStreamStore:
 
     async def wait(self, stream_id: str, *, version: int, timeout: float) -> StreamInfo:
         bounds.check_seconds(timeout, "timeout")
-        return await self._wakeups.wait(
+        return await self.changes.wait(
             self.info,
             stream_id,
             version=bounds.check_version(version),
@@ -239,7 +239,7 @@ class MemoryStreamStore:
 
     async def aclose(self) -> None:
         self._closed = True
-        self._wakeups.close()
+        self.changes.close()
         self._streams.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -275,7 +275,7 @@ class MemoryStreamStore:
 
     def _end(self, stream_id: str) -> None:
         del self._streams[stream_id]
-        self._wakeups.noticed(stream_id)
+        self.changes.noticed(stream_id)
 
     def _remember_end(self, info: StreamInfo) -> None:
         """Note when to look at a stream's end. Sliding ends are pushed once and looked up

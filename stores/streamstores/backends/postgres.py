@@ -15,16 +15,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from streamstores import limits as bounds
-from streamstores._rules import (
-    Mutation,
-    changes_nothing,
-    check_end_state,
-    check_mutation,
-    check_state,
-    records_at,
-    records_of,
-    refuse,
-)
 from streamstores.backends._postgres.connecting import (
     DURABILITY,
     Database,
@@ -45,6 +35,16 @@ from streamstores.errors import (
     StreamNotFound,
 )
 from streamstores.limits import Limits
+from streamstores.mutations import (
+    Mutation,
+    changes_nothing,
+    check_end_state,
+    check_mutation,
+    check_state,
+    records_at,
+    records_of,
+    refuse,
+)
 from streamstores.store import Page, Record, State, StateLike, StreamInfo
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class PostgresStreamStore:
             interval = _POLLING_SECONDS if poll_interval is None else poll_interval
             notices = Polling(self._database, self._sql.changed, interval)
         self._notices = notices
-        self._wakeups = notices.wakeups
+        self.changes = notices.changes
 
     @classmethod
     def from_url(cls, url: str) -> PostgresStreamStore:
@@ -181,7 +181,7 @@ class PostgresStreamStore:
     def _created(self, info: StreamInfo, *, is_new: bool) -> StreamInfo:
         if not is_new:
             raise StreamExists(f"stream {info.id!r} exists", info)
-        self._wakeups.noticed(info.id)
+        self.changes.noticed(info.id)
         return info
 
     async def append(
@@ -204,7 +204,7 @@ class PostgresStreamStore:
             info = _info(stream_id, row)
             if row["applied"]:
                 self._notices.committed(info)
-                self._wakeups.committed(info, records_of(mutation.chunks, info.tail))
+                self.changes.committed(info, records_of(mutation.chunks, info.tail))
                 return info
             if changes_nothing(info, mutation):
                 return info
@@ -243,7 +243,7 @@ class PostgresStreamStore:
 
     async def wait(self, stream_id: str, *, version: int, timeout: float) -> StreamInfo:
         bounds.check_seconds(timeout, "timeout")
-        return await self._wakeups.wait(
+        return await self.changes.wait(
             self.info,
             stream_id,
             version=bounds.check_version(version),
@@ -306,7 +306,7 @@ class PostgresStreamStore:
 
     async def aclose(self) -> None:
         """As the contract says. Calls in flight get `timeout` seconds to end."""
-        self._wakeups.close()
+        self.changes.close()
         await self._database.refuse()
         await self._notices.stop()
         await self._sweeper.stop()
@@ -347,7 +347,7 @@ class PostgresStreamStore:
     def _announce(self, stream_id: str) -> None:
         """Tell all who watch the stream, here and elsewhere, that it ended or may have."""
         self._notices.changed(stream_id)
-        self._wakeups.noticed(stream_id)
+        self.changes.noticed(stream_id)
 
 
 def _arguments(mutation: Mutation) -> tuple[object, ...]:

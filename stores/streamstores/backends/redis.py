@@ -13,22 +13,13 @@ from typing import Any
 from redis.exceptions import MovedError, RedisError, ResponseError
 
 from streamstores import limits as bounds
-from streamstores._rules import (
-    Mutation,
-    changes_nothing,
-    check_end_state,
-    check_mutation,
-    check_state,
-    records_of,
-    refuse,
-)
-from streamstores._wakeups import is_namesake
 from streamstores.backends._redis import scripts
 from streamstores.backends._redis.connecting import Source
 from streamstores.backends._redis.line import Handle, NotSent, ReplyLost
 from streamstores.backends._redis.links import Client, Links
 from streamstores.backends._redis.notices import Notices
 from streamstores.backends._redis.settings import settings_of
+from streamstores.changes import is_namesake
 from streamstores.errors import (
     CorruptData,
     InvalidRequest,
@@ -39,6 +30,15 @@ from streamstores.errors import (
     StreamNotFound,
 )
 from streamstores.limits import Limits
+from streamstores.mutations import (
+    Mutation,
+    changes_nothing,
+    check_end_state,
+    check_mutation,
+    check_state,
+    records_of,
+    refuse,
+)
 from streamstores.store import Page, State, StateLike, StreamInfo
 
 __all__ = ["RedisStreamStore"]
@@ -108,7 +108,7 @@ class RedisStreamStore:
         self._settle = settings.settle
         self._links = links = Links(settings.client, settings.owned, settings.timeout)
         self._notices = Notices(links, self._keys.info)
-        self._wakeups = self._notices.wakeups
+        self.changes = self._notices.changes
         self._is_closed = False
 
     @classmethod
@@ -138,7 +138,7 @@ class RedisStreamStore:
             code, info = self._parse(stream_id, reply)
             if code != b"1":
                 raise StreamExists(f"stream {stream_id!r} exists", info)
-            self._wakeups.noticed(stream_id)
+            self.changes.noticed(stream_id)
             return info
 
         info: StreamInfo = await self._mutate(
@@ -178,7 +178,7 @@ class RedisStreamStore:
     def _take_append(self, stream_id: str, mutation: Mutation, reply: bytes) -> StreamInfo:
         code, info = self._parse(stream_id, reply)
         if code == b"1":
-            self._wakeups.committed(info, records_of(mutation.chunks, info.tail))
+            self.changes.committed(info, records_of(mutation.chunks, info.tail))
         elif not changes_nothing(info, mutation):
             refuse(info, mutation)
             raise CorruptData(f"stream {stream_id!r} refuses an append without a reason")
@@ -245,7 +245,7 @@ class RedisStreamStore:
         version = bounds.check_version(version)
         if timeout == 0:
             return await self.info(stream_id)  # without a subscription
-        return await self._wakeups.wait(
+        return await self.changes.wait(
             self.info,
             stream_id,
             version=version,
@@ -273,7 +273,7 @@ class RedisStreamStore:
         def take(reply: bytes) -> StreamInfo:
             code, info = self._parse(stream_id, reply)
             if code == b"2":
-                self._wakeups.noticed(stream_id)
+                self.changes.noticed(stream_id)
             return info
 
         info: StreamInfo = await self._mutate(
@@ -287,7 +287,7 @@ class RedisStreamStore:
         def take(reply: bytes) -> None:
             if not reply:
                 raise StreamNotFound(stream_id)
-            self._wakeups.noticed(stream_id)
+            self.changes.noticed(stream_id)
 
         await self._mutate(scripts.DELETE, stream_id, handle=take)
 
@@ -317,7 +317,7 @@ class RedisStreamStore:
         if self._is_closed:
             return
         self._is_closed = True
-        self._wakeups.close()
+        self.changes.close()
         await self._notices.aclose()
         await self._links.aclose()
 

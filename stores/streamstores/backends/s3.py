@@ -10,8 +10,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from streamstores import limits as bounds
-from streamstores._rules import check_end_state, check_mutation, check_state
-from streamstores._wakeups import Wakeups
 from streamstores.backends._s3 import options as s3_options
 from streamstores.backends._s3.calendar import Calendar
 from streamstores.backends._s3.commits import Commits, Delete
@@ -25,6 +23,7 @@ from streamstores.backends._s3.streams import Known, Moved, Streams
 from streamstores.backends._s3.sweeping import Sweeper
 from streamstores.backends._s3.tasks import Tasks
 from streamstores.backends._s3.transport import Bucket
+from streamstores.changes import Changes
 from streamstores.errors import (
     InvalidRequest,
     OffsetOutOfRange,
@@ -32,6 +31,7 @@ from streamstores.errors import (
     StreamNotFound,
 )
 from streamstores.limits import Limits
+from streamstores.mutations import check_end_state, check_mutation, check_state
 from streamstores.store import Page, State, StateLike, StreamInfo
 
 __all__ = ["S3StreamStore"]
@@ -83,10 +83,10 @@ class S3StreamStore:
         def on_watched(stream_id: str, is_watched: bool) -> None:  # without the store
             pollers.watched(stream_id, is_watched)
 
-        self._wakeups = Wakeups(on_watched)
-        self._streams = streams = Streams(bucket, keys, self._wakeups, options.grace)
+        self.changes = Changes(on_watched)
+        self._streams = streams = Streams(bucket, keys, self.changes, options.grace)
         self._pollers = pollers = Pollers(
-            streams, self._wakeups, options.poll_min, options.poll_max
+            streams, self.changes, options.poll_min, options.poll_max
         )
         calendar = Calendar(bucket, keys, options.grace)
         heads = Heads(streams, bucket, keys, calendar)
@@ -137,7 +137,7 @@ class S3StreamStore:
         known = await asyncio.shield(beginning)
         if known.is_final:
             self._packer.soon(stream_id)
-        self._wakeups.noticed(stream_id)
+        self.changes.noticed(stream_id)
         return info
 
     async def append(
@@ -195,7 +195,7 @@ class S3StreamStore:
         version = bounds.check_version(version)
         bounds.check_stream_id(stream_id, self.limits)
         await self._open()
-        return await self._wakeups.wait(
+        return await self.changes.wait(
             self.info,
             stream_id,
             version=version,
@@ -260,7 +260,7 @@ class S3StreamStore:
         if self._is_closed:
             return
         self._is_closed = True
-        self._wakeups.close()
+        self.changes.close()
         await self._stop_housekeeping()
         await self._pollers.aclose()
         await self._commits.aclose()

@@ -18,15 +18,15 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import aiosqlite
 
 from streamstores import limits as bounds
-from streamstores._rules import check_end_state, check_mutation, check_state, records_of
-from streamstores._wakeups import Bell, Wakeups
 from streamstores.backends._sqlite import database, reading, writing
 from streamstores.backends._sqlite.database import Settings
 from streamstores.backends._sqlite.thread import Commit, connected, send, submit
-from streamstores.backends._sqlite.watcher import Changes, Watcher
+from streamstores.backends._sqlite.watcher import FileChanges, Watcher
 from streamstores.backends._sqlite.writing import Operation, Outcome, Transaction, Writer
+from streamstores.changes import Bell, Changes
 from streamstores.errors import InvalidRequest, StreamStoreError
 from streamstores.limits import Limits
+from streamstores.mutations import check_end_state, check_mutation, check_state, records_of
 from streamstores.store import Page, State, StateLike, StreamInfo
 
 __all__ = ["SQLiteStreamStore"]
@@ -92,7 +92,7 @@ class SQLiteStreamStore:
         self._settings = Settings(path, durability, busy_timeout)
         self._watch_interval = watch_interval
         self._reader_count = readers
-        self._wakeups = Wakeups(self._on_watched)
+        self.changes = Changes(self._on_watched)
         self._readers: list[aiosqlite.Connection] = []
         self._next_reader = 0
         self._opening: asyncio.Task[None] | None = None
@@ -174,7 +174,7 @@ class SQLiteStreamStore:
 
     async def wait(self, stream_id: str, *, version: int, timeout: float) -> StreamInfo:
         bounds.check_seconds(timeout, "timeout")
-        return await self._wakeups.wait(
+        return await self.changes.wait(
             self.info,
             stream_id,
             version=bounds.check_version(version),
@@ -224,7 +224,7 @@ class SQLiteStreamStore:
 
     async def aclose(self) -> None:
         self._is_closed = True
-        self._wakeups.close()
+        self.changes.close()
         if self._housekeeper is not None:
             self._housekeeper.cancel()
         if self._opening is not None:
@@ -274,7 +274,7 @@ class SQLiteStreamStore:
         self._watcher = Watcher(
             self._settings, self._watch_interval, weakref.WeakMethod(self._on_changes)
         )
-        self._watcher.set_watched(bool(self._wakeups.watched))
+        self._watcher.set_watched(bool(self.changes.subscribed_ids))
         self._housekeeper = asyncio.create_task(_keep_house(weakref.ref(self), self._rubbish))
         self._writer = self._readers.pop(0)
 
@@ -338,13 +338,13 @@ class SQLiteStreamStore:
             return exc
 
     def _has_grown(self, chunks: tuple[bytes, ...], info: StreamInfo) -> None:
-        self._wakeups.committed(info, records_of(chunks, info.tail))
+        self.changes.committed(info, records_of(chunks, info.tail))
 
     def _has_begun(self, info: StreamInfo) -> None:
-        self._wakeups.noticed(info.id)  # those of a namesake that expired
+        self.changes.noticed(info.id)  # those of a namesake that expired
 
     def _has_ended(self, info: StreamInfo) -> None:
-        self._wakeups.noticed(info.id)
+        self.changes.noticed(info.id)
         self._rubbish.ring()
 
     def _has_new_end(self, info: StreamInfo) -> None:
@@ -353,13 +353,13 @@ class SQLiteStreamStore:
 
     def _on_watched(self, stream_id: str, watched: bool) -> None:
         if self._watcher is not None:
-            self._watcher.set_watched(watched or bool(self._wakeups.watched))
+            self._watcher.set_watched(watched or bool(self.changes.subscribed_ids))
 
-    def _on_changes(self, changes: Changes) -> None:
+    def _on_changes(self, changes: FileChanges) -> None:
         if changes.may_have_ended:
-            self._wakeups.noticed_all()
+            self.changes.noticed_all()
         for stream_id, version in changes.versions:
-            self._wakeups.noticed(stream_id, version)
+            self.changes.noticed(stream_id, version)
 
 
 class _Queued(NamedTuple):

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from streamstores._wakeups import Bell, Wakeups
 from streamstores.backends._postgres.connecting import Database, translate_errors
+from streamstores.changes import Bell, Changes
 from streamstores.errors import StoreUnavailable, StreamStoreError
 from streamstores.store import StreamInfo
 
@@ -52,7 +52,7 @@ class Notices:
     """
 
     def __init__(self, database: Database, channel: str) -> None:
-        self.wakeups = Wakeups(self._watched)
+        self.changes = Changes(self._watched)
         self._database = database
         self._channel = channel
         self._origin = secrets.token_hex(4)  # tells our own notices, which need no reading
@@ -129,7 +129,7 @@ class Notices:
                     is_listening = True
                     await connection.add_listener(self._channel, self._heard)
                     await self._check()
-                    self.wakeups.noticed_all()
+                    self.changes.noticed_all()
                 elif not await self._bell.wait(PROBE_SECONDS):
                     await connection.execute("SELECT 1")
                 await self._send(connection)
@@ -188,9 +188,9 @@ class Notices:
         for line in lines:
             version, _, stream_id = line.partition(" ")
             if stream_id == _EVERY_STREAM:
-                self.wakeups.noticed_all()
+                self.changes.noticed_all()
             else:
-                self.wakeups.noticed(stream_id, int(version) if version.isdigit() else None)
+                self.changes.noticed(stream_id, int(version) if version.isdigit() else None)
 
     def _lost(self, connection: object) -> None:
         self._echo.ring()
@@ -212,7 +212,7 @@ class Polling:
     """
 
     def __init__(self, database: Database, changed_sql: str, interval: float) -> None:
-        self.wakeups = Wakeups(self._watched)
+        self.changes = Changes(self._watched)
         self._database = database
         self._changed_sql = changed_sql
         self._interval = interval
@@ -276,4 +276,4 @@ class Polling:
                 self._known[stream_id] = version
                 has_grown = version is not None and version > (asked[stream_id] or 0)
                 # A lower one is a namesake's, which everybody has to look at.
-                self.wakeups.noticed(stream_id, version if has_grown else None)
+                self.changes.noticed(stream_id, version if has_grown else None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 
-from streamstores._wakeups import Bell
 from streamstores.backends._postgres.connecting import Database
 from streamstores.backends._postgres.schema import Statements
+from streamstores.changes import Bell
 from streamstores.errors import StreamStoreError
 
 INTERVAL = 60.0

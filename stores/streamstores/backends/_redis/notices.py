@@ -11,11 +11,11 @@ from typing import Any
 from redis.asyncio.connection import Connection
 from redis.exceptions import RedisError
 
-from streamstores._wakeups import Bell, Wakeups
 from streamstores.backends._redis.connecting import Source, disconnect, start
 from streamstores.backends._redis.links import Links
 from streamstores.backends._redis.scripts import SUBSCRIBED, Notice, news_in, notice_of
 from streamstores.backends._redis.wire import Wire
+from streamstores.changes import Bell, Changes
 
 PROBE_SECONDS = 10.0
 """After this long without a word the connection is asked whether it lives, and after as long
@@ -34,15 +34,15 @@ _IS_SHARDED = b"return redis.REDIS_VERSION_NUM and 1 or 0"  # as the scripts see
 class Notices:
     """The subscriptions of a store: of each stream that is watched, no other.
 
-    A notice wakes the watchers of its stream in `wakeups`, and so does the server's word that
+    A notice wakes the watchers of its stream in `changes`, and so does the server's word that
     a subscription holds, at first or after a lost connection: what happened before that was
     not heard, so it has to be looked up.
     """
 
     def __init__(self, links: Links, channel_of: Callable[[str], bytes]) -> None:
-        self.wakeups = Wakeups(on_watched=self._watch)
+        self.changes = Changes(on_interest=self._watch)
         self._links = links
-        links.on_break = self.wakeups.noticed_all
+        links.on_break = self.changes.noticed_all
         self._channel_of = channel_of
         self._wanted: set[str] = set()
         self._placed: dict[str, _Listener] = {}
@@ -123,9 +123,9 @@ class Notices:
             return
         news = news_in(notice.news) if notice.news else None
         if news is None or notice.version is None:
-            self.wakeups.noticed(stream_id, notice.version)
+            self.changes.noticed(stream_id, notice.version)
         else:
-            self.wakeups.appended(stream_id, notice.version, *news)
+            self.changes.appended(stream_id, notice.version, *news)
 
     def _lost(self, name: str) -> None:
         """A listener has ended: its streams need another one, perhaps elsewhere."""

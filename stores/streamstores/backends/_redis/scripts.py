@@ -12,9 +12,9 @@ from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
-from streamstores._rules import records_at
 from streamstores.errors import CorruptData
 from streamstores.limits import from_microseconds
+from streamstores.mutations import records_at
 from streamstores.store import Record, State, StreamInfo
 
 _NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})

@@ -15,9 +15,9 @@ from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from streamstores._rules import records_at
 from streamstores.errors import CorruptData
 from streamstores.limits import from_microseconds, to_microseconds
+from streamstores.mutations import records_at
 from streamstores.store import Record, State, StreamInfo
 
 OPEN = "open"

@@ -8,7 +8,6 @@ from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
-from streamstores._rules import Mutation, changes_nothing, mutated, refuse
 from streamstores.backends._s3 import blocks
 from streamstores.backends._s3.blocks import Block
 from streamstores.backends._s3.calendar import Calendar
@@ -24,6 +23,7 @@ from streamstores.errors import (
     StreamStoreError,
 )
 from streamstores.limits import Limits
+from streamstores.mutations import Mutation, changes_nothing, mutated, refuse
 from streamstores.store import StreamInfo
 
 

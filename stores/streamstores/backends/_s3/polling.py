@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from streamstores._wakeups import Wakeups
 from streamstores.backends._s3.blocks import Block
 from streamstores.backends._s3.streams import Known, Streams
+from streamstores.changes import Changes
 from streamstores.errors import StreamNotFound, StreamStoreError
 
 _GROWTH = 1.5
@@ -25,10 +25,10 @@ class Pollers:
     """
 
     def __init__(
-        self, streams: Streams, wakeups: Wakeups, shortest: float, longest: float
+        self, streams: Streams, changes: Changes, shortest: float, longest: float
     ) -> None:
         self._streams = streams
-        self._wakeups = wakeups
+        self.changes = changes
         self._shortest = shortest
         self._longest = longest
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -74,7 +74,7 @@ class Pollers:
             try:
                 known, block = await self._poll(stream_id, seen)
             except StreamNotFound:
-                self._wakeups.noticed(stream_id)
+                self.changes.noticed(stream_id)
                 known, block = None, None
             except StreamStoreError:
                 known, block = seen, None
@@ -99,7 +99,7 @@ class Pollers:
         if known is None:
             known = await self._streams.living(stream_id)
         if seen is not None and _differs(seen, known):
-            self._wakeups.noticed(stream_id)  # nobody else noticed: it was forgotten here
+            self.changes.noticed(stream_id)  # nobody else noticed: it was forgotten here
         return known, None
 
     def _next_pause(self, pause: float, block: Block | None) -> float:

@@ -8,12 +8,12 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import NamedTuple
 
-from streamstores._wakeups import Wakeups
 from streamstores.backends._s3 import blocks
 from streamstores.backends._s3.blocks import Block, Layout
 from streamstores.backends._s3.keys import Keys
 from streamstores.backends._s3.tasks import Tasks
 from streamstores.backends._s3.transport import MISSING, UNCHANGED, Answer, Bucket
+from streamstores.changes import Changes
 from streamstores.errors import StoreUnavailable, StreamNotFound, StreamStoreError
 from streamstores.store import StreamInfo
 
@@ -66,12 +66,12 @@ class Streams:
     like one that was never written.
     """
 
-    def __init__(self, bucket: Bucket, keys: Keys, wakeups: Wakeups, grace: float) -> None:
+    def __init__(self, bucket: Bucket, keys: Keys, changes: Changes, grace: float) -> None:
         self.cache = BlockCache()
         self.tasks = Tasks()
         self._bucket = bucket
         self._keys = keys
-        self._wakeups = wakeups
+        self.changes = changes
         self._trust = grace / 4
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._flights: dict[str, _Flight] = {}
@@ -226,19 +226,19 @@ class Streams:
     def _publish(self, before: Known, known: Known, block: Block | None) -> None:
         info = known.info
         if before.generation != known.generation:
-            self._wakeups.noticed(info.id)
+            self.changes.noticed(info.id)
         elif info.version != before.info.version:
             if block is not None and block.number == before.number + 1:
-                self._wakeups.committed(info, block.records())
+                self.changes.committed(info, block.records())
             else:
-                self._wakeups.noticed(info.id)
+                self.changes.noticed(info.id)
         elif _ends_earlier(info, before.info):
-            self._wakeups.noticed(info.id)
+            self.changes.noticed(info.id)
 
     def forget(self, stream_id: str) -> StreamNotFound:
         """The stream has ended: tell the watchers; returns the error to raise."""
         if self._known.pop(stream_id, None) is not None:
-            self._wakeups.noticed(stream_id)
+            self.changes.noticed(stream_id)
         return StreamNotFound(stream_id)
 
     async def fetch(self, known: Known, number: int) -> Block:

@@ -13,13 +13,13 @@ from typing import NamedTuple
 from streamstores.backends._sqlite.database import Settings, connect, data_version
 from streamstores.errors import StreamStoreError
 
-__all__ = ["Changes", "Watcher"]
+__all__ = ["FileChanges", "Watcher"]
 
 _LAST = "SELECT number, ended FROM streamstores_changes"
 _AT_THE_TOP = "SELECT id, version FROM streamstores_streams WHERE changed >= ?"
 
 
-class Changes(NamedTuple):
+class FileChanges(NamedTuple):
     """What was committed since the last look, by this process or another."""
 
     versions: list[tuple[str, int]]
@@ -39,7 +39,7 @@ class Watcher:
         self,
         settings: Settings,
         interval: float,
-        on_changes: weakref.WeakMethod[Callable[[Changes], None]],
+        on_changes: weakref.WeakMethod[Callable[[FileChanges], None]],
     ) -> None:
         self._settings = settings
         self._interval = interval
@@ -83,7 +83,7 @@ class Watcher:
             seen = data_version(connection)
             number, ended = connection.execute(_LAST).fetchone()
             known: dict[str, int] = {}  # versions reported of the streams at the top
-            self._report(Changes([], may_have_ended=True))
+            self._report(FileChanges([], may_have_ended=True))
             while self._watched.is_set() and not self._closing.is_set():
                 time.sleep(self._interval)  # half the cost of waiting for an event
                 # The version first, then the number: a commit that slips in between is then
@@ -98,11 +98,11 @@ class Watcher:
                 changed = [row for row in rows if known.get(row[0]) != row[1]]
                 known = dict(rows)
                 if changed or ended != ended_before:
-                    self._report(Changes(changed, ended != ended_before))
+                    self._report(FileChanges(changed, ended != ended_before))
         finally:
             connection.close()
 
-    def _report(self, changes: Changes) -> None:
+    def _report(self, changes: FileChanges) -> None:
         on_changes = self._on_changes()
         if on_changes is None:
             return

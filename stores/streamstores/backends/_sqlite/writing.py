@@ -12,7 +12,6 @@ from datetime import datetime, timezone
 from typing import Any, Union
 
 from streamstores import limits as bounds
-from streamstores._rules import Mutation, changes_nothing, mutated, refuse
 from streamstores.backends._sqlite.database import (
     SELECT,
     Stream,
@@ -22,6 +21,7 @@ from streamstores.backends._sqlite.database import (
     stream_of,
 )
 from streamstores.errors import OutcomeUnknown, StreamExists, StreamNotFound, StreamStoreError
+from streamstores.mutations import Mutation, changes_nothing, mutated, refuse
 from streamstores.store import State, StreamInfo
 
 CROWD = 64

@@ -61,7 +61,7 @@ class Bell:
                 timer.cancel()
 
 
-class Watch(Bell):
+class Subscription(Bell):
     """One party's interest in one stream.
 
     `absorb` takes a mutation in full, of this process or from a notice; where it says True,
@@ -69,12 +69,12 @@ class Watch(Bell):
     watcher knows, where it says so: a notice of its version or an older one does not wake it.
     """
 
-    __slots__ = ("_absorb", "_closed", "_wakeups", "info", "stream_id")
+    __slots__ = ("_absorb", "_changes", "_closed", "info", "stream_id")
 
-    def __init__(self, wakeups: Wakeups, stream_id: str, absorb: Absorb | None) -> None:
+    def __init__(self, changes: Changes, stream_id: str, absorb: Absorb | None) -> None:
         super().__init__()
         self.stream_id = stream_id
-        self._wakeups = wakeups
+        self._changes = changes
         self.info: StreamInfo | None = None
         self._absorb = absorb
         self._closed = False
@@ -113,69 +113,69 @@ class Watch(Bell):
             raise StoreUnavailable("the store was closed")
         return rung
 
-    def start(self) -> Watch:
+    def start(self) -> Subscription:
         """Begin to hear, until `stop`; or enter it."""
-        self._wakeups.add(self)
+        self._changes.add(self)
         return self
 
     def stop(self) -> None:
-        self._wakeups.remove(self)
+        self._changes.remove(self)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Subscription:
         return self.start()
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
 
-class Wakeups:
-    """The table of watches.
+class Changes:
+    """The table of subscriptions.
 
-    `on_watched(stream_id, watched)` hears of a stream's first watcher and of its last.
+    `on_interest(stream_id, watched)` hears of a stream's first watcher and of its last.
     """
 
-    def __init__(self, on_watched: Callable[[str, bool], None] | None = None) -> None:
-        self.watches: dict[str, list[Watch]] = {}
-        """By stream id, for `add` and `remove` to change; a stream that nobody watches is
+    def __init__(self, on_interest: Callable[[str, bool], None] | None = None) -> None:
+        self.subscriptions: dict[str, list[Subscription]] = {}
+        """By stream id, for `add` and `remove` to change; a stream that nobody subscribes to is
         not in it."""
-        self._on_watched = on_watched
+        self._on_interest = on_interest
         self._closed = False
 
-    def watch(self, stream_id: str, absorb: Absorb | None = None) -> Watch:
-        """A watch, registered while it is entered. Enter it before reading: then nothing
+    def subscribe(self, stream_id: str, absorb: Absorb | None = None) -> Subscription:
+        """A subscription, registered while it is entered. Enter it before reading: then nothing
         can slip between the read and the wait."""
-        return Watch(self, stream_id, absorb)
+        return Subscription(self, stream_id, absorb)
 
-    def add(self, watch: Watch) -> None:
-        watches = self.watches.get(watch.stream_id)
-        if watches is None:
-            self.watches[watch.stream_id] = [watch]
-            if self._on_watched is not None:
-                self._on_watched(watch.stream_id, True)
+    def add(self, subscription: Subscription) -> None:
+        subscriptions = self.subscriptions.get(subscription.stream_id)
+        if subscriptions is None:
+            self.subscriptions[subscription.stream_id] = [subscription]
+            if self._on_interest is not None:
+                self._on_interest(subscription.stream_id, True)
         else:
-            watches.append(watch)
+            subscriptions.append(subscription)
         if self._closed:
-            watch.shut()
+            subscription.shut()
 
-    def remove(self, watch: Watch) -> None:
-        watches = self.watches.get(watch.stream_id)
-        if watches is None or watch not in watches:
+    def remove(self, subscription: Subscription) -> None:
+        subscriptions = self.subscriptions.get(subscription.stream_id)
+        if subscriptions is None or subscription not in subscriptions:
             return
-        watches.remove(watch)
-        if not watches:
-            del self.watches[watch.stream_id]
-            if self._on_watched is not None:
-                self._on_watched(watch.stream_id, False)
+        subscriptions.remove(subscription)
+        if not subscriptions:
+            del self.subscriptions[subscription.stream_id]
+            if self._on_interest is not None:
+                self._on_interest(subscription.stream_id, False)
 
     @property
-    def watched(self) -> list[str]:
-        """The ids that somebody watches now."""
-        return list(self.watches)
+    def subscribed_ids(self) -> list[str]:
+        """The ids that somebody subscribes to now."""
+        return list(self.subscriptions)
 
     def committed(self, info: StreamInfo, records: Sequence[Record] = ()) -> None:
         """This store applied a mutation: `info` is its result, `records` what it added."""
-        for watch in self.watches.get(info.id, ()):
-            watch.committed(info, records)
+        for subscription in self.subscriptions.get(info.id, ()):
+            subscription.committed(info, records)
 
     def noticed(self, stream_id: str, version: int | None = None) -> None:
         """The stream may have changed, ended or begun anew, here or elsewhere.
@@ -183,8 +183,8 @@ class Wakeups:
         `version` is the one it has reached, where the notice tells and the stream has not
         ended: whoever knows it already is left alone, so one's own commits cost no read.
         """
-        for watch in self.watches.get(stream_id, ()):
-            watch.noticed(version)
+        for subscription in self.subscriptions.get(stream_id, ()):
+            subscription.noticed(version)
 
     def appended(
         self,
@@ -201,20 +201,20 @@ class Wakeups:
         before has no need to read: versions begin at random and grow by one, so the next
         one is the next mutation of the same stream. To everybody else it is a notice.
         """
-        for watch in self.watches.get(stream_id, ()):
-            watch.appended(version, records, ttl, expires_at)
+        for subscription in self.subscriptions.get(stream_id, ()):
+            subscription.appended(version, records, ttl, expires_at)
 
     def noticed_all(self) -> None:
         """Notices may have been lost: everybody asks again."""
-        for watches in self.watches.values():
-            for watch in watches:
-                watch.ring()
+        for subscriptions in self.subscriptions.values():
+            for subscription in subscriptions:
+                subscription.ring()
 
     def close(self) -> None:
         self._closed = True
-        for watches in self.watches.values():
-            for watch in watches:
-                watch.shut()
+        for subscriptions in self.subscriptions.values():
+            for subscription in subscriptions:
+                subscription.shut()
 
     async def wait(
         self,
@@ -228,13 +228,13 @@ class Wakeups:
         """`StreamStore.wait`, made of a store's `info` and its notices: one `info` at first
         and one for each notice."""
         deadline = time.monotonic() + timeout
-        with self.watch(stream_id) as watch:
+        with self.subscribe(stream_id) as subscription:
             first = current = await info(stream_id)
             while current.version == version:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
-                await watch.wait(min(left, recheck_after(current, poll_interval)))
+                await subscription.wait(min(left, recheck_after(current, poll_interval)))
                 current = await info(stream_id)
                 if is_namesake(first, current):
                     raise StreamNotFound(stream_id)

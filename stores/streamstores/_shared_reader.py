@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import ClassVar
 
-from streamstores._wakeups import Wakeups, Watch, is_namesake, recheck_after
+from streamstores.changes import Changes, Subscription, is_namesake, recheck_after
 from streamstores.errors import OffsetOutOfRange, StreamNotFound
 from streamstores.store import Page, Record, StreamInfo, StreamStore
 
@@ -21,7 +21,7 @@ RECENT_BYTES = 1_048_576
 RECENT_RECORDS = 16_384
 
 
-class Tail:
+class SharedReader:
     """The live end of one stream, shared by its followers in this process.
 
     It keeps the records of `[_start, _end)`. They are numbered as they come; `_first` is the
@@ -30,12 +30,12 @@ class Tail:
 
     __slots__ = (
         *("_alarms", "_changed_at", "_end", "_first", "_followers", "_info", "_loop", "_pump"),
-        *("_records", "_start", "_store", "_stream_id", "_waiters", "_watch"),
+        *("_records", "_start", "_store", "_stream_id", "_waiters", "_subscription"),
         *("count", "failure"),
     )
 
     # By id(store): the tail keeps the store alive, so an id here is never another's.
-    _tails: ClassVar[dict[tuple[int, str], Tail]] = {}
+    _readers: ClassVar[dict[tuple[int, str], SharedReader]] = {}
 
     def __init__(self, store: StreamStore, stream_id: str) -> None:
         self.failure: Exception | None = None
@@ -53,17 +53,17 @@ class Tail:
         self._waiters: set[asyncio.Future[bool]] = set()
         self._alarms: dict[float, asyncio.TimerHandle] = {}
         self._pump: asyncio.Task[None] | None = None
-        self._watch: Watch | None = None
-        wakeups = getattr(store, "_wakeups", None)
-        if isinstance(wakeups, Wakeups):
-            self._watch = wakeups.watch(stream_id, self._absorb).start()
+        self._subscription: Subscription | None = None
+        changes = getattr(store, "changes", None)
+        if isinstance(changes, Changes):
+            self._subscription = changes.subscribe(stream_id, self._absorb).start()
 
     @classmethod
-    def join(cls, store: StreamStore, stream_id: str) -> Tail:
+    def join(cls, store: StreamStore, stream_id: str) -> SharedReader:
         key = (id(store), stream_id)
-        tail = cls._tails.get(key)
+        tail = cls._readers.get(key)
         if tail is None or tail._loop.is_closed():
-            tail = cls._tails[key] = cls(store, stream_id)
+            tail = cls._readers[key] = cls(store, stream_id)
         tail._followers += 1
         return tail
 
@@ -80,10 +80,10 @@ class Tail:
 
     def _retire(self) -> None:
         key = (id(self._store), self._stream_id)
-        if self._tails.get(key) is self:
-            del self._tails[key]
-        if self._watch is not None:
-            self._watch.stop()
+        if self._readers.get(key) is self:
+            del self._readers[key]
+        if self._subscription is not None:
+            self._subscription.stop()
         for alarm in self._alarms.values():
             alarm.cancel()
         self._alarms.clear()
@@ -175,8 +175,8 @@ class Tail:
     def _know(self, info: StreamInfo) -> None:
         self._info = info
         self._changed_at = self._loop.time()
-        if self._watch is not None:
-            self._watch.info = info
+        if self._subscription is not None:
+            self._subscription.info = info
 
     def _wake(self, has_changed: bool = True) -> None:
         waiters, self._waiters = self._waiters, set()
@@ -196,8 +196,8 @@ class Tail:
     def noticed(self) -> None:
         """Somebody saw a change that the pump has not brought yet."""
         self._changed_at = self._loop.time()
-        if self._watch is not None:
-            self._watch.ring()
+        if self._subscription is not None:
+            self._subscription.ring()
 
     def enqueue(self, producer_timeout: float | None) -> asyncio.Future[bool]:
         """A future of the next record, change of state or failure: True. False where there
@@ -242,9 +242,9 @@ class Tail:
             self.fail(exc)
 
     async def _next_notice(self) -> None:
-        if self._watch is not None:
+        if self._subscription is not None:
             poll_interval = self._store.limits.poll_interval
-            await self._watch.wait(recheck_after(self.info, poll_interval))
+            await self._subscription.wait(recheck_after(self.info, poll_interval))
         else:
             await self._store.wait(self._stream_id, version=self.info.version, timeout=30.0)
 
