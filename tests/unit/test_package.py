@@ -58,10 +58,10 @@ def test_open_store_refuses_what_it_does_not_know(url):
 async def test_open_store_finds_schemes_of_other_packages(monkeypatch):
     from importlib.metadata import EntryPoint
 
-    from streamstores import opening
+    from streamstores import store_urls
 
-    point = EntryPoint("mine", "streamstores:MemoryStreamStore", opening.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(opening, "entry_points", lambda group: [point])
+    point = EntryPoint("mine", "streamstores:MemoryStreamStore", store_urls.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(store_urls, "entry_points", lambda group: [point])
     monkeypatch.setattr(streamstores.MemoryStreamStore, "__init__", lambda self, url: None)
     store = streamstores.open_store("mine://x")
     assert isinstance(store, streamstores.MemoryStreamStore)
