@@ -202,7 +202,7 @@ def _explain(error: BaseException) -> str:
     name = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
     lines = f"{name}{error}".splitlines()
     stack = traceback.extract_tb(error.__traceback__)
-    frames = [frame for frame in stack if not frame.filename.endswith("asserting.py")]
+    frames = [frame for frame in stack if not frame.filename.endswith("assertions.py")]
     for frame in frames[-_TRACEBACK_FRAMES:]:
         lines.append(f"  {frame.filename}:{frame.lineno} in {frame.name}")
         lines.append(f"    {frame.line}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamstores.conformance import Target, all_checks, run_check
-from streamstores.conformance.asserting import PATIENCE
+from streamstores.conformance.assertions import PATIENCE
 from streamstores.errors import StreamStoreError
 from tests.contract.broken import BROKEN, Wrapper
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from streamstores import cli
 from streamstores.conformance import CLAUSES, Result, all_checks, run_checks
-from streamstores.conformance.asserting import PATIENCE
+from streamstores.conformance.assertions import PATIENCE
 
 
 def check(*arguments: str):
@@ -83,7 +83,7 @@ def test_a_hanging_check_is_explained(monkeypatch, capsys):
     explained = cli._explain(result.error)
     assert "nothing happened for 0.2 seconds" in explained
     assert "in is_woken_by" in explained
-    assert "asserting.py" not in explained
+    assert "assertions.py" not in explained
 
 
 def test_without_typer_the_command_names_the_extra():

@@ -21,7 +21,7 @@ from streamstores.conformance import (
     run_checks,
     target_of,
 )
-from streamstores.conformance.asserting import (
+from streamstores.conformance.assertions import (
     PATIENCE,
     content,
     equal,

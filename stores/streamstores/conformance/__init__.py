@@ -23,7 +23,7 @@ from streamstores.conformance.runner import Report, Result, run_check, run_check
 
 if TYPE_CHECKING:
     from streamstores.conformance.model import model_tests as model_tests
-    from streamstores.conformance.pytesting import contract_tests as contract_tests
+    from streamstores.conformance.pytest_items import contract_tests as contract_tests
 
 # Without the two that need pytest and Hypothesis.
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
     "target_of",
 ]
 
-_LAZY = {"contract_tests": "pytesting", "model_tests": "model"}
+_LAZY = {"contract_tests": "pytest_items", "model_tests": "model"}
 
 
 def all_checks() -> tuple[Check, ...]:

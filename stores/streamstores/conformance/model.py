@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_state_machine
 
-from streamstores.conformance.asserting import PATIENCE, outcome, within
+from streamstores.conformance.assertions import PATIENCE, outcome, within
 from streamstores.conformance.harness import Harness, Target, close_loop
 from streamstores.conformance.oracle import Oracle, OracleStream, Wish
-from streamstores.conformance.pytesting import (
+from streamstores.conformance.pytest_items import (
     StoresUnderTest,
     TestFunction,
     for_stores,

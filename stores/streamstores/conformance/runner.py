@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from streamstores.conformance.asserting import PATIENCE
+from streamstores.conformance.assertions import PATIENCE
 from streamstores.conformance.harness import (
     Harness,
     NotOffered,

@@ -76,7 +76,7 @@ class SecondProcess:
         await self._process.wait()
 
     async def __aenter__(self) -> SecondProcess:
-        module = "streamstores.conformance.child"
+        module = "streamstores.conformance.second_process_main"
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", module, self._spec),
             stdin=asyncio.subprocess.PIPE,

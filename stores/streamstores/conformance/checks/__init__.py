@@ -7,19 +7,19 @@ from importlib import import_module
 
 TOPICS = (
     "mutation",
-    "racing",
-    "reading",
-    "waiting",
-    "following",
+    "races",
+    "pages",
+    "waits",
+    "followers",
     "states",
     "expiry",
     "limits",
     "names",
     "cancellation",
-    "closing",
+    "closed_stores",
     "processes",
     "namesakes",
-    "writing",
+    "writers",
 )
 
 _MODULES = [f"{__name__}.{topic}" for topic in TOPICS]

@@ -7,7 +7,7 @@ import random
 from collections.abc import Coroutine
 from typing import Any
 
-from streamstores.conformance.asserting import (
+from streamstores.conformance.assertions import (
     PATIENCE,
     content,
     equal,

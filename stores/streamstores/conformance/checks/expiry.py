@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
-from streamstores.conformance.asserting import (
+from streamstores.conformance.assertions import (
     Call,
     content,
     equal,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from streamstores.conformance.asserting import Call, content, equal, raises
+from streamstores.conformance.assertions import Call, content, equal, raises
 from streamstores.conformance.harness import Harness
 from streamstores.conformance.registry import check
 from streamstores.errors import InvalidRequest, LimitExceeded, StreamNotFound

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from streamstores.conformance.asserting import Call, content, equal, raises, read_all
+from streamstores.conformance.assertions import Call, content, equal, raises, read_all
 from streamstores.conformance.harness import Harness
 from streamstores.conformance.registry import check
 from streamstores.errors import (

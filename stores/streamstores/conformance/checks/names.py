@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from streamstores.conformance.asserting import content, equal, raises
-from streamstores.conformance.checks.waiting import PAST
+from streamstores.conformance.assertions import content, equal, raises
+from streamstores.conformance.checks.waits import PAST
 from streamstores.conformance.harness import Harness
 from streamstores.conformance.registry import check
 from streamstores.errors import InvalidRequest, StreamNotFound

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from streamstores.conformance.asserting import (
+from streamstores.conformance.assertions import (
     content,
     equal,
     outcome,
     raises,
     within,
 )
-from streamstores.conformance.checks.following import everything
-from streamstores.conformance.checks.waiting import PAST, bound
+from streamstores.conformance.checks.followers import everything
+from streamstores.conformance.checks.waits import PAST, bound
 from streamstores.conformance.harness import Harness
 from streamstores.conformance.registry import check
 from streamstores.errors import Conflict, OffsetOutOfRange, StreamNotFound

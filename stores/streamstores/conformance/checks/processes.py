@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from streamstores.conformance.asserting import (
+from streamstores.conformance.assertions import (
     content,
     equal,
     outcome,
@@ -12,7 +12,7 @@ from streamstores.conformance.asserting import (
     read_all,
     within,
 )
-from streamstores.conformance.checks.waiting import PAST, bound
+from streamstores.conformance.checks.waits import PAST, bound
 from streamstores.conformance.harness import SECOND_PROCESS, Harness
 from streamstores.conformance.registry import check
 from streamstores.errors import Conflict, StreamClosed, StreamNotFound

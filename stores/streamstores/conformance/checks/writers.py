@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from streamstores.conformance.asserting import (
+from streamstores.conformance.assertions import (
     PATIENCE,
     content,
     equal,
@@ -12,7 +12,7 @@ from streamstores.conformance.asserting import (
     read_all,
     within,
 )
-from streamstores.conformance.checks.following import data_of, everything
+from streamstores.conformance.checks.followers import data_of, everything
 from streamstores.conformance.harness import Harness
 from streamstores.conformance.registry import check
 from streamstores.errors import Conflict, StreamClosed

@@ -1,6 +1,6 @@
-"""The second process itself: `python -m streamstores.conformance.child URL|module:callable`.
+"""The program of the second process, which `SecondProcess` starts with a target.
 
-It answers the calls of `SecondProcess` until its stdin ends.
+It answers the calls of its parent until its stdin ends.
 """
 
 from __future__ import annotations

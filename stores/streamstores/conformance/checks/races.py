@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from streamstores.conformance.asserting import content, equal, outcome, raises, read_all
+from streamstores.conformance.assertions import content, equal, outcome, raises, read_all
 from streamstores.conformance.harness import Harness
 from streamstores.conformance.registry import check
 from streamstores.errors import Conflict, StreamExists, StreamNotFound

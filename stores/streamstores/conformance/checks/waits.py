@@ -7,7 +7,7 @@ import math
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 
-from streamstores.conformance.asserting import (
+from streamstores.conformance.assertions import (
     PATIENCE,
     equal,
     outcome,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from streamstores.conformance.asserting import (
+from streamstores.conformance.assertions import (
     PATIENCE,
     content,
     equal,
@@ -17,7 +17,7 @@ from streamstores.conformance.asserting import (
     tile,
     within,
 )
-from streamstores.conformance.checks.waiting import PAST, bound
+from streamstores.conformance.checks.waits import PAST, bound
 from streamstores.conformance.harness import Harness
 from streamstores.conformance.registry import check
 from streamstores.errors import OffsetOutOfRange, ProducerLost, StreamNotFound

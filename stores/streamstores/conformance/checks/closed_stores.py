@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from streamstores.conformance.asserting import (
+from streamstores.conformance.assertions import (
     PATIENCE,
     Call,
     content,
@@ -14,7 +14,7 @@ from streamstores.conformance.asserting import (
     raises,
     within,
 )
-from streamstores.conformance.checks.following import everything
+from streamstores.conformance.checks.followers import everything
 from streamstores.conformance.harness import Harness
 from streamstores.conformance.registry import check
 from streamstores.errors import InvalidRequest, StoreUnavailable

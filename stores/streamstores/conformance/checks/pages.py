@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from streamstores.conformance.asserting import content, equal, raises, read_all
+from streamstores.conformance.assertions import content, equal, raises, read_all
 from streamstores.conformance.harness import Harness
 from streamstores.conformance.registry import check
 from streamstores.errors import InvalidRequest, OffsetOutOfRange
