@@ -9,6 +9,7 @@
     ├── StreamClosed                  the stream is not streaming: .info
     ├── Conflict                      `at` or `version` does not match: .info
     ├── ProducerLost                  no sign of life from the producer: .info, .silent_seconds
+    │   └── ProducerHandedOver        it has given the stream up, and said so
     ├── StoreUnavailable              nothing was applied: retry freely
     ├── OutcomeUnknown                perhaps applied: read before retrying
     └── CorruptData                   stop: the stored bytes are not what was written
@@ -18,10 +19,7 @@ No exception of a driver leaks out of a store; it is chained as `__cause__`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from streamstores.store import StreamInfo
+from streamstores.values import StreamInfo
 
 __all__ = [
     "Conflict",
@@ -30,6 +28,7 @@ __all__ = [
     "LimitExceeded",
     "OffsetOutOfRange",
     "OutcomeUnknown",
+    "ProducerHandedOver",
     "ProducerLost",
     "StoreUnavailable",
     "StreamClosed",
@@ -98,19 +97,32 @@ class Conflict(_RefusedByState):
 
 
 class ProducerLost(StreamStoreError):
-    """A follower saw no change for `silent_seconds`: the producer is taken for dead. With 0
-    seconds it has given the stream up, and said so.
+    """A follower saw no change for `silent_seconds`: the producer is taken for dead.
 
     Nothing is lost: `info` is the stream as last seen, and it can be followed again or
     taken over with `append(…, version=info.version)`.
     """
 
     def __init__(self, info: StreamInfo, silent_seconds: float) -> None:
-        gone = f"gave no sign of life for {silent_seconds:.1f} seconds"
-        how = gone if silent_seconds else "gave it up"
-        super().__init__(f"the producer of stream {info.id!r} {how}")
+        super().__init__(
+            f"the producer of stream {info.id!r} gave no sign of life for "
+            f"{silent_seconds:.1f} seconds"
+        )
         self.info = info
         self.silent_seconds = silent_seconds
+
+
+class ProducerHandedOver(ProducerLost):
+    """The producer has given the stream up, and said so in its attributes.
+
+    A follower raises it as soon as the `is_lost` function that it was given returns True,
+    without waiting out its `producer_timeout`, so `silent_seconds` is 0. The caller does
+    the same about it as about `ProducerLost`.
+    """
+
+    def __init__(self, info: StreamInfo) -> None:
+        super().__init__(info, 0.0)
+        self.args = (f"the producer of stream {info.id!r} has handed it over",)
 
 
 class StoreUnavailable(StreamStoreError):

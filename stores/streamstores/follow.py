@@ -12,7 +12,7 @@ from functools import partial
 
 from streamstores._shared_reader import SharedReader, read_on
 from streamstores.changes import is_namesake
-from streamstores.errors import ProducerLost, StreamNotFound
+from streamstores.errors import ProducerHandedOver, ProducerLost, StreamNotFound
 from streamstores.limits import check_offset, check_seconds
 from streamstores.store import Record, State, StreamInfo, StreamStore
 
@@ -197,7 +197,7 @@ class Follower:
         if info.state is not _STREAMING:
             return tail.is_whole  # else its last pages are still being read
         if self._is_lost is not None and self._is_lost(info):
-            raise ProducerLost(info, 0.0)
+            raise ProducerHandedOver(info)
         return False
 
     async def _check_producer(self, tail: SharedReader) -> None:

@@ -11,6 +11,7 @@ from streamstores import (
     InvalidRequest,
     Limits,
     MemoryStreamStore,
+    ProducerHandedOver,
     ProducerLost,
     SQLiteStreamStore,
     State,
@@ -216,6 +217,19 @@ async def test_silence_is_counted_from_the_last_heartbeat_and_one_look_decides(m
             await step
         assert caught.value.info.version == beat.version
         assert looks == ["a"]
+
+
+async def test_a_stream_that_was_handed_over_is_told_at_once_without_a_timeout():
+    async with MemoryStreamStore() as store:
+        await store.create("a", b"1", attributes={"owner": "me"})
+        follower = follow(store, "a", is_lost=lambda info: info.attributes["owner"] == "")
+        assert (await anext(follower)).data == b"1"
+        step = asyncio.create_task(anext(follower))
+        await _until_all_wait("a", store, 1)
+        info = await store.append("a", attributes={"owner": ""})
+        with pytest.raises(ProducerHandedOver, match="'a' has handed it over") as caught:
+            await step
+        assert caught.value.info == info
 
 
 async def test_followers_of_a_stream_share_one_timer_for_its_silence():
