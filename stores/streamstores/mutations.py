@@ -1,7 +1,8 @@
-"""What a mutation may do to a stream: the rules every backend keeps, as pure functions.
+"""The rules of mutations: what a request may do to a stream, as pure functions.
 
-A backend either runs them under its own lock (memory, SQLite, S3), or states the same
-conditions in its own language (SQL, Lua) and calls `refuse` to say why nothing matched.
+A backend either applies them under its own lock (memory, SQLite, S3), or states the same
+conditions in its own language (SQL, Lua) and calls `refuse` afterwards to raise the error
+that tells why its statement matched nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +15,56 @@ from typing import NamedTuple
 from streamstores import limits as bounds
 from streamstores.errors import Conflict, InvalidRequest, StreamClosed
 from streamstores.limits import Limits
-from streamstores.store import Record, State, StateLike, StreamInfo
+from streamstores.values import Record, State, StateLike, StreamInfo
+
+__all__ = [
+    "Creation",
+    "Mutation",
+    "changes_nothing",
+    "check_creation",
+    "check_end_state",
+    "check_mutation",
+    "check_state",
+    "grown",
+    "has_expired",
+    "mutated",
+    "records_at",
+    "records_of",
+    "refuse",
+    "with_expiry",
+]
 
 _new = tuple.__new__  # makes a named tuple in half the time of calling its class
+
+
+class Creation(NamedTuple):
+    """A checked request to `create`."""
+
+    stream_id: str
+    chunks: tuple[bytes, ...]
+    ttl: float | None
+    expires_at: datetime | None
+    attributes: Mapping[str, str]
+    state: State
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.chunks))
+
+    def begun(self, now: datetime) -> StreamInfo:
+        """The info of the new stream, at `now` on the backend's clock, with a version that
+        none of its namesakes had."""
+        return StreamInfo(
+            self.stream_id,
+            self.state,
+            self.size,
+            bounds.first_version(),
+            None,
+            self.attributes,
+            now,
+            self.ttl,
+            self.expires_at if self.ttl is None else now + timedelta(seconds=self.ttl),
+        )
 
 
 class Mutation(NamedTuple):
@@ -33,6 +81,27 @@ class Mutation(NamedTuple):
     @property
     def size(self) -> int:
         return sum(map(len, self.chunks))
+
+
+def check_creation(
+    limits: Limits,
+    stream_id: str,
+    chunks: tuple[bytes, ...],
+    ttl: float | None,
+    expires_at: datetime | None,
+    attributes: Mapping[str, str] | None,
+    state: StateLike,
+) -> Creation:
+    """The request in its checked form; raises `InvalidRequest`."""
+    bounds.check_stream_id(stream_id, limits)
+    return Creation(
+        stream_id,
+        bounds.check_chunks(chunks, limits),
+        bounds.check_expiry(ttl, expires_at),
+        expires_at,
+        bounds.check_attributes(attributes, limits),
+        check_state(state),
+    )
 
 
 def check_mutation(
@@ -76,7 +145,8 @@ def check_end_state(state: StateLike) -> State:
 
 
 def changes_nothing(info: StreamInfo, mutation: Mutation) -> bool:
-    """Whether the stream already is what `mutation` wants: a repeated stop or end."""
+    """Whether the mutation only repeats a stop or a final state; it then succeeds without a
+    new version, whatever its `at` and `version` say."""
     return (
         info.state is mutation.state
         and info.state is not State.STREAMING
@@ -86,7 +156,10 @@ def changes_nothing(info: StreamInfo, mutation: Mutation) -> bool:
 
 
 def refuse(info: StreamInfo, mutation: Mutation) -> None:
-    """Raise `StreamClosed` or `Conflict` where `mutation` may not happen to this stream."""
+    """Raise `StreamClosed` or `Conflict` if the mutation is not allowed on this stream.
+
+    A mutation that `changes_nothing` has to be answered before.
+    """
     if info.state is not State.STREAMING and not _state_allows(info.state, mutation):
         raise StreamClosed(f"stream {info.id!r} is {info.state}", info)
     if mutation.at is not None and mutation.at != info.tail:
@@ -107,29 +180,41 @@ def _state_allows(state: State, mutation: Mutation) -> bool:
 
 
 def mutated(info: StreamInfo, mutation: Mutation, now: datetime) -> StreamInfo:
-    """The info after `mutation`, at `now` on the backend's clock."""
-    return StreamInfo(
-        info.id,
-        info.state if mutation.state is None else mutation.state,
-        info.tail + mutation.size,
-        info.version + 1,
-        info.error if mutation.error is None else mutation.error,
-        info.attributes if mutation.attributes is None else mutation.attributes,
-        info.created_at,
-        info.ttl,
-        info.expires_at if info.ttl is None else now + timedelta(seconds=info.ttl),
+    """The info after a mutation that is allowed, at `now` on the backend's clock."""
+    info = grown(info, mutation.size, now)
+    if mutation.state is None and mutation.attributes is None:
+        return info  # an error comes with a state
+    return info._replace(
+        state=info.state if mutation.state is None else mutation.state,
+        error=info.error if mutation.error is None else mutation.error,
+        attributes=info.attributes if mutation.attributes is None else mutation.attributes,
     )
 
 
 def grown(info: StreamInfo, size: int, now: datetime | None) -> StreamInfo:
-    """The info after an append of `size` bytes that changes nothing else. `now` is needed
-    where the stream expires."""
-    key, state, tail, version, error, attributes, created_at, ttl, expires_at = info
+    """The info after an append of `size` bytes that changes nothing else.
+
+    `now` may be None if the stream does not expire.
+    """
+    stream_id, state, tail, version, error, attributes, created_at, ttl, expires_at = info
     if ttl is not None and now is not None:
         expires_at = now + timedelta(seconds=ttl)
     tail, version = tail + size, version + 1
-    fields = (key, state, tail, version, error, attributes, created_at, ttl, expires_at)
+    fields = (stream_id, state, tail, version, error, attributes, created_at, ttl, expires_at)
     return _new(StreamInfo, fields)
+
+
+def with_expiry(
+    info: StreamInfo, ttl: float | None, expires_at: datetime | None, now: datetime
+) -> StreamInfo:
+    """The info after an `expire` with these arguments, at `now` on the backend's clock."""
+    if ttl is not None:
+        expires_at = now + timedelta(seconds=ttl)
+    return info._replace(ttl=ttl, expires_at=expires_at)
+
+
+def has_expired(info: StreamInfo, now: datetime) -> bool:
+    return info.expires_at is not None and info.expires_at <= now
 
 
 def records_of(chunks: tuple[bytes, ...], tail: int) -> list[Record]:

@@ -1,0 +1,76 @@
+"""Methods of the contract that are the same on every store.
+
+A store class takes them as they are:
+
+    class MyStore:
+        mark_done = methods.mark_done
+        wait = methods.wait
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from streamstores import limits as bounds
+from streamstores.changes import Changes
+from streamstores.limits import Limits
+from streamstores.mutations import check_end_state
+from streamstores.values import State, StateLike, StreamInfo
+
+__all__ = ["mark_done", "wait"]
+
+
+class Appends(Protocol):
+    """What `mark_done` needs of a store."""
+
+    async def append(
+        self,
+        stream_id: str,
+        *,
+        version: int | None = None,
+        state: StateLike | None = None,
+        error: str | None = None,
+    ) -> StreamInfo: ...
+
+
+class Watched(Protocol):
+    """What `wait` needs of a store."""
+
+    limits: Limits
+    changes: Changes
+
+    async def info(self, stream_id: str) -> StreamInfo: ...
+
+
+async def mark_done(
+    self: Appends,
+    stream_id: str,
+    state: StateLike = State.DONE,
+    *,
+    error: str | None = None,
+    version: int | None = None,
+) -> StreamInfo:
+    """`StreamStore.mark_done`: an `append` of a state other than streaming."""
+    return await self.append(
+        stream_id, state=check_end_state(state), error=error, version=version
+    )
+
+
+async def wait(self: Watched, stream_id: str, *, version: int, timeout: float) -> StreamInfo:
+    """`StreamStore.wait`: `info` at once, and again after each notice in `changes`.
+
+    Costs one `info` at first and one for each notice, and one for each `poll_interval` that
+    passes without any.
+    """
+    bounds.check_stream_id(stream_id, self.limits)
+    bounds.check_seconds(timeout, "timeout")
+    version = bounds.check_version(version)
+    if timeout == 0:
+        return await self.info(stream_id)  # without a subscription
+    return await self.changes.wait(
+        self.info,
+        stream_id,
+        version=version,
+        timeout=timeout,
+        poll_interval=self.limits.poll_interval,
+    )
