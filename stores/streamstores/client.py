@@ -1,58 +1,38 @@
-"""The Python client of the chat handler: the same machine as the JavaScript one.
+"""The Python client of the chat handler.
 
     idle → streaming → stopped | reconnecting → disconnected | done        (and error)
 
-`Stream` is what a user holds. It chooses the stream's id itself, so a POST whose answer was
-lost is repeated and attaches to what it started: a lost connection never pays twice.
+The JavaScript client has the same states, and one table of transitions drives the tests of
+both. `Stream` chooses the id of a stream itself. A POST whose answer was lost is therefore
+repeated with the same id and attaches to what the first one started, so that a lost
+connection never pays for a second answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from enum import Enum
-from typing import Any, NamedTuple, TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
-import anyio
-import httpx
-
-from streamstores._client.answers import Cut, StreamError, check, cuts, ping_seconds
+from streamstores._client import requests
+from streamstores._client.answers import Cut, ping_seconds
+from streamstores._client.callbacks import call_safely
+from streamstores._client.connection import Connection, HttpClient
 from streamstores._client.events import EventParser, ServerSentEvent
+from streamstores._client.requests import WireRequest
+from streamstores._client.retries import RetryBudget
+from streamstores._client.statuses import Status, StreamError, StreamEvent
 
 __all__ = ["Status", "Stream", "StreamError", "StreamEvent"]
 
 T = TypeVar("T")
 
-ACCEPT = "text/event-stream; text=json"
-"""Asks for text with a carriage return as JSON, which alone carries it exactly."""
-
-REQUEST_TIMEOUT_SECONDS = 30.0
-"""Until the headers of an answer are there."""
-
-
-class Status(str, Enum):
-    """Where a `Stream` is; a plain string of the same value does as well."""
-
-    IDLE = "idle"
-    """Nothing was sent yet, or `abort` left it."""
-    STREAMING = "streaming"
-    RECONNECTING = "reconnecting"
-    """On its way to a stream that was begun before: after a cut, `attach` or `resume`."""
-    STOPPED = "stopped"
-    """Somebody stopped it; `resume` continues."""
-    DISCONNECTED = "disconnected"
-    """All tries failed; the server may well go on. `resume` tries again."""
-    DONE = "done"
-    ERROR = "error"
-    """The stream failed, or the server refused; `Stream.error` says which."""
-
-    def __str__(self) -> str:
-        return self.value
-
+SILENT_PINGS = 3
+"""Pings that may be missing before a connection counts as lost."""
 
 _LOADING = frozenset({Status.STREAMING, Status.RECONNECTING})
 _RESUMABLE = frozenset({Status.STOPPED, Status.DISCONNECTED})
@@ -60,46 +40,35 @@ _RESUMABLE = frozenset({Status.STOPPED, Status.DISCONNECTED})
 _Ending = tuple[Status, "StreamError | None"]
 
 
-class StreamEvent(NamedTuple):
-    """A named event of the stream: `usage`, `tool_call`, or what the model function chose."""
-
-    name: str
-    data: str
-    offset: int
-    """The byte offset after the event."""
-
-
-class _Request(NamedTuple):
-    method: str
-    path: str
-    query: Mapping[str, str] | None = None
-    body: Mapping[str, Any] | None = None
-
-
 class Stream:
-    """One answer at a time from a chat handler, whatever happens to the connection.
-
-    `endpoint` is where the handler is mounted plus `/stream`. With a `stream_id` the stream
-    of that id is followed from its start as soon as this object is entered, iterated or waited
-    for, as after a restart; `offset` says how much of it is there already.
+    """One answer at a time from a chat handler, through every loss of the connection.
 
         async with Stream("https://example.org/chat/stream") as stream:
             await stream.send("Why is the sky blue?")
             async for piece in stream:
                 print(piece, end="", flush=True)
 
-    The iteration gives each piece of text once, in order, and ends where the stream is done
-    or stopped; where it failed, was refused or is out of reach it raises `error`. Nothing
-    needs to iterate: a task of its own reads, keeps `text` and `status`, and calls
-    `on_change` (with this object) and `on_event` (with each named event).
+    `endpoint` is the address where the handler is mounted, plus `/stream`. If `stream_id` is
+    given, that stream is followed from its start as soon as this object is entered, iterated
+    or waited for, as after a restart; `offset` says how many bytes of it are here already.
 
-    After a cut it reconnects up to `retries` times, after `backoff` seconds that double and
-    are jittered, or what the server's Retry-After says; any event of the stream renews the
-    tries. A body that ends without `done` was cut, and so was one silent for three pings.
-    Reconnects only follow: they never undo a Stop that came from elsewhere.
+    The iteration gives each piece of text once and in order. It ends when the stream is done
+    or stopped, and raises `error` if the stream failed, was refused or is out of reach.
+    Iterating is optional: a task of this object reads, keeps `text` and `status` up to date,
+    and calls `on_change` (with this object) and `on_event` (with each named event).
 
-    `client` is an `httpx.AsyncClient` for proxies, authentication and the like, and stays
-    open; `headers` go with every request. One object belongs to one event loop.
+    After a cut the client reconnects up to `retries` times in a row. The pauses begin at
+    `backoff` seconds, double up to half a minute, and are jittered; a Retry-After of the
+    server, up to a minute, prolongs them. Every event of the stream renews the attempts. A
+    body that ends without `done` was cut, and so was one that is silent for three pings.
+    A reconnect only follows, so it never undoes a Stop that came from elsewhere.
+
+    A handler with `resumable=False` keeps nothing: its text arrives too, but after a cut the
+    status is `error` with the code `not_kept`.
+
+    `client` is an `httpx.AsyncClient` (or one of `httpx2`) for proxies, authentication and
+    the like; it stays open. `headers` are sent with every request. An object of this class
+    belongs to one event loop.
     """
 
     def __init__(
@@ -108,23 +77,20 @@ class Stream:
         *,
         stream_id: str | None = None,
         offset: int = 0,
-        client: httpx.AsyncClient | None = None,
+        client: HttpClient | None = None,
         headers: Mapping[str, str] | None = None,
         retries: int = 3,
-        backoff: float = 0.5,
+        backoff: float = 1.0,
         on_change: Callable[[Stream], object] | None = None,
         on_event: Callable[[StreamEvent], object] | None = None,
     ) -> None:
-        self.endpoint = endpoint.rstrip("/")
         self.stream_id = stream_id
-        """Persist it, with `offset`, to continue in another process."""
+        """Store it, with `offset`, to go on in another process."""
         self.offset = offset
-        """The byte offset behind all that has arrived."""
+        """The byte offset after everything that has arrived."""
         self.status = Status.IDLE
         self.error: StreamError | None = None
-        self._client = client
-        self._owns_client = client is None
-        self._headers = dict(headers or {})
+        self._connection = Connection(endpoint, client, headers)
         self._retries = retries
         self._backoff = backoff
         self._on_change = on_change
@@ -132,30 +98,37 @@ class Stream:
         self._text: list[str] = []
         self._pieces: deque[str] = deque()
         self._events: deque[StreamEvent] = deque()
-        self._prompt: dict[str, Any] | None = None
-        self._is_known = False  # whether the server ever answered with this stream
-        self._progressed = False  # whether this connection brought anything
+        self._last_sent: dict[str, Any] | None = None
+        self._is_known = False  # whether the server has answered with this stream
+        self._is_kept = True  # whether the server can send it again
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._attach_first = stream_id is not None
         self._closed = False
 
+    def __repr__(self) -> str:
+        return f"<Stream {self.stream_id!r} {self.status} at {self.offset}>"
+
+    @property
+    def endpoint(self) -> str:
+        return self._connection.endpoint
+
     @property
     def text(self) -> str:
-        """All of it that has arrived, from `offset` on where one was given."""
+        """All text that has arrived, from the given `offset` on."""
         if len(self._text) > 1:
             self._text = ["".join(self._text)]
         return self._text[0] if self._text else ""
 
     @property
     def loading(self) -> bool:
-        """Whether more may come by itself."""
+        """Whether more may arrive without a call."""
         return self.status in _LOADING
 
     @property
     def can_resume(self) -> bool:
         """Whether `resume` has something to continue."""
-        return self.stream_id is not None and self.status in _RESUMABLE
+        return self.stream_id is not None and self._is_kept and self.status in _RESUMABLE
 
     async def send(
         self,
@@ -169,8 +142,8 @@ class Stream:
     ) -> str:
         """Begin a new answer and return its id at once, without waiting for the server.
 
-        A stream this object still reads is left to itself, as by `abort`. `stream_id` is
-        for a caller that wants to choose the id; sending a living one again attaches to it.
+        A stream that is still being read is left to the server, as by `abort`. With
+        `stream_id` the caller chooses the id; an id that is in use attaches to its stream.
         """
         fields = {
             "prompt": prompt,
@@ -183,45 +156,55 @@ class Stream:
         return await self._begin(body, stream_id or secrets.token_urlsafe(16))
 
     async def attach(self, stream_id: str, *, offset: int = 0) -> None:
-        """Follow a stream that was begun elsewhere, from `offset`; a stopped one stays so."""
+        """Follow a stream that was begun elsewhere, from `offset` on.
+
+        A stopped stream stays stopped.
+        """
         await self._leave()
         self._reset(stream_id, offset)
-        self._is_known = True
-        self._start(self._follow_request(), Status.RECONNECTING)
+        self._follow()
 
     async def resume(self) -> None:
-        """Continue a stopped stream, or reach for one that was lost; else do nothing."""
+        """Continue a stopped stream, or reach for one that was lost.
+
+        Does nothing in any other state.
+        """
         if not self.can_resume:
             return
         await self._leave()
-        if self._prompt is not None and not self._is_known:
-            request = self._send_request(self._prompt)  # perhaps it never arrived
+        stream_id = str(self.stream_id)
+        if self._last_sent is not None and not self._is_known:  # perhaps it never arrived
+            request = requests.to_send(self._last_sent, stream_id)
         else:
-            body = {"id": self.stream_id, "after": self.offset}
-            request = _Request("POST", "/resume", body=body)
+            request = requests.to_continue(stream_id, self.offset)
         self._start(request, Status.RECONNECTING)
 
     async def retry(self) -> str | None:
-        """Send the last prompt again, as a new answer with a new id; None if there is none."""
-        if self._prompt is None:
+        """Send the last prompt again, as a new answer; its id, or None without a prompt."""
+        if self._last_sent is None:
             return None
-        return await self._begin(self._prompt, secrets.token_urlsafe(16))
+        return await self._begin(self._last_sent, secrets.token_urlsafe(16))
 
     async def stop(self) -> None:
         """Halt the model and keep what there is; returns when the stream has ended here.
 
-        Repeated while the server is out of reach, as often as a reconnect. Raises
-        `StreamError` where it is refused or never arrives; then the stream goes on.
+        The request is repeated like a reconnect while the server is out of reach. Raises
+        `StreamError` if it is refused or never arrives; the stream then goes on. If the
+        server keeps nothing, closing the connection is what halts the model.
         """
         stream_id = self.stream_id
         while self._reads(stream_id) and not self._is_known:
-            await self._next_change()  # a stream the server does not know yet cannot be stopped
-        lost = self.stream_id == stream_id and self.status is Status.DISCONNECTED
-        if not self._reads(stream_id) and not lost:
+            await self._next_change()  # the server cannot stop a stream it does not know
+        is_lost = self.stream_id == stream_id and self.status is Status.DISCONNECTED
+        if not self._reads(stream_id) and not is_lost:
             return
-        await self._command(_Request("POST", "/stop", body={"id": stream_id}))
-        if lost and self.status is Status.DISCONNECTED:
-            self._start(self._follow_request(), Status.RECONNECTING)
+        if not self._is_kept:
+            await self._leave()
+            self._set(Status.STOPPED)
+            return
+        await self._deliver(requests.to_stop(str(stream_id)))
+        if is_lost and self.status is Status.DISCONNECTED:
+            self._follow()
         while self._reads(stream_id):
             await self._next_change()
 
@@ -232,15 +215,37 @@ class Stream:
             self._set(Status.IDLE)
 
     async def wait(self) -> Status:
-        """Wait until nothing more comes by itself; says how it is then. Raises nothing."""
+        """Wait until nothing more arrives without a call; the status then. Never raises."""
         self._attach_if_given()
         while self.loading:
             await self._next_change()
         return self.status
 
+    async def until_continued(self, *, interval: float = 3.0) -> bool:
+        """Wait until a stream at rest moves again, and then read on; whether it does.
+
+        A stopped stream moves when it is continued elsewhere, a disconnected one when the
+        server answers again. Costs a small request every `interval` seconds. It only
+        looks: a stopped stream stays stopped. Returns False at once if the stream is not
+        at rest, and as soon as the server refuses it.
+        """
+        stream_id = self.stream_id
+        while self.can_resume and self.stream_id == stream_id:
+            with suppress(Cut):
+                try:
+                    has_moved = await self._has_moved()
+                except StreamError:
+                    return False
+                if not self.can_resume or self.stream_id != stream_id:
+                    break
+                if has_moved:
+                    self._follow()
+                    return True
+            await asyncio.sleep(interval)
+        return self._reads(stream_id)
+
     async def events(self) -> AsyncIterator[StreamEvent]:
-        """The named events as they come, each once; ends and raises as the iteration of
-        text does."""
+        """The named events in order, each once; ends and raises as the iteration does."""
         while (event := await self._next(self._events)) is not None:
             yield event
 
@@ -257,9 +262,7 @@ class Stream:
         """Let go as `abort` does, and close the connection. Idempotent, and final."""
         self._closed = True
         await self.abort()
-        if self._owns_client and self._client is not None:
-            client, self._client = self._client, None
-            await client.aclose()
+        await self._connection.aclose()
 
     async def __aenter__(self) -> Stream:
         self._attach_if_given()
@@ -271,9 +274,9 @@ class Stream:
     async def _begin(self, body: dict[str, Any], stream_id: str) -> str:
         await self._leave()
         self._reset(stream_id, 0)
-        self._prompt = body
+        self._last_sent = body
         self._is_known = False
-        self._start(self._send_request(body), Status.STREAMING)
+        self._start(requests.to_send(body, stream_id), Status.STREAMING)
         return stream_id
 
     def _reset(self, stream_id: str, offset: int) -> None:
@@ -283,28 +286,26 @@ class Stream:
         self._pieces.clear()
         self._events.clear()
         self._attach_first = False
+        self._is_kept = True
 
     def _attach_if_given(self) -> None:
         if self._attach_first:
             self._attach_first = False
-            self._is_known = True
-            self._start(self._follow_request(), Status.RECONNECTING)
+            self._follow()
 
-    def _send_request(self, body: Mapping[str, Any]) -> _Request:
-        return _Request("POST", "", body={**body, "id": self.stream_id})
+    def _follow(self) -> None:
+        self._is_known = True
+        request = requests.to_follow(str(self.stream_id), self.offset)
+        self._start(request, Status.RECONNECTING)
 
-    def _follow_request(self) -> _Request:
-        query = {"id": str(self.stream_id), "after": str(self.offset), "mode": "follow"}
-        return _Request("GET", "/resume", query=query)
-
-    def _start(self, request: _Request, status: Status) -> None:
+    def _start(self, request: WireRequest, status: Status) -> None:
         if self._closed:
             raise RuntimeError("this Stream is closed")
         if self._task is not None:
             self._task.cancel()  # of a call that ran at the same time as this one
         self._set(status)
         name = f"streamstores: read {self.stream_id}"
-        self._task = asyncio.get_running_loop().create_task(self._run(request), name=name)
+        self._task = asyncio.get_running_loop().create_task(self._read(request), name=name)
 
     async def _leave(self) -> None:
         task, self._task = self._task, None
@@ -312,62 +313,74 @@ class Stream:
             task.cancel()
             await asyncio.wait([task])
 
-    async def _run(self, request: _Request) -> None:
-        """The one task that reads: connect, and again after a cut, until it is settled."""
+    async def _read(self, request: WireRequest) -> None:
+        """The body of the one task that reads; records how the stream ended."""
         try:
-            self._set(*await self._read_patiently(request))
+            self._set(*await self._read_to_the_end(request))
         except StreamError as exc:
-            lost = exc.code == "disconnected"
-            self._set(Status.DISCONNECTED if lost else Status.ERROR, exc)
+            is_lost = exc.code == "disconnected"
+            self._set(Status.DISCONNECTED if is_lost else Status.ERROR, exc)
         except Exception as exc:
             error = StreamError(repr(exc), code="client")
             error.__cause__ = exc
             self._set(Status.ERROR, error)
 
-    async def _read_patiently(self, request: _Request) -> _Ending:
-        failures = 0
+    async def _read_to_the_end(self, request: WireRequest) -> _Ending:
+        """Connect, and again after each cut, until the stream ends or the budget does."""
+        budget = RetryBudget(self._retries, self._backoff)
         while True:
-            self._progressed = False
             try:
-                return await self._read(request)
+                return await self._read_once(request, budget)
             except Cut as cut:
-                failures = 1 if self._progressed else failures + 1
-                self._check_budget(failures, cut)
+                if not self._is_kept:
+                    message = f"the rest is lost, because this server keeps nothing: {cut}"
+                    raise StreamError(message, code="not_kept") from cut
+                delay = budget.next_pause(cut)
                 self._set(Status.RECONNECTING)
-                await self._pause(failures, cut.retry_after)
+                await asyncio.sleep(delay)
                 if self._is_known and not cut.nothing_happened:
-                    request = self._follow_request()
+                    request = requests.to_follow(str(self.stream_id), self.offset)
 
-    async def _read(self, request: _Request) -> _Ending:
-        """One connection to its `done`; says how the stream ended. Raises `Cut`."""
+    async def _read_once(self, request: WireRequest, budget: RetryBudget) -> _Ending:
+        """One connection to its `done`; how the stream ended. Raises `Cut`."""
         ending: _Ending = (Status.DONE, None)
         parser = EventParser()
-        with cuts(), anyio.fail_after(REQUEST_TIMEOUT_SECONDS) as scope:
-            async with self._open(request) as response:
-                await check(response)
-                self._is_known = True
-                self._wake()
-                self._set(Status.STREAMING)
-                silence = 3 * ping_seconds(response)
-                scope.deadline = anyio.current_time() + silence
-                async for chunk in response.aiter_bytes():
-                    scope.deadline = anyio.current_time() + silence
-                    for event in parser.feed(chunk):
-                        if event.name == "done":
-                            return ending
-                        ending = self._take(event) or ending
+        opening = self._connection.open(request, was_answered=self._is_known)
+        async with opening as answer:
+            self._is_known = True
+            self._is_kept = "X-Stream-Id" in answer.response.headers
+            self._wake()
+            self._set(Status.STREAMING)
+            silence = SILENT_PINGS * ping_seconds(answer.response)
+            answer.expect_within(silence)
+            async for chunk in answer.response.aiter_bytes():
+                answer.expect_within(silence)
+                for event in parser.feed(chunk):
+                    if event.name == "stream-id":
+                        self._is_kept = True
+                        continue
+                    budget.renew()
+                    if event.name == "done":
+                        return ending
+                    ending = self._take(event) or ending
         raise Cut("the answer ended without done")
 
     def _take(self, event: ServerSentEvent) -> _Ending | None:
-        """Take in one event; says how the stream ended where the event does."""
-        self._progressed |= event.name != "stream-id"
+        """Take in one event; how the stream ended, if the event says so."""
+        if event.name == "ping":
+            return None
         if event.name == "stopped":
             return Status.STOPPED, None
         if event.name == "error" and event.id is None:
             return Status.ERROR, StreamError(event.data, code="stream_error")
-        if event.id is None or not event.id.isdecimal() or int(event.id) <= self.offset:
-            return None
-        self.offset = int(event.id)
+        if self._is_kept:
+            if event.id is None or not event.id.isdecimal() or int(event.id) <= self.offset:
+                return None  # it has arrived before
+            self.offset = int(event.id)
+        self._take_content(event)
+        return None
+
+    def _take_content(self, event: ServerSentEvent) -> None:
         if event.name in ("", "text"):
             piece: str = json.loads(event.data) if event.name else event.data
             self._text.append(piece)
@@ -375,47 +388,30 @@ class Stream:
         else:
             named = StreamEvent(event.name, event.data, self.offset)
             self._events.append(named)
-            self._call(self._on_event, named)
+            call_safely(self._on_event, named)
         self._announce()
-        return None
 
-    async def _command(self, request: _Request) -> None:
-        """A request without a stream, repeated as a reconnect is."""
-        failures = 0
+    async def _deliver(self, request: WireRequest) -> None:
+        """A request whose answer is no stream, repeated as a reconnect is."""
+        budget = RetryBudget(self._retries, self._backoff)
         while True:
             try:
-                with cuts(), anyio.fail_after(REQUEST_TIMEOUT_SECONDS):
-                    async with self._open(request) as response:
-                        await check(response, "application/json")
-                        return
+                async with self._connection.open(request, "application/json"):
+                    return
             except Cut as cut:
-                failures += 1
-                self._check_budget(failures, cut)
-                await self._pause(failures, cut.retry_after)
+                await asyncio.sleep(budget.next_pause(cut))
 
-    def _open(self, request: _Request) -> Any:
-        if self._client is None:
-            self._client = httpx.AsyncClient()
-        return self._client.stream(
-            request.method,
-            self.endpoint + request.path,
-            params=request.query,
-            json=request.body,
-            headers={"Accept": ACCEPT, "Accept-Encoding": "identity", **self._headers},
-            timeout=None,  # the deadlines are set where the pings are known
-        )
-
-    def _check_budget(self, failures: int, cut: Cut) -> None:
-        if failures > self._retries:
-            message = f"the server is out of reach: {cut}"
-            raise StreamError(message, code="disconnected") from cut
-
-    async def _pause(self, failures: int, retry_after: float) -> None:
-        jittered = self._backoff * 2 ** (failures - 1) * random.uniform(0.5, 1.0)
-        await asyncio.sleep(max(jittered, retry_after))
+    async def _has_moved(self) -> bool:
+        """Whether there is something to read on a stream at rest. Raises `Cut`."""
+        request = requests.to_ask_status(str(self.stream_id))
+        async with self._connection.open(request, "application/json") as answer:
+            await answer.response.aread()
+        status = answer.response.json()
+        is_at_rest = status["state"] == "stopped" and status["tail"] == self.offset
+        return self.status is Status.DISCONNECTED or not is_at_rest
 
     async def _next(self, queue: deque[T]) -> T | None:
-        """The next of a queue, None at the end; raises where the stream did not end well."""
+        """The next item of a queue, None at the end; raises if the stream failed."""
         self._attach_if_given()
         while not queue:
             if self.loading:
@@ -434,7 +430,7 @@ class Stream:
 
     def _announce(self) -> None:
         self._wake()
-        self._call(self._on_change, self)
+        call_safely(self._on_change, self)
 
     def _wake(self) -> None:
         self._changed.set()
@@ -445,14 +441,3 @@ class Stream:
 
     async def _next_change(self) -> None:
         await self._changed.wait()
-
-    def _call(self, callback: Callable[[T], object] | None, argument: T) -> None:
-        """A user's callback; its exception goes to the loop's handler, and reading goes on."""
-        if callback is None:
-            return
-        try:
-            callback(argument)
-        except Exception as exc:
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "a callback of streamstores.client.Stream failed", "exception": exc}
-            )

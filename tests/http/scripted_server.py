@@ -1,4 +1,4 @@
-"""An HTTP server whose every answer the test decides: the chat handler's wire, byte by byte."""
+"""An HTTP server whose answers a test decides: the wire of the chat handler, byte by byte."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
+
+REDIRECTS = {"redirect": "/moved", "loop": "/loop"}
+"""Where the redirecting answers lead; /loop leads to itself."""
 
 
 class Request(NamedTuple):
@@ -19,7 +22,7 @@ class Request(NamedTuple):
 
     @property
     def label(self) -> str:
-        """As tests/data/transitions.json names it."""
+        """The name of the request in tests/data/transitions.json."""
         mode = self.query.get("mode")
         return f"{self.method} {self.path}" + (f" mode={mode}" if mode else "")
 
@@ -29,7 +32,7 @@ class Request(NamedTuple):
 
 
 class Exchange:
-    """A request and the answer that the test gives it."""
+    """A request, and the means to answer it."""
 
     def __init__(
         self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -39,19 +42,24 @@ class Exchange:
         self._writer = writer
 
     async def open(self, *events: bytes, ping: float = 15.0) -> None:
-        """Answer with a stream of the chat handler."""
+        """Answer as a chat handler that keeps the stream."""
         await self.begin(X_Stream_Id=self.request.stream_id, X_Stream_Ping=ping)
         await self.send(event("stream-id", self.request.stream_id), *events)
 
+    async def open_unkept(self, *events: bytes) -> None:
+        """Answer as a chat handler with `resumable=False`."""
+        await self.begin(X_Stream_Ping=15.0)
+        await self.send(*events)
+
     async def begin(self, **headers: str | float) -> None:
-        """Answer with any stream of server-sent events."""
+        """Answer with the headers of an event stream."""
         lines = ["HTTP/1.1 200 OK", "Content-Type: text/event-stream; charset=utf-8"]
         lines += ["Transfer-Encoding: chunked", *_header_lines(headers)]
         self._writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
         await self._writer.drain()
 
     async def left(self) -> None:
-        """Returns when the client has closed the connection."""
+        """Return when the client has closed the connection."""
         with suppress(ConnectionError):
             while await asyncio.wait_for(self._reader.read(65_536), 10):
                 pass
@@ -62,32 +70,44 @@ class Exchange:
         await self._writer.drain()
 
     async def end(self) -> None:
-        """A clean end of the body."""
+        """End the body cleanly."""
         self._writer.write(b"0\r\n\r\n")
         await self._writer.drain()
         self._writer.close()
 
     def cut(self) -> None:
-        """The connection ends in the middle; what was sent before still arrives."""
+        """End the connection in the middle; everything sent before still arrives."""
         self._writer.close()
 
     async def answer(
         self, status: int, body: dict[str, Any] | str, **headers: str | float
     ) -> None:
+        """Answer with a page (a string) or a JSON object."""
         text = body if isinstance(body, str) else json.dumps(body)
+        content_type = "text/html" if isinstance(body, str) else "application/json"
         lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(text.encode())}"]
-        lines += ["Connection: close", "Content-Type: application/json"]
+        lines += ["Connection: close", f"Content-Type: {content_type}"]
         lines += _header_lines(headers)
         self._writer.write(("\r\n".join(lines) + "\r\n\r\n" + text).encode())
         await self._writer.drain()
         self._writer.close()
 
     async def refuse(self, status: int, code: str, **headers: str | float) -> None:
+        """Answer with an error of the chat handler."""
         await self.answer(status, {"error": f"it is {code}", "code": code}, **headers)
+
+    async def give(self, answer: int | str) -> None:
+        """Give an answer of tests/data/answers.json."""
+        if answer == "html":
+            await self.answer(200, "<html>Please sign in</html>")
+        elif answer in REDIRECTS:
+            await self.answer(307, "", Location=REDIRECTS[str(answer)])
+        else:
+            await self.refuse(int(answer), f"code_{answer}")
 
 
 class ScriptedServer:
-    """Requests wait until the test takes and answers them."""
+    """A server whose requests wait until the test takes and answers them."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -101,12 +121,12 @@ class ScriptedServer:
         return f"http://127.0.0.1:{port}/stream"
 
     async def next(self) -> Exchange:
-        """The oldest request that waits; waits for one."""
+        """The oldest request that waits for an answer; wait for one if there is none."""
         await asyncio.wait_for(self.asked(), 10)
         return self._waiting.popleft()
 
     async def asked(self) -> None:
-        """Returns when a request waits."""
+        """Return when a request waits for an answer."""
         while not self._waiting:
             self._arrived.clear()
             await self._arrived.wait()
@@ -116,7 +136,7 @@ class ScriptedServer:
             writer.close()
 
     def forget(self) -> None:
-        """Drop what waits: the client is about to leave it."""
+        """Drop the waiting requests, which the client is about to leave."""
         self._waiting.clear()
 
     async def __aenter__(self) -> ScriptedServer:
@@ -136,8 +156,12 @@ class ScriptedServer:
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
             return
+        exchange = Exchange(request, reader, writer)
+        if request.path == REDIRECTS["loop"]:
+            await exchange.give("loop")
+            return
         self.requests.append(request)
-        self._waiting.append(Exchange(request, reader, writer))
+        self._waiting.append(exchange)
         self._arrived.set()
 
 
@@ -160,7 +184,7 @@ def _header_lines(headers: dict[str, str | float]) -> list[str]:
 
 
 def event(name: str, data: str = "", offset: int | None = None) -> bytes:
-    """One event as the handler writes it, with LF as line end."""
+    """One event as the handler writes it; its lines end with LF."""
     lines = [] if offset is None else [f"id: {offset}"]
     if name:
         lines.append(f"event: {name}")

@@ -1,1 +1,1 @@
-"""What `streamstores.client` is made of: judging answers, parsing events."""
+"""The parts of `streamstores.client`: requests, the connection, answers, events, retries."""

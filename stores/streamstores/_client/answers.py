@@ -1,38 +1,26 @@
-"""What an answer of the chat handler means: go on, try again, or give up."""
+"""What an answer of the chat handler means: read it, try again, or give up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from typing import Any
 
-import httpx
+from streamstores._client.statuses import StreamError
 
 DEFAULT_PING_SECONDS = 15.0
 LONGEST_RETRY_AFTER_SECONDS = 60.0
 
-_TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-class StreamError(Exception):
-    """Why a stream is not done: refused by the server, failed, or out of reach.
-
-    `code` is the server's (`not_found`, `forbidden`, …), or `stream_error` where the model
-    failed, `disconnected` where all tries failed, `http_error` for a refusal without a code,
-    `bad_answer` where this is no chat handler. `status` is the HTTP status of a refusal.
-    """
-
-    def __init__(self, message: str, *, code: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.status = status
+_TRY_AGAIN = frozenset({408, 425, 429})  # and every 5xx
+_NOTHING_HAPPENED = frozenset({429, 503})  # a proxy's 502 cannot know
 
 
 class Cut(Exception):
     """A connection that ended too early, or an answer that says to try again.
 
     With `nothing_happened` the server said so, and the same request may be repeated.
+    `retry_after` is the pause in seconds that the server asks for.
     """
 
     def __init__(
@@ -43,46 +31,43 @@ class Cut(Exception):
         self.retry_after = retry_after
 
 
-@contextmanager
-def cuts() -> Iterator[None]:
-    """Turn what a lost connection raises into `Cut`."""
-    try:
-        yield
-    except httpx.UnsupportedProtocol:
-        raise  # a wrong URL stays wrong
-    except httpx.TransportError as exc:
-        raise Cut(str(exc) or type(exc).__name__) from exc
-    except TimeoutError as exc:
-        raise Cut("the server was silent for too long") from exc
+async def check_answer(response: Any, content_type: str, *, was_answered: bool) -> None:
+    """Raise `Cut` for an answer that says to try again, `StreamError` for a refusal.
 
-
-async def check(response: httpx.Response, content_type: str = "text/event-stream") -> None:
-    """Raise `Cut` for an answer that says to try again, `StreamError` for a refusal."""
+    `was_answered` says that a chat handler is known to be at this address. A successful
+    answer of another type then comes from something in between, such as a proxy or a
+    sign-in page, and is a cut. Otherwise the address is probably wrong, which is an error.
+    """
+    status = response.status_code
     if response.is_success:
-        if not response.headers.get("Content-Type", "").startswith(content_type):
-            raise StreamError("this is no chat handler's answer", code="bad_answer")
+        answered = response.headers.get("Content-Type", "no content type")
+        if not answered.startswith(content_type):
+            message = f"the server answered {answered}, not {content_type}"
+            raise Cut(message) if was_answered else StreamError(message, code="bad_answer")
         return
     await response.aread()
     message, code = _refusal(response)
-    if response.status_code in _TRY_AGAIN:
-        refused = response.status_code in (429, 503)  # a proxy's 502 knows nothing
-        raise Cut(message, nothing_happened=refused, retry_after=_retry_after(response))
-    raise StreamError(message, code=code, status=response.status_code)
+    if status in _TRY_AGAIN or status >= 500:
+        pause = retry_after_seconds(response.headers.get("Retry-After"))
+        raise Cut(message, nothing_happened=status in _NOTHING_HAPPENED, retry_after=pause)
+    raise StreamError(message, code=code, status=status)
 
 
-def _refusal(response: httpx.Response) -> tuple[str, str]:
-    """Message and code of an error; a proxy's or a framework's has neither."""
+def _refusal(response: Any) -> tuple[str, str]:
+    """Message and code of an error; one from a proxy or a framework has no code."""
     with suppress(ValueError, KeyError, TypeError):
         answer = response.json()
         return str(answer["error"]), str(answer["code"])
     return f"HTTP {response.status_code} {response.reason_phrase}".rstrip(), "http_error"
 
 
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds of the header Retry-After, which may be a number or a date; 0 without."""
-    value = response.headers.get("Retry-After", "")
+def retry_after_seconds(value: str | None) -> float:
+    """Seconds of the header Retry-After, a number or a date: at most 60, 0 without one.
+
+    The bound guards against a date seen by a clock that is behind.
+    """
     seconds = 0.0
-    if value.isdecimal():
+    if value and value.isdecimal():
         seconds = float(value)
     elif value:
         with suppress(ValueError, TypeError):
@@ -91,7 +76,8 @@ def _retry_after(response: httpx.Response) -> float:
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
 
 
-def ping_seconds(response: httpx.Response) -> float:
+def ping_seconds(response: Any) -> float:
+    """Seconds between the server's pings."""
     with suppress(ValueError):
         seconds = float(response.headers.get("X-Stream-Ping", ""))
         if 0 < seconds < float("inf"):

@@ -1,4 +1,4 @@
-"""Server-sent events from bytes; no I/O."""
+"""A parser of server-sent events, without I/O."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import NamedTuple
 
 
 class ServerSentEvent(NamedTuple):
-    """One event as the parser gives it; `name` is empty where the event has none."""
+    """One event; `name` is empty if the event has none."""
 
     name: str
     data: str
     id: str | None
-    """The event's own `id:` field; None without one."""
+    """The event's own `id:` field, not that of the event before; None without one."""
 
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class EventParser:
-    """`text/event-stream` from bytes in any slicing, as the HTML standard parses it.
+    """Parses `text/event-stream`, cut into chunks anywhere, as the HTML standard says.
 
-    By bytes, because only CR, LF and CRLF end a line: a text line may hold U+2028, NUL and
-    whatever else `str.splitlines` splits at. An event without its empty line is dropped.
+    It works on bytes, because only CR, LF and CRLF end a line, while `str.splitlines` would
+    also split at U+2028 and others. An event whose empty line never comes is dropped.
 
     Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
     """
 
     def __init__(self) -> None:
-        self._rest: list[bytes] = []  # of a line whose end has not come
+        self._rest: list[bytes] = []  # the start of a line whose end has not come
         self._after_cr = False
         self._first = True
         self._name = ""

@@ -1,0 +1,157 @@
+"""Every row of tests/data/transitions.json, run with the Python client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamstores.client import Status, Stream, StreamError
+from tests.clients.waiting import until
+from tests.http.scripted_server import DONE, PING, STOPPED, Exchange, ScriptedServer, event
+
+TABLE = json.loads((Path(__file__).parents[1] / "data" / "transitions.json").read_text())
+
+
+class Script:
+    """Causes the table's events, one after another."""
+
+    def __init__(self, stream: Stream, server: ScriptedServer) -> None:
+        self.stream = stream
+        self.server = server
+        self.current: Exchange | None = None  # what the client reads now
+        self.offset = 0
+
+    async def cause(self, name: str) -> None:
+        await getattr(self, name)()
+        await asyncio.wait_for(self._quiet(), 10)
+
+    async def _quiet(self) -> None:
+        """Wait until the client waits for us: it reads, it has asked, or it is at an end."""
+        if self.current is None and self.stream.loading:
+            ended = asyncio.create_task(until(self.stream, lambda: not self.stream.loading))
+            asked = asyncio.create_task(self.server.asked())
+            await asyncio.wait([asked, ended], return_when=asyncio.FIRST_COMPLETED)
+            asked.cancel()
+            ended.cancel()
+
+    def _take_current(self) -> Exchange:
+        current, self.current = self.current, None
+        assert current is not None
+        return current
+
+    def _begin_anew(self) -> None:
+        self.current, self.offset = None, 0
+        self.server.forget()
+
+    async def send(self) -> None:
+        self._begin_anew()
+        await self.stream.send("hello")
+
+    async def follow(self) -> None:
+        self._begin_anew()
+        await self.stream.attach("persisted")
+
+    async def resume(self) -> None:
+        await self.stream.resume()
+
+    async def retry(self) -> None:
+        self._begin_anew()
+        await self.stream.retry()
+
+    async def abort(self) -> None:
+        await self.stream.abort()
+
+    async def stop(self) -> None:
+        await self._stop("stopped", STOPPED)
+
+    async def stop_late(self) -> None:
+        await self._stop("done", DONE)
+
+    async def _stop(self, state: str, ending: bytes) -> None:
+        stopping = asyncio.create_task(self.stream.stop())
+        if self.stream.loading:
+            command = await self.server.next()
+            await command.answer(200, {"id": command.request.stream_id, "state": state})
+            await self._take_current().send(ending)
+        await asyncio.wait_for(stopping, 10)
+
+    async def stop_lost(self) -> None:
+        stopping = asyncio.create_task(self.stream.stop())
+        for _ in range(1 + TABLE["max_reconnects"]):
+            (await self.server.next()).cut()
+        with pytest.raises(StreamError) as raised:
+            await asyncio.wait_for(stopping, 10)
+        assert raised.value.code == "disconnected"
+
+    async def open(self) -> None:
+        self.current = await self.server.next()
+        await self.current.open()
+        await until(self.stream, lambda: self.stream.status is Status.STREAMING)
+
+    async def text(self) -> None:
+        assert self.current is not None
+        self.offset += 3
+        await self.current.send(event("", "abc", self.offset))
+        await until(self.stream, lambda: self.stream.offset == self.offset)
+
+    async def ping(self) -> None:
+        assert self.current is not None
+        await self.current.send(PING)
+
+    async def server_stopped(self) -> None:
+        await self._take_current().send(STOPPED)
+
+    async def server_error(self) -> None:
+        await self._take_current().send(event("error", "the model broke"), DONE)
+
+    async def server_done(self) -> None:
+        await self._take_current().send(DONE)
+
+    async def cut(self) -> None:
+        self._take_current().cut()
+
+    async def end(self) -> None:
+        await self._take_current().end()
+
+    async def fail(self) -> None:
+        (await self.server.next()).cut()
+
+    async def busy(self) -> None:
+        await (await self.server.next()).refuse(503, "store_unavailable", Retry_After=0)
+
+    async def gone(self) -> None:
+        await (await self.server.next()).refuse(404, "not_found")
+
+    async def reject(self) -> None:
+        await (await self.server.next()).refuse(403, "forbidden")
+
+
+def describe(row: dict[str, Any]) -> str:
+    return f"{row['from']}: {', '.join(row['on'])} -> {row['to']}"
+
+
+@pytest.mark.parametrize("row", TABLE["transitions"], ids=describe)
+async def test_the_client_moves_as_the_table_says(
+    stream: Stream, server: ScriptedServer, row: dict[str, Any]
+) -> None:
+    script = Script(stream, server)
+    for name in TABLE["reach"][row["from"]]:
+        await script.cause(name)
+    assert stream.status == row["from"]
+    for name in row["on"]:
+        await script.cause(name)
+    expected = TABLE["states"][row["to"]]
+    assert stream.status == row["to"]
+    assert stream.loading is expected["loading"]
+    assert stream.can_resume is expected["canResume"]
+    if "request" in row:
+        assert server.requests[-1].label == row["request"]
+
+
+def test_the_table_has_a_row_for_every_state() -> None:
+    reached = {row["to"] for row in TABLE["transitions"]}
+    assert reached == set(TABLE["states"]) == {str(status) for status in Status}

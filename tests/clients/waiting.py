@@ -1,0 +1,18 @@
+"""Waiting for what a Python client shows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from streamstores.client import Stream
+
+
+async def until(stream: Stream, condition: Callable[[], bool]) -> None:
+    """Wait for a change that makes the condition true."""
+
+    async def watch() -> None:
+        while not condition():
+            await stream._next_change()
+
+    await asyncio.wait_for(watch(), 10)
