@@ -22,10 +22,10 @@ from streamstores._client import requests
 from streamstores._client.answers import Cut, ping_seconds
 from streamstores._client.callbacks import call_safely
 from streamstores._client.connection import Connection, HttpClient
-from streamstores._client.events import EventParser, ServerSentEvent
 from streamstores._client.requests import WireRequest
 from streamstores._client.retries import RetryBudget
 from streamstores._client.statuses import Status, StreamError, StreamEvent
+from streamstores._sse import EventParser, ServerSentEvent
 
 __all__ = ["Status", "Stream", "StreamError", "StreamEvent"]
 

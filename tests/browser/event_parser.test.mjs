@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { EventParser } from "../../stores/streamstores/http/web/stream.js";
+import { EventParser } from "../../stores/streamstores/http/chat/stream.js";
 
 const bytes = (text) => new TextEncoder().encode(text);
 

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { mock, test } from "node:test";
 
-import { Stream, StreamError } from "../../stores/streamstores/http/web/stream.js";
+import { Stream, StreamError } from "../../stores/streamstores/http/chat/stream.js";
 import { ScriptedServer, event } from "./scripted_fetch.mjs";
 
 const DONE = event("done");

@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Mount, Route
 
 from streamstores.http import create_stream_handler
-from streamstores.models import BUILT_IN_TEXT, text_source
+from streamstores.integrations.models import BUILT_IN_TEXT, text_source
 from tests.browser.client import POLL_MS, TIMEOUT_MS
 from tests.browser.conftest import ROOT, OpenPage
 from tests.http.serving import serving

@@ -11,7 +11,7 @@ import pytest
 from tests.services import give_up
 
 HERE = Path(__file__).parent
-MODULE = HERE.parents[1] / "stores/streamstores/http/web/stream.js"
+MODULE = HERE.parents[1] / "stores/streamstores/http/chat/stream.js"
 
 
 def tool(name: str) -> str:

@@ -18,7 +18,7 @@ from tests.http.scripted_server import DONE, PING, STOPPED, Exchange, ScriptedSe
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 TABLE = json.loads((ROOT / "tests/data/transitions.json").read_text())
-STREAM_JS = Path(ROOT / "stores/streamstores/http/web/stream.js").read_text()
+STREAM_JS = Path(ROOT / "stores/streamstores/http/chat/stream.js").read_text()
 ANSWERS = {"open", "fail", "busy", "gone", "reject"}
 PIECE = "a text"
 STOP = "POST /stream/stop"

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { Stream } from "../../stores/streamstores/http/web/stream.js";
+import { Stream } from "../../stores/streamstores/http/chat/stream.js";
 import { ScriptedServer, event } from "./scripted_fetch.mjs";
 
 const table = JSON.parse(readFileSync(new URL("../data/transitions.json", import.meta.url)));

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamstores._client.events import EventParser
+from streamstores._sse import EventParser
 from tests.http.scripted_server import event
 
 texts = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]))

@@ -229,7 +229,7 @@ async def test_a_silent_producer_makes_room(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hour = 500_000
-    monkeypatch.setattr("streamstores.http.durable.rules.hour_now", lambda: hour)
+    monkeypatch.setattr("streamstores.http.durable.drafts.hour_now", lambda: hour)
     async with MemoryStreamStore(limits=Limits(attributes_bytes=2048)) as store:
         client = await serve(store, producer_memory=7200)
         await client.put("s")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streamstores.http._asgi.errors import HttpError
 from streamstores.http.durable.content import Content, chunks_of
-from streamstores.http.errors import HttpError
 from streamstores.limits import Limits
 
 JSON = Content.of("application/json")

@@ -11,7 +11,7 @@ import pytest
 
 from streamstores import MemoryStreamStore, StreamNotFound, StreamStore
 from streamstores.http import Event, StreamRequest, continues, create_stream_handler
-from streamstores.http.continuing import PREFIX
+from streamstores.http._asgi.reserved import SAVED_REQUEST_PREFIX
 from tests.http.conftest import Chat, Serve
 from tests.http.serving import Script, names, serving, text_of
 
@@ -133,7 +133,7 @@ async def test_a_continuation_that_fails_ends_in_an_error(serve: Serve) -> None:
 
 
 async def requests_in(store: StreamStore) -> list[str]:
-    return [info.id async for info in store.list(PREFIX)]
+    return [info.id async for info in store.list(SAVED_REQUEST_PREFIX)]
 
 
 async def test_a_long_request_lives_as_long_as_its_answer(

@@ -273,8 +273,14 @@ class Failing(Wrapping):
         return super().__getattribute__(name)
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable("the host name"), OutcomeUnknown("x")])
-async def test_a_store_that_cannot_be_used(error: Exception) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StoreUnavailable("the host name"), "store_unavailable"),
+        (OutcomeUnknown("x"), "outcome_unknown"),
+    ],
+)
+async def test_a_store_that_cannot_be_used(error: Exception, code: str) -> None:
     store = Failing()
     handler = create_stream_handler(Script().model, store)
     async with serving(handler) as url, httpx.AsyncClient() as client:
@@ -287,7 +293,7 @@ async def test_a_store_that_cannot_be_used(error: Exception) -> None:
             await chat.post("/stream/stop", id="s"),
             await chat.get("/stream/status", id="s"),
         ):
-            assert refusal(response) == (503, "store_unavailable")
+            assert refusal(response) == (503, code)
             assert int(response.headers["retry-after"]) > 0
             assert str(error) not in response.json()["error"].split()
     await store.inner.aclose()

@@ -229,7 +229,7 @@ async def test_the_rate_is_that_of_the_stream_and_not_of_its_namesake(
 async def test_what_was_long_ago_gives_no_rate_and_long_is_measured_by_the_interval(
     store: Watched, open_monitor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamstores.http.monitor._RATE_SECONDS", 0.0)
+    monkeypatch.setattr("streamstores.http.monitor.monitor._RATE_SECONDS", 0.0)
     await store.create("s", b"x")
     often = await open_monitor(store, interval=0.001)
     for _ in range(2):
@@ -434,11 +434,19 @@ async def test_the_page_comes_with_the_package_and_may_load_nothing_from_elsewhe
     store: Watched, open_monitor: Any
 ) -> None:
     answer = await (await open_monitor(store)).get("/")
-    page = resources.files("streamstores.http") / "web" / "monitor.html"
+    page = resources.files("streamstores.http.monitor") / "monitor.html"
     assert answer.text == page.read_text()
     assert answer.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("path", ["/stream.js", "/monitor.html", "/index.html"])
+async def test_the_monitor_serves_nothing_but_its_own_paths(
+    store: Watched, open_monitor: Any, path: str
+) -> None:
+    answer = await (await open_monitor(store)).get(path)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
 async def test_a_monitor_that_is_closed_ends_its_responses(

@@ -16,7 +16,7 @@ from typing import IO
 import httpx
 import pytest
 
-from streamstores import MemoryStreamStore, demo
+from streamstores import MemoryStreamStore
 from streamstores.client import Status, Stream
 from streamstores.demo import (
     Choice,
@@ -24,9 +24,10 @@ from streamstores.demo import (
     choose_model,
     create_demo,
     create_handler,
+    demo,
     run_demo,
 )
-from streamstores.models import BUILT_IN_TEXT, find_smollm2, gguf_model
+from streamstores.integrations.models import BUILT_IN_TEXT, find_smollm2, gguf_model
 from tests.services import give_up
 
 # Which model answers
@@ -270,6 +271,10 @@ def test_the_command_serves_page_model_and_store(tmp_path: Path) -> None:
             assert page.headers["content-type"].startswith("text/html")
             script = httpx.get(f"{process.url}/chat/stream.js")
             assert script.headers["content-type"].startswith("text/javascript")
+            for hidden in ("monitor.html", "index.html", "stream.js", "demo.py"):
+                assert httpx.get(f"{process.url}/{hidden}").status_code == 404
+            monitor = httpx.get(f"{process.url}/monitor/")
+            assert "default-src 'none'" in monitor.headers["content-security-policy"]
             assert process.end(signal.SIGINT) == 0
         finally:
             popen.kill()

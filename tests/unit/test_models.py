@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from streamstores import models
 from streamstores.http import Event, StreamRequest
-from streamstores.http.sources import can_continue
+from streamstores.http.chat.models import can_continue
+from streamstores.integrations import models
 from streamstores.models import find_smollm2, gguf_model, openai_model, text_source
 from tests.http.scripted_server import Exchange, ScriptedServer, event
 from tests.services import give_up

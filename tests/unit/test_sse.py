@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamstores import Record
 from streamstores.http import Event
-from streamstores.http.sse import (
+from streamstores.http.chat.records import (
     RESERVED_NAMES,
     begins_inside,
     encode,

@@ -5,11 +5,15 @@ They need the extra `http`: `pip install "streamstores[http]"`.
 
 from __future__ import annotations
 
-from streamstores.http.app import StreamHandler
-from streamstores.http.chat import create_stream_handler
+from streamstores.http._asgi.handler import StreamHandler
+from streamstores.http.chat import (
+    Event,
+    Model,
+    StreamRequest,
+    continues,
+    create_stream_handler,
+)
 from streamstores.http.durable import create_durable_streams_app
-from streamstores.http.sources import Model, StreamRequest, continues
-from streamstores.http.sse import Event
 
 __all__ = [
     "Event",

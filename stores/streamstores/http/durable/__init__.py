@@ -15,6 +15,6 @@ things as it does. To change something, look into
 
 from __future__ import annotations
 
-from streamstores.http.durable.app import create_durable_streams_app
+from streamstores.http.durable.handler import create_durable_streams_app
 
 __all__ = ["create_durable_streams_app"]

@@ -13,7 +13,7 @@ from functools import lru_cache
 from json.decoder import JSONDecoder
 from typing import NamedTuple, NoReturn
 
-from streamstores.http.errors import HttpError
+from streamstores.http._asgi.errors import HttpError
 from streamstores.limits import Limits
 
 __all__ = ["DEFAULT_TYPE", "Content", "chunks_of"]

@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from streamstores.errors import Conflict, StreamExists, StreamNotFound, StreamStoreError
+from streamstores.http._asgi.errors import HttpError
 from streamstores.http.durable import attributes as kept
-from streamstores.http.durable.asking import RESERVED
-from streamstores.http.errors import HttpError
+from streamstores.http.durable.request_headers import RESERVED
 from streamstores.limits import to_microseconds
 from streamstores.store import Record, State, StreamInfo, StreamStore
 

@@ -11,7 +11,7 @@ import random
 import re
 import time
 
-from streamstores.http.errors import HttpError
+from streamstores.http._asgi.errors import HttpError
 from streamstores.limits import MAX_OFFSET
 
 __all__ = ["BEGINNING", "NOW", "format_offset", "next_cursor", "parse_offset"]

@@ -1,9 +1,27 @@
-"""A parser of server-sent events, without I/O."""
+"""Server-sent events, to bytes and from bytes. No I/O, and no third-party package.
+
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
+
+__all__ = ["EventParser", "ServerSentEvent", "encode_event"]
+
+
+def encode_event(data: bytes, *, name: bytes = b"", event_id: int | None = None) -> bytes:
+    """One event. `name` has no line end.
+
+    CR LF and CR in `data` arrive as LF, because a line of the format ends at all three.
+    """
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    fields = b"" if event_id is None else b"id: %d\n" % event_id
+    if name:
+        fields = b"%bevent: %b\n" % (fields, name)
+    return b"%bdata: %b\n\n" % (fields, data.replace(b"\n", b"\ndata: "))
 
 
 class ServerSentEvent(NamedTuple):
@@ -23,8 +41,6 @@ class EventParser:
 
     It works on bytes, because only CR, LF and CRLF end a line, while `str.splitlines` would
     also split at U+2028 and others. An event whose empty line never comes is dropped.
-
-    Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
     """
 
     def __init__(self) -> None:

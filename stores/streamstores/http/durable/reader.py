@@ -7,15 +7,16 @@ from collections.abc import Sequence
 
 from streamstores.errors import OffsetOutOfRange, StreamNotFound
 from streamstores.follow import Follower, follow
-from streamstores.http.app import Exchange
-from streamstores.http.durable.answering import Answers, HeaderList
-from streamstores.http.durable.asking import Reading, RequestHeaders
+from streamstores.http._asgi.closing import Gate
+from streamstores.http._asgi.errors import HttpError
+from streamstores.http._asgi.exchange import Exchange
 from streamstores.http.durable.attributes import CONTENT_TYPE
 from streamstores.http.durable.content import Content
-from streamstores.http.durable.expiring import kept_alive, touch
+from streamstores.http.durable.expiry import kept_alive, touch
 from streamstores.http.durable.forks import Forks
 from streamstores.http.durable.offsets import format_offset, next_cursor
-from streamstores.http.errors import HttpError
+from streamstores.http.durable.request_headers import Reading, RequestHeaders
+from streamstores.http.durable.responses import Answers, HeaderList
 from streamstores.limits import to_microseconds
 from streamstores.store import Page, Record, State, StreamInfo, StreamStore
 
@@ -35,14 +36,14 @@ class Reader:
         *,
         cache_control: bytes,
         long_poll_seconds: float,
-        closing: asyncio.Event,
+        gate: Gate,
     ) -> None:
         self._store = store
         self._forks = forks
         self._answers = answers
         self._cache_control = cache_control
         self._long_poll_seconds = long_poll_seconds
-        self._closing = closing
+        self._gate = gate
 
     async def head(self, exchange: Exchange, stream_id: str) -> None:
         """Answer what the stream is. One store call."""
@@ -116,7 +117,7 @@ class Reader:
         client has left, or the server ends."""
         batch = asyncio.ensure_future(follower.batch())
         leaving = asyncio.ensure_future(_until_disconnected(exchange))
-        closing = asyncio.ensure_future(self._closing.wait())
+        closing = asyncio.ensure_future(self._gate.wait_closed())
         waits = {batch, leaving, closing}
         try:
             await asyncio.wait(

@@ -27,10 +27,10 @@ from streamstores.errors import (
     StreamClosed,
     StreamStoreError,
 )
+from streamstores.http._asgi.errors import HttpError
 from streamstores.http.durable.attributes import Known
+from streamstores.http.durable.drafts import Append, Draft, Taken
 from streamstores.http.durable.forks import Forks
-from streamstores.http.durable.rules import Append, Draft, Taken
-from streamstores.http.errors import HttpError
 from streamstores.store import State, StreamStore
 
 __all__ = ["Appender"]

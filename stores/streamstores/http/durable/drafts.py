@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from streamstores.http._asgi.errors import HttpError
 from streamstores.http.durable.attributes import (
     CLOSED_BY,
     PRODUCERS,
@@ -22,7 +23,6 @@ from streamstores.http.durable.attributes import (
     write_producers,
 )
 from streamstores.http.durable.offsets import format_offset
-from streamstores.http.errors import HttpError
 from streamstores.limits import Limits
 
 __all__ = ["Append", "Claim", "Draft", "Taken", "closed_error"]

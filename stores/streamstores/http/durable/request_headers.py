@@ -10,13 +10,13 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, quote, unquote
 
 from streamstores.errors import InvalidRequest
-from streamstores.http.app import Exchange, path_below_mount
+from streamstores.http._asgi.errors import HttpError
+from streamstores.http._asgi.exchange import Exchange, path_below_mount
+from streamstores.http._asgi.requests import check_id
 from streamstores.http.durable.content import Content, chunks_of
-from streamstores.http.durable.expiring import Expiry
+from streamstores.http.durable.drafts import Append, Claim
+from streamstores.http.durable.expiry import Expiry
 from streamstores.http.durable.offsets import BEGINNING, NOW, parse_offset
-from streamstores.http.durable.rules import Append, Claim
-from streamstores.http.errors import HttpError
-from streamstores.http.requests import check_id
 from streamstores.limits import MAX_TTL_SECONDS, Limits
 
 __all__ = ["RESERVED", "Creation", "Fork", "Reading", "RequestHeaders"]

@@ -7,9 +7,9 @@ from datetime import datetime, timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streamstores.http._asgi.errors import HttpError
 from streamstores.http.durable.attributes import CONTENT_TYPE, Known
-from streamstores.http.durable.rules import Append, Claim, Draft, Taken
-from streamstores.http.errors import HttpError
+from streamstores.http.durable.drafts import Append, Claim, Draft, Taken
 from streamstores.limits import Limits
 from streamstores.store import State, StreamInfo
 

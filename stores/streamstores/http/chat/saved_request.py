@@ -14,25 +14,18 @@ from contextlib import suppress
 from typing import Any
 
 from streamstores.errors import LimitExceeded, StreamNotFound, StreamStoreError
-from streamstores.http.sources import Model, StreamRequest, records_from
-from streamstores.http.sse import text_of
+from streamstores.http._asgi.reserved import MODEL_ATTRIBUTE, SAVED_REQUEST_PREFIX
+from streamstores.http.chat.models import Model, StreamRequest, records_from
+from streamstores.http.chat.records import text_of
 from streamstores.store import Record, State, StreamInfo, StreamStore
 
 __all__ = [
-    "MODEL",
-    "PREFIX",
     "continued",
     "forget_request",
     "has_request",
     "keep_request",
     "touch",
 ]
-
-MODEL = "model"
-"""The attribute that names the model."""
-
-PREFIX = "streamstores.request/"
-"""Begins the ids of the streams that hold requests; the handlers never serve these."""
 
 _INLINE = "request"
 _ELSEWHERE = "request_stream"
@@ -59,7 +52,7 @@ async def keep_request(
     )
     if len(text) <= min(_INLINE_BYTES, store.limits.attributes_bytes // 2):
         return {_INLINE: text}
-    companion_id = PREFIX + secrets.token_urlsafe(24)
+    companion_id = SAVED_REQUEST_PREFIX + secrets.token_urlsafe(24)
     size = store.limits.record_bytes
     data = text.encode()
     chunks = [data[start : start + size] for start in range(0, len(data), size)]
@@ -102,7 +95,7 @@ async def continued(
     request = StreamRequest(
         prompt=fields["prompt"],
         system=fields["system"],
-        model=info.attributes[MODEL],
+        model=info.attributes[MODEL_ATTRIBUTE],
         session_id=fields["session_id"],
         messages=tuple(fields["messages"]),
         id=info.id,

@@ -10,12 +10,13 @@ from typing import Any
 
 from starlette.types import Receive, Send
 
-from streamstores.http.sse import sse_event
+from streamstores._sse import encode_event
+from streamstores.http._asgi.closing import Gate
 from streamstores.store import Record
 
 __all__ = ["event_stream_headers", "in_parts", "send_events"]
 
-_PING = sse_event("ping")
+_PING = encode_event(b"", name=b"ping")
 _BYTES_A_TURN = 65_536  # to one client, before the others have theirs
 _LAST_SECONDS = 2.0  # for a client to take the end of a body that was cut
 
@@ -39,22 +40,22 @@ async def send_events(
     bodies: AsyncGenerator[bytes, None],
     *,
     ping_interval: float,
-    closing: asyncio.Event,
+    gate: Gate,
     ping: bytes = _PING,
     lasts: float | None = None,
 ) -> None:
     """Answer 200 with `bodies`, and a `ping` after each `ping_interval` seconds of silence,
-    until they end, the client leaves, `closing` is set, or it has lasted `lasts` seconds.
+    until they end, the client leaves, `gate` closes, or it has lasted `lasts` seconds.
 
     The server's back-pressure is passed on: while a client does not read, the next body is
-    not asked for. A body that `closing`, the time or an error cut, which is logged, ends
+    not asked for. A body that `gate`, the time or an error cut, which is logged, ends
     cleanly.
     """
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     line = _Line(send, ping, ping_interval)
     pump = asyncio.ensure_future(line.pump(bodies))
     leaving = asyncio.ensure_future(_until_disconnected(receive))
-    closed = asyncio.ensure_future(closing.wait())
+    closed = asyncio.ensure_future(gate.wait_closed())
     try:
         await asyncio.wait(
             {pump, leaving, closed}, timeout=lasts, return_when=asyncio.FIRST_COMPLETED

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from starlette.types import Send
 
-from streamstores.http.errors import HttpError
+from streamstores.http._asgi.errors import HttpError
 
 __all__ = ["Answers", "HeaderList"]
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable
 
-from streamstores.http.app import Exchange, StreamHandler
-from streamstores.http.asking import Asking
-from streamstores.http.errors import HttpError
-from streamstores.http.requests import wants_json_text
-from streamstores.http.sending import event_stream_headers, send_events
-from streamstores.http.sources import StreamRequest, records_from
-from streamstores.http.sse import sse_event, sse_of
+from streamstores.http._asgi.closing import Gate
+from streamstores.http._asgi.event_stream import event_stream_headers, send_events
+from streamstores.http._asgi.exchange import Exchange
+from streamstores.http._asgi.handler import StreamHandler
+from streamstores.http.chat.models import StreamRequest, records_from
+from streamstores.http.chat.records import sse_event, sse_of
+from streamstores.http.chat.request import ChatRequests, wants_json_text
+from streamstores.http.chat.script import send_script
 from streamstores.limits import Limits
 from streamstores.runs import TooManyRuns
 from streamstores.store import Record
@@ -30,30 +30,29 @@ class DirectChat:
 
     def __init__(
         self,
-        asking: Asking,
+        requests: ChatRequests,
         ping_interval: float,
         max_runs: int,
         describe_error: Callable[[Exception], str],
         watch_signals: bool,
     ) -> None:
-        self._asking = asking
+        self._requests = requests
         self._ping_interval = ping_interval
         self._max_runs = max_runs
         self._describe_error = describe_error
         self._watch_signals = watch_signals
         self._runs = 0
-        self._closing = asyncio.Event()
+        self._gate = Gate()
 
     def handler(self) -> StreamHandler:
-        routes = {"/stream": {"POST": self._start}}
+        routes = {"/stream": {"POST": self._start}, "/stream.js": {"GET": send_script}}
         return StreamHandler(routes, self._close, watch_signals=self._watch_signals)
 
     async def _start(self, exchange: Exchange) -> None:
-        fields = await self._asking.read_fields(exchange)
-        request = self._asking.stream_request(fields, exchange, None)
-        await self._asking.check(exchange, "", "start")
-        if self._closing.is_set():
-            raise HttpError(503, "store_unavailable", "closing", headers={"Retry-After": "2"})
+        fields = await self._requests.read_fields(exchange)
+        request = self._requests.stream_request(fields, exchange, None)
+        await self._requests.check(exchange, "", "start")
+        self._gate.check_open()
         if self._runs >= self._max_runs:
             raise TooManyRuns(f"this process produces {self._max_runs} streams already")
         self._runs += 1
@@ -64,7 +63,7 @@ class DirectChat:
                 event_stream_headers(self._ping_interval),
                 self._bodies(request, text_as_json=wants_json_text(exchange)),
                 ping_interval=self._ping_interval,
-                closing=self._closing,
+                gate=self._gate,
             )
         finally:
             self._runs -= 1
@@ -72,7 +71,7 @@ class DirectChat:
     async def _bodies(
         self, request: StreamRequest, *, text_as_json: bool
     ) -> AsyncGenerator[bytes, None]:
-        model = self._asking.models[request.model]
+        model = self._requests.models[request.model]
         records = records_from(model, request, Limits.record_bytes)
         try:
             async for data in records:
@@ -85,4 +84,4 @@ class DirectChat:
         yield sse_event("done")
 
     async def _close(self) -> None:
-        self._closing.set()
+        self._gate.close()

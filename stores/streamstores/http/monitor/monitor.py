@@ -7,10 +7,8 @@ setting without a default. It never reads what a stream holds.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import ipaddress
 import json
-import logging
 import re
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -22,23 +20,26 @@ from typing import Any, Union
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse
 
+from streamstores._sse import encode_event
 from streamstores.errors import InvalidRequest
-from streamstores.http.app import Activity, Exchange, StreamHandler
-from streamstores.http.continuing import MODEL, PREFIX
-from streamstores.http.errors import HttpError, as_http_error
-from streamstores.http.requests import query_of
-from streamstores.http.sending import event_stream_headers, send_events
-from streamstores.http.sse import sse_event
+from streamstores.http._asgi.authorize import check_allowed
+from streamstores.http._asgi.closing import Gate
+from streamstores.http._asgi.errors import HttpError, refusal_of
+from streamstores.http._asgi.event_stream import event_stream_headers, send_events
+from streamstores.http._asgi.exchange import Exchange
+from streamstores.http._asgi.handler import Activity, StreamHandler
+from streamstores.http._asgi.requests import query_of
+from streamstores.http._asgi.reserved import MODEL_ATTRIBUTE, SAVED_REQUEST_PREFIX
 from streamstores.limits import check_prefix
 from streamstores.runs.run import close_source
 from streamstores.store import State, StreamInfo, StreamStore
 
 __all__ = ["create_monitor", "only_loopback"]
 
-SHOWN_ATTRIBUTES = (MODEL,)
+SHOWN_ATTRIBUTES = (MODEL_ATTRIBUTE,)
 """What is shown of a stream's attributes: others may hold requests, or names of people."""
 
-_PAGE = Path(__file__).parent / "web" / "monitor.html"
+_PAGE = Path(__file__).parent / "monitor.html"
 _PAGE_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
@@ -53,10 +54,9 @@ _PING_SECONDS = 15.0
 _RATE_SECONDS = 10.0  # between two listings; if more, their difference is no rate of now
 _MAX_PREFIXES = 32
 _DEFAULT_LIMIT = 100
+_LISTING_FAILED = "the store's streams cannot be listed"
 
 Authorize = Callable[[Request], Union[bool, Awaitable[bool]]]
-
-_log = logging.getLogger("streamstores.http")
 
 
 def create_monitor(
@@ -132,7 +132,7 @@ class _Monitor:
         self._activity = activity
         self._listings = listings
         self._max_streams = max_streams
-        self._closing = asyncio.Event()
+        self._gate = Gate()
 
     def routes(self) -> dict[str, dict[str, Callable[[Exchange], Awaitable[None]]]]:
         return {
@@ -142,7 +142,7 @@ class _Monitor:
         }
 
     async def close(self) -> None:
-        self._closing.set()
+        self._gate.close()
 
     async def _page(self, exchange: Exchange) -> None:
         await self._check(exchange)
@@ -168,7 +168,7 @@ class _Monitor:
             event_stream_headers(_PING_SECONDS),
             self._bodies(prefix, limit),
             ping_interval=_PING_SECONDS,
-            closing=self._closing,
+            gate=self._gate,
         )
 
     async def _bodies(self, prefix: str, limit: int) -> AsyncGenerator[bytes, None]:
@@ -178,15 +178,8 @@ class _Monitor:
             yield listing.event(limit, self._activity)
 
     async def _check(self, exchange: Exchange) -> None:
-        try:
-            verdict = self._authorize(exchange.request())
-            if inspect.isawaitable(verdict):
-                verdict = await verdict
-        except Exception:
-            _log.exception("authorize failed, which refuses")
-            verdict = False
-        if not verdict:
-            raise HttpError(403, "forbidden", "this is not allowed")
+        await check_allowed(self._authorize, exchange)
+        self._gate.check_open()
 
     def _asked(self, exchange: Exchange) -> tuple[str, int]:
         """Prefix and limit. Raises `HttpError`, 501 where the store offers no listing."""
@@ -253,7 +246,9 @@ class _Listings:
         try:
             infos, is_complete = await _first_infos(self._store, prefix, self._max_streams)
         except Exception as exc:
-            return _Listing([], began_at, _now(), problem=_problem(exc))
+            return _Listing(
+                [], began_at, _now(), problem=refusal_of(exc, failed=_LISTING_FAILED)
+            )
         listing = _Listing(_rows(infos), began_at, _now(), is_complete)
         before = self._known.get(prefix)
         if before and began_at - before.began_at <= max(_RATE_SECONDS, 3 * self._interval):
@@ -328,8 +323,9 @@ class _Listing:
     def event(self, limit: int, activity: Callable[[str], Activity | None]) -> bytes:
         if self.problem is not None:
             problem = {"error": str(self.problem), "code": self.problem.code}
-            return sse_event("problem", json.dumps(problem))
-        return sse_event("snapshot", json.dumps(self.snapshot(limit, activity)))
+            return encode_event(json.dumps(problem).encode(), name=b"problem")
+        snapshot = self.snapshot(limit, activity)
+        return encode_event(json.dumps(snapshot).encode(), name=b"snapshot")
 
 
 async def _first_infos(
@@ -352,7 +348,7 @@ def _rows(infos: list[StreamInfo]) -> list[_Row]:
     """The streams without those that hold requests; of their attributes what may be shown."""
     infos.sort(key=lambda info: info.created_at, reverse=True)
     infos.sort(key=lambda info: info.state is not State.STREAMING)
-    return [_row(info) for info in infos if not info.id.startswith(PREFIX)]
+    return [_row(info) for info in infos if not info.id.startswith(SAVED_REQUEST_PREFIX)]
 
 
 def _row(info: StreamInfo) -> _Row:
@@ -369,14 +365,6 @@ def _row(info: StreamInfo) -> _Row:
         created_at=info.created_at,
         expires_at=info.expires_at,
     )
-
-
-def _problem(exc: Exception) -> HttpError:
-    error = as_http_error(exc)
-    if error is None:
-        _log.error("the store's streams cannot be listed", exc_info=exc)
-        return HttpError(500, "internal", "a fault of the server")
-    return error
 
 
 def _now() -> float:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 
 from streamstores.backends.memory import MemoryStreamStore
 from streamstores.errors import InvalidRequest
-from streamstores.http.app import StreamHandler
-from streamstores.http.asking import Asking, Authorize
-from streamstores.http.direct import DirectChat
-from streamstores.http.resuming import ResumableChat
-from streamstores.http.sources import Model, StreamRequest
+from streamstores.http._asgi.authorize import Authorize
+from streamstores.http._asgi.handler import StreamHandler
+from streamstores.http.chat.direct import DirectChat
+from streamstores.http.chat.models import Model, StreamRequest
+from streamstores.http.chat.request import ChatRequests
+from streamstores.http.chat.resumable import ResumableChat
 from streamstores.store import StreamStore
 
 __all__ = ["create_stream_handler"]
@@ -67,7 +68,7 @@ def create_stream_handler(
     """
     if not ping_interval > 0:
         raise InvalidRequest(f"ping_interval is seconds above 0, not {ping_interval!r}")
-    asking = Asking(
+    requests = ChatRequests(
         models=_named(models),
         authorize=authorize,
         new_id=new_id or (lambda request: secrets.token_urlsafe(18)),
@@ -76,10 +77,10 @@ def create_stream_handler(
     )
     describe_error = describe_error or (lambda exc: "The model failed.")
     if not resumable:
-        direct = DirectChat(asking, ping_interval, max_runs, describe_error, watch_signals)
+        direct = DirectChat(requests, ping_interval, max_runs, describe_error, watch_signals)
         return direct.handler()
     chat = ResumableChat(
-        asking,
+        requests,
         store or MemoryStreamStore(),
         ttl=ttl,
         heartbeat=heartbeat,

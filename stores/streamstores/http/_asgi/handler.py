@@ -1,57 +1,20 @@
-"""The ASGI side of a handler: finding the endpoint, answering refusals, starting and ending."""
+"""The ASGI application around the endpoints: routing, refusals, start and end."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple
 
-from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
-from streamstores.http.errors import HttpError, as_http_error
-from streamstores.http.signals import SignalWatch
+from streamstores.http._asgi.errors import HttpError, refusal_of
+from streamstores.http._asgi.exchange import Endpoint, Exchange, path_below_mount
+from streamstores.http._asgi.signals import SignalWatch
 from streamstores.store import StreamStore
 
-__all__ = ["Activity", "Endpoint", "Exchange", "StreamHandler", "path_below_mount"]
-
-_STREAM_JS = Path(__file__).parent / "web" / "stream.js"
-
-_log = logging.getLogger("streamstores.http")
-
-
-@dataclass
-class Exchange:
-    """One request and the way to answer it."""
-
-    scope: Scope
-    receive: Receive
-    send: Send
-    body: bytes = field(default=b"", init=False)
-    """What was read of the request's body; see `requests.read_body`."""
-
-    @cached_property
-    def headers(self) -> Headers:
-        return Headers(scope=self.scope)
-
-    def request(self) -> Request:
-        """The request for somebody else's eyes, whose body can be read again."""
-        return Request(self.scope, self._replay)
-
-    async def answer(self, response: Response) -> None:
-        await response(self.scope, self.receive, self.send)
-
-    async def _replay(self) -> Message:
-        return {"type": "http.request", "body": self.body, "more_body": False}
-
-
-Endpoint = Callable[[Exchange], Awaitable[None]]
+__all__ = ["Activity", "StreamHandler"]
 
 
 class Activity(NamedTuple):
@@ -67,12 +30,12 @@ class StreamHandler:
     """An ASGI application to run, or to mount below a path of another one.
 
     It starts by itself with the first request. It ends with `aclose()`, with the signal that
-    tells the server to end, or with the server's shutdown event where it is the server's
+    tells the server to end, or with the server's shutdown event if it is the server's own
     application (a mounted one gets none). `async with handler:` closes it too. The store is
-    closed only by that event, after which nobody else could.
+    closed only by the shutdown event, because nothing could use it after that.
 
-    `routes` has the endpoints by path and method; `every_path`, given instead, is one endpoint
-    that sees to all of them itself.
+    `routes` has the endpoints by path and method. Alternatively `every_path` is one endpoint
+    for all paths and methods.
     """
 
     def __init__(
@@ -85,7 +48,7 @@ class StreamHandler:
         every_path: Endpoint | None = None,
         watch_signals: bool,
     ) -> None:
-        self._routes = {**routes, "/stream.js": {"GET": _send_stream_js}}
+        self._routes = routes
         self._every_path = every_path
         self._on_close = on_close
         self._store = store
@@ -103,11 +66,11 @@ class StreamHandler:
             await send({"type": "websocket.close", "code": 1000})
 
     def activity(self, stream_id: str) -> Activity | None:
-        """What this process does with a stream; None where this handler keeps none."""
+        """What this process does with a stream; None if this handler does not keep track."""
         return None if self._activity is None else self._activity(stream_id)
 
     async def aclose(self) -> None:
-        """Hand over the streams that run here, and end their followers' responses, which
+        """Hand over the streams that run here, and end the responses of their followers, which
         then reconnect elsewhere. Idempotent; later requests get 503."""
         await asyncio.shield(self._close())
 
@@ -130,9 +93,9 @@ class StreamHandler:
         try:
             await self._endpoint(exchange.scope)(exchange)
         except (ClientDisconnect, OSError):
-            return  # nobody is left to answer
+            return  # the client has left, so there is no one to answer
         except Exception as exc:
-            await exchange.answer(_refusal(exc).response())
+            await exchange.answer(refusal_of(exc).response())
 
     def _endpoint(self, scope: Scope) -> Endpoint:
         if self._every_path is not None:
@@ -158,31 +121,3 @@ class StreamHandler:
                     await self._store.aclose()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
-
-
-def path_below_mount(scope: Scope) -> str:
-    """The path without the mount's, which some frameworks take off themselves, and without
-    a slash at its end, which Litestar puts there."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "").rstrip("/")
-    below = path[len(root) :] if root and path.startswith(f"{root}/") else path
-    return below.rstrip("/") or "/"
-
-
-def _refusal(exc: Exception) -> HttpError:
-    error = as_http_error(exc)
-    if error is None:
-        _log.error("a request failed", exc_info=exc)
-        return HttpError(500, "internal", "a fault of the server")
-    return error
-
-
-async def _send_stream_js(exchange: Exchange) -> None:
-    """The JavaScript client."""
-    if not _STREAM_JS.is_file():
-        raise HttpError(404, "not_found", "no such path")
-    headers = {"Cache-Control": "no-cache"}
-    await exchange.answer(FileResponse(_STREAM_JS, headers=headers, media_type=_JAVASCRIPT))
-
-
-_JAVASCRIPT = "text/javascript; charset=utf-8"

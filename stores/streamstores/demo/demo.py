@@ -20,16 +20,14 @@ from urllib.parse import urlsplit
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import FileResponse, JSONResponse
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
-import streamstores.http
 from streamstores.errors import StreamStoreError
 from streamstores.http import StreamHandler, create_stream_handler
+from streamstores.http.chat.models import can_continue
 from streamstores.http.monitor import create_monitor, only_loopback
-from streamstores.http.sources import can_continue
-from streamstores.models import (
+from streamstores.integrations.models import (
     ModelFunction,
     find_smollm2,
     gguf_model,
@@ -41,7 +39,7 @@ from streamstores.store_urls import open_store
 
 __all__ = ["Choice", "DemoError", "choose_model", "create_demo", "create_handler", "run_demo"]
 
-WEB = Path(streamstores.http.__file__).parent / "web"
+_PAGE = Path(__file__).parent / "index.html"
 
 HEARTBEAT_SECONDS = 1.0
 """Shorter than the handler's own, so that a killed demo continues three seconds later."""
@@ -136,16 +134,19 @@ def create_demo(
         "hint": choice.hint,
     }
 
+    async def page(request: Request) -> FileResponse:
+        return FileResponse(_PAGE, headers={"Cache-Control": "no-cache"})
+
     async def info(request: Request) -> JSONResponse:
         has_monitor = store is not None and only_loopback(request)
         answer = {**about, "monitor": has_monitor}
         return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
-    routes = [Route("/info", info), Mount("/chat", handler)]
+    routes = [Route("/", page), Route("/info", info), Mount("/chat", handler)]
     if store is not None:
         monitor = create_monitor(store, authorize=only_loopback, handler=handler)
         routes.append(Mount("/monitor", monitor))
-    return Starlette(routes=[*routes, Mount("/", StaticFiles(directory=WEB, html=True))])
+    return Starlette(routes=routes)
 
 
 def run_demo(

@@ -6,7 +6,6 @@ encoded for the first of them and kept for the others, as long as it is among th
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Iterator
@@ -14,15 +13,16 @@ from datetime import datetime
 
 from streamstores.errors import StreamStoreError
 from streamstores.follow import follow
-from streamstores.http.app import Exchange
-from streamstores.http.durable.answering import Answers
-from streamstores.http.durable.asking import Reading
+from streamstores.http._asgi.closing import Gate
+from streamstores.http._asgi.event_stream import in_parts, send_events
+from streamstores.http._asgi.exchange import Exchange
 from streamstores.http.durable.attributes import CONTENT_TYPE
 from streamstores.http.durable.content import Content
-from streamstores.http.durable.expiring import kept_alive
+from streamstores.http.durable.expiry import kept_alive
 from streamstores.http.durable.offsets import format_offset, next_cursor
-from streamstores.http.durable.reading import Reader, same_stream
-from streamstores.http.sending import in_parts, send_events
+from streamstores.http.durable.reader import Reader, same_stream
+from streamstores.http.durable.request_headers import Reading
+from streamstores.http.durable.responses import Answers
 from streamstores.store import Page, Record, State, StreamInfo, StreamStore
 
 __all__ = ["LiveReader"]
@@ -50,13 +50,13 @@ class LiveReader:
         answers: Answers,
         *,
         live_seconds: float,
-        closing: asyncio.Event,
+        gate: Gate,
     ) -> None:
         self._store = store
         self._reader = reader
         self._answers = answers
         self._live_seconds = live_seconds
-        self._closing = closing
+        self._gate = gate
         self._shared: dict[_Key, _Event] = {}
 
     async def send(self, exchange: Exchange, stream_id: str, reading: Reading) -> None:
@@ -81,7 +81,7 @@ class LiveReader:
                 headers,
                 bodies,
                 ping_interval=_PING_SECONDS,
-                closing=self._closing,
+                gate=self._gate,
                 ping=_PING,
                 lasts=self._live_seconds,
             )

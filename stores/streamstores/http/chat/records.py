@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from streamstores._sse import encode_event
 from streamstores.store import Record
 
 __all__ = [
@@ -91,7 +92,7 @@ def begins_inside(data: bytes) -> bool:
 
 def sse_event(name: str, data: str = "") -> bytes:
     """One event of the wire itself, which has no id."""
-    return b"event: %b\n%b\n" % (name.encode(), _data_lines(_utf8(data)))
+    return encode_event(_utf8(data), name=name.encode())
 
 
 def sse_of(
@@ -102,28 +103,20 @@ def sse_of(
     `text_as_json` sends text that has a carriage return as an event `text` with a JSON
     string; without it CR LF and CR become LF, because SSE ends lines at all three.
     """
-    parts = []
-    for offset, data in records:
-        if with_ids:
-            parts.append(b"id: %d\n" % (offset + len(data)))
-        parts.append(_body(data, text_as_json))
-    return b"".join(parts)
+    return b"".join(
+        _event_of(data, offset + len(data) if with_ids else None, text_as_json)
+        for offset, data in records
+    )
 
 
-def _body(data: bytes, text_as_json: bool) -> bytes:
+def _event_of(data: bytes, event_id: int | None, text_as_json: bool) -> bytes:
     if data[:1] == _MARK:
         name, _, payload = data[1:-1].partition(b"\n")
-        return b"event: %b\n%b\n" % (name, _data_lines(payload))
+        return encode_event(payload, name=name, event_id=event_id)
     if text_as_json and b"\r" in data:
         text = json.dumps(data.decode(errors="replace"), ensure_ascii=False)
-        return b"event: text\ndata: %b\n\n" % text.encode()
-    return _data_lines(data) + b"\n"
-
-
-def _data_lines(data: bytes) -> bytes:
-    if b"\r" in data:
-        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    return b"data: %b\n" % data.replace(b"\n", b"\ndata: ")
+        return encode_event(text.encode(), name=b"text", event_id=event_id)
+    return encode_event(data, event_id=event_id)
 
 
 def _utf8(text: str) -> bytes:

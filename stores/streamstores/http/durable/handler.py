@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-
 from starlette.requests import ClientDisconnect
 
-from streamstores.errors import InvalidRequest, LimitExceeded, OutcomeUnknown, StoreUnavailable
-from streamstores.http.app import Exchange, StreamHandler
-from streamstores.http.asking import Authorize, is_allowed
-from streamstores.http.durable import asking
-from streamstores.http.durable.answering import Answers, HeaderList
-from streamstores.http.durable.appending import Appender
-from streamstores.http.durable.asking import RequestHeaders
-from streamstores.http.durable.creating import Creator
+from streamstores.errors import InvalidRequest
+from streamstores.http._asgi.authorize import Authorize, check_allowed
+from streamstores.http._asgi.closing import Gate
+from streamstores.http._asgi.errors import HttpError, refusal_of
+from streamstores.http._asgi.exchange import Exchange
+from streamstores.http._asgi.handler import StreamHandler
+from streamstores.http._asgi.requests import read_body
+from streamstores.http.durable import request_headers
+from streamstores.http.durable.appender import Appender
+from streamstores.http.durable.creator import Creator
+from streamstores.http.durable.drafts import Append, Taken
 from streamstores.http.durable.forks import Forks
-from streamstores.http.durable.live import LiveReader
+from streamstores.http.durable.live_reader import LiveReader
 from streamstores.http.durable.offsets import format_offset
-from streamstores.http.durable.reading import Reader, metadata_of
-from streamstores.http.durable.rules import Append, Taken
-from streamstores.http.errors import RETRY_AFTER_SECONDS, HttpError, as_http_error
-from streamstores.http.requests import read_body
+from streamstores.http.durable.reader import Reader, metadata_of
+from streamstores.http.durable.request_headers import RequestHeaders
+from streamstores.http.durable.responses import Answers, HeaderList
 from streamstores.store import StreamStore
 
 __all__ = ["create_durable_streams_app"]
 
 _METHODS = "DELETE, GET, HEAD, OPTIONS, POST, PUT"
-_RETRY = {"Retry-After": RETRY_AFTER_SECONDS}
-
-_log = logging.getLogger("streamstores.http")
 
 
 def create_durable_streams_app(
@@ -69,7 +65,7 @@ def create_durable_streams_app(
         raise InvalidRequest(f"max_body_bytes is 1 to {most}, what one append takes")
     if not (long_poll_seconds > 0 and live_seconds > 0 and producer_memory >= 0):
         raise InvalidRequest("the settings that are seconds are above 0")
-    server = _Server(
+    server = _DurableStreams(
         store,
         authorize,
         Answers(allow_origin),
@@ -83,7 +79,7 @@ def create_durable_streams_app(
     )
 
 
-class _Server:
+class _DurableStreams:
     def __init__(
         self,
         store: StreamStore,
@@ -99,7 +95,7 @@ class _Server:
         self._authorize = authorize
         self._answers = answers
         self._max_body_bytes = max_body_bytes
-        self._closing = asyncio.Event()
+        self._gate = Gate()
         self._forks = Forks(store)
         self._appender = Appender(store, self._forks, producer_memory)
         self._creator = Creator(store, self._forks)
@@ -111,10 +107,10 @@ class _Server:
             answers,
             cache_control=scope + b", max-age=60, stale-while-revalidate=300",
             long_poll_seconds=long_poll_seconds,
-            closing=self._closing,
+            gate=self._gate,
         )
         self._live_reader = LiveReader(
-            store, self._reader, answers, live_seconds=live_seconds, closing=self._closing
+            store, self._reader, answers, live_seconds=live_seconds, gate=self._gate
         )
         self._methods = {
             "GET": self._get,
@@ -135,22 +131,23 @@ class _Server:
                 headers = {"Allow": _METHODS}
                 message = f"a stream takes {_METHODS}"
                 raise HttpError(405, "method_not_allowed", message, headers=headers)
-            if self._closing.is_set():
-                raise StoreUnavailable("this process is closing")
+            self._gate.check_open()
             await answer(exchange, dict(exchange.scope["headers"]))
         except (ClientDisconnect, OSError):
             return  # nobody is left to answer
         except Exception as exc:
-            await self._answers.refuse(exchange.send, _refusal(exc), with_body=method != "HEAD")
+            await self._answers.refuse(
+                exchange.send, refusal_of(exc), with_body=method != "HEAD"
+            )
 
     async def close(self) -> None:
         """End the live answers, whose clients then come back elsewhere."""
-        self._closing.set()
+        self._gate.close()
         await self._appender.aclose()
 
     async def _get(self, exchange: Exchange, headers: RequestHeaders) -> None:
         stream_id = await self._allowed(exchange, "read")
-        reading = asking.read_reading(exchange)
+        reading = request_headers.read_reading(exchange)
         if reading.live == "sse":
             await self._live_reader.send(exchange, stream_id, reading)
         elif reading.live == "long-poll":
@@ -164,7 +161,7 @@ class _Server:
     async def _post(self, exchange: Exchange, headers: RequestHeaders) -> None:
         stream_id = await self._allowed(exchange, "append")
         body = await self._body(exchange, headers)
-        request = asking.read_append(headers, body, self._store.limits)
+        request = request_headers.read_append(headers, body, self._store.limits)
         taken = await self._appender.append(stream_id, request)
         status = 200 if taken.is_new and request.claim is not None and request.chunks else 204
         await self._answers.confirm(
@@ -173,7 +170,7 @@ class _Server:
 
     async def _put(self, exchange: Exchange, headers: RequestHeaders) -> None:
         stream_id = await self._allowed(exchange, "create")
-        creation = asking.read_creation(exchange, headers, self._store.limits)
+        creation = request_headers.read_creation(exchange, headers, self._store.limits)
         if creation.fork is not None:
             await self._check(exchange, creation.fork.source_id, "read")
         body = await self._body(exchange, headers)
@@ -181,7 +178,9 @@ class _Server:
         answer = metadata_of(info)
         if is_new:
             self._appender.forget(stream_id)
-            answer.append((b"location", asking.location_of(exchange, headers, stream_id)))
+            answer.append(
+                (b"location", request_headers.location_of(exchange, headers, stream_id))
+            )
         await self._answers.send(exchange.send, 201 if is_new else 200, answer, b"")
 
     async def _delete(self, exchange: Exchange, headers: RequestHeaders) -> None:
@@ -193,14 +192,13 @@ class _Server:
         await self._answers.send(exchange.send, 204)
 
     async def _allowed(self, exchange: Exchange, action: str) -> str:
-        stream_id = asking.stream_id_of(exchange, self._store.limits)
+        stream_id = request_headers.stream_id_of(exchange, self._store.limits)
         await self._check(exchange, stream_id, action)
         return stream_id
 
     async def _check(self, exchange: Exchange, stream_id: str, action: str) -> None:
-        authorize = self._authorize
-        if authorize and not await is_allowed(authorize, exchange, stream_id, action):
-            raise HttpError(403, "forbidden", "this is not allowed")
+        if self._authorize is not None:
+            await check_allowed(self._authorize, exchange, stream_id, action)
 
     async def _body(self, exchange: Exchange, headers: RequestHeaders) -> bytes:
         announced = headers.get(b"content-length", b"").decode("latin-1")
@@ -216,16 +214,3 @@ def _headers_of(request: Append, taken: Taken) -> HeaderList:
         headers.append((b"producer-epoch", b"%d" % (taken.epoch or 0)))
         headers.append((b"producer-seq", b"%d" % (taken.seq or 0)))
     return headers
-
-
-def _refusal(exc: Exception) -> HttpError:
-    if isinstance(exc, OutcomeUnknown):
-        message = "this was perhaps applied: read before you retry"
-        return HttpError(503, "outcome_unknown", message, headers=_RETRY)
-    if isinstance(exc, LimitExceeded):
-        return HttpError(413, "too_large", str(exc))
-    error = as_http_error(exc)
-    if error is None:
-        _log.error("a request failed", exc_info=exc)
-        return HttpError(500, "internal", "a fault of the server")
-    return error

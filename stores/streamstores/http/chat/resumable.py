@@ -20,14 +20,18 @@ from streamstores.errors import (
     StreamNotFound,
     StreamStoreError,
 )
-from streamstores.http import continuing
-from streamstores.http.app import Activity, Exchange, StreamHandler
-from streamstores.http.asking import Asking
-from streamstores.http.errors import HttpError
-from streamstores.http.requests import check_id, query_of, start_offset, wants_json_text
-from streamstores.http.sending import event_stream_headers, in_parts, send_events
-from streamstores.http.sources import StreamRequest, can_continue, records_from
-from streamstores.http.sse import begins_inside, sse_event, sse_of
+from streamstores.http._asgi.closing import Gate
+from streamstores.http._asgi.errors import HttpError
+from streamstores.http._asgi.event_stream import event_stream_headers, in_parts, send_events
+from streamstores.http._asgi.exchange import Exchange
+from streamstores.http._asgi.handler import Activity, StreamHandler
+from streamstores.http._asgi.requests import check_id, query_of
+from streamstores.http._asgi.reserved import MODEL_ATTRIBUTE, SAVED_REQUEST_PREFIX
+from streamstores.http.chat import saved_request
+from streamstores.http.chat.models import StreamRequest, can_continue, records_from
+from streamstores.http.chat.records import begins_inside, sse_event, sse_of
+from streamstores.http.chat.request import ChatRequests, start_offset, wants_json_text
+from streamstores.http.chat.script import send_script
 from streamstores.runs import RunFollower, Runs, Source, TooManyRuns
 from streamstores.store import Record, State, StreamInfo, StreamStore
 
@@ -44,7 +48,7 @@ class ResumableChat:
 
     def __init__(
         self,
-        asking: Asking,
+        requests: ChatRequests,
         store: StreamStore,
         *,
         ttl: float | None,
@@ -57,7 +61,7 @@ class ResumableChat:
         owns_store: bool,
         watch_signals: bool,
     ) -> None:
-        self._asking = asking
+        self._requests = requests
         self._store = store
         self._ttl = ttl
         self._ping_interval = ping_interval
@@ -75,7 +79,7 @@ class ResumableChat:
         self._readers: Counter[str] = Counter()
         self._encoder = _Encoder()
         self._stops: set[asyncio.Future[Any]] = set()
-        self._closing = asyncio.Event()
+        self._gate = Gate()
 
     def handler(self) -> StreamHandler:
         routes = {
@@ -83,6 +87,7 @@ class ResumableChat:
             "/stream/resume": {"GET": self._resume, "POST": self._continue},
             "/stream/stop": {"POST": self._stop},
             "/stream/status": {"GET": self._status},
+            "/stream.js": {"GET": send_script},
         }
         return StreamHandler(
             routes,
@@ -97,18 +102,18 @@ class ResumableChat:
 
     async def _start(self, exchange: Exchange) -> None:
         """Start a stream and send it; a living one is sent from its start."""
-        fields = await self._asking.read_fields(exchange)
-        request = self._asking.stream_request(fields, exchange, self._store.limits)
+        fields = await self._requests.read_fields(exchange)
+        request = self._requests.stream_request(fields, exchange, self._store.limits)
         stream_id = self._own(request.id)
         is_named = fields.get("id") is not None
         # Both before either is done: the answer must not tell whether the stream exists.
-        await self._asking.check(exchange, stream_id, "start", *["follow"] * is_named)
-        self._check_open()
+        await self._requests.check(exchange, stream_id, "start", *["follow"] * is_named)
+        self._gate.check_open()
         try:
             info = await self._begin(request)
         except StreamExists as exc:
             info = exc.info
-            await continuing.touch(self._store, info)
+            await saved_request.touch(self._store, info)
         except TooManyRuns:
             if not is_named:
                 raise
@@ -124,14 +129,14 @@ class ResumableChat:
         await self._go_on(exchange, query.get("id"), query.get("after"), action)
 
     async def _continue(self, exchange: Exchange) -> None:
-        fields = await self._asking.read_fields(exchange)
+        fields = await self._requests.read_fields(exchange)
         await self._go_on(exchange, fields.get("id"), fields.get("after"), "continue")
 
     async def _go_on(self, exchange: Exchange, stream_id: Any, after: Any, action: str) -> None:
         stream_id = self._own(stream_id)
         offset = start_offset(after, exchange)
-        await self._asking.check(exchange, stream_id, action)
-        self._check_open()
+        await self._requests.check(exchange, stream_id, action)
+        self._gate.check_open()
         info = await self._look(stream_id)
         if offset > info.tail:
             raise OffsetOutOfRange(stream_id, offset, tail=info.tail)
@@ -140,41 +145,37 @@ class ResumableChat:
         await self._send(exchange, info, offset)
 
     async def _stop(self, exchange: Exchange) -> None:
-        fields = await self._asking.read_fields(exchange)
+        fields = await self._requests.read_fields(exchange)
         stream_id = self._own(fields.get("id"))
-        await self._asking.check(exchange, stream_id, "stop")
-        self._check_open()
+        await self._requests.check(exchange, stream_id, "stop")
+        self._gate.check_open()
         await self._answer_status(exchange, await self._runs.stop(stream_id))
 
     async def _status(self, exchange: Exchange) -> None:
         stream_id = self._own(query_of(exchange).get("id"))
-        await self._asking.check(exchange, stream_id, "status")
-        self._check_open()
+        await self._requests.check(exchange, stream_id, "status")
+        self._gate.check_open()
         await self._answer_status(exchange, await self._store.info(stream_id))
 
     def _own(self, stream_id: Any) -> str:
         """A stream id that clients may use."""
         checked = check_id(stream_id, self._store.limits)
-        if checked.startswith(continuing.PREFIX):
+        if checked.startswith(SAVED_REQUEST_PREFIX):
             raise HttpError(400, "invalid_id", "ids of this kind are reserved")
         return checked
 
-    def _check_open(self) -> None:
-        if self._closing.is_set():
-            raise StoreUnavailable("this process is closing")
-
     async def _begin(self, request: StreamRequest) -> StreamInfo:
-        model = self._asking.models[request.model]
-        attributes = {continuing.MODEL: request.model}
+        model = self._requests.models[request.model]
+        attributes = {MODEL_ATTRIBUTE: request.model}
         if can_continue(model):
-            attributes |= await continuing.keep_request(self._store, request, self._ttl)
+            attributes |= await saved_request.keep_request(self._store, request, self._ttl)
         records = records_from(model, request, self._store.limits.record_bytes)
         try:
             return await self._runs.start(
                 request.id, records, ttl=self._ttl, attributes=attributes
             )
         except (StreamExists, StoreUnavailable, TooManyRuns):
-            await continuing.forget_request(self._store, attributes)
+            await saved_request.forget_request(self._store, attributes)
             raise
 
     async def _existing(self, stream_id: str) -> StreamInfo:
@@ -186,15 +187,15 @@ class ResumableChat:
 
     async def _look(self, stream_id: str) -> StreamInfo:
         info = await self._store.info(stream_id)
-        await continuing.touch(self._store, info)
+        await saved_request.touch(self._store, info)
         return info
 
     def _revive(self, info: StreamInfo) -> Source | None:
         """The model's continuation, where it is marked `@continues`."""
-        model = self._asking.models.get(info.attributes.get(continuing.MODEL, ""))
-        if model is None or not can_continue(model) or not continuing.has_request(info):
+        model = self._requests.models.get(info.attributes.get(MODEL_ATTRIBUTE, ""))
+        if model is None or not can_continue(model) or not saved_request.has_request(info):
             return None
-        return continuing.continued(self._store, info, model)
+        return saved_request.continued(self._store, info, model)
 
     async def _send(self, exchange: Exchange, info: StreamInfo, offset: int) -> None:
         follower = await self._runs.follow(info, offset)
@@ -209,7 +210,7 @@ class ResumableChat:
                 headers,
                 self._bodies(follower, info.id, first, text_as_json=wants_json_text(exchange)),
                 ping_interval=self._ping_interval,
-                closing=self._closing,
+                gate=self._gate,
             )
         finally:
             await follower.aclose()
@@ -264,7 +265,7 @@ class ResumableChat:
             "state": str(info.state),
             "tail": info.tail,
             "error": info.error,
-            "model": info.attributes.get(continuing.MODEL),
+            "model": info.attributes.get(MODEL_ATTRIBUTE),
             "createdAt": _iso(info.created_at),
             "expiresAt": _iso(info.expires_at),
         }
@@ -274,7 +275,7 @@ class ResumableChat:
         try:
             await self._runs.aclose()
         finally:
-            self._closing.set()
+            self._gate.close()
         if self._stops:
             await asyncio.wait(set(self._stops))
         if self._owns_store:

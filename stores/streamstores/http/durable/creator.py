@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from streamstores.errors import Conflict, OffsetOutOfRange, StreamExists, StreamNotFound
+from streamstores.http._asgi.errors import HttpError
 from streamstores.http.durable import attributes as kept
-from streamstores.http.durable.asking import Creation, Fork
 from streamstores.http.durable.content import Content, chunks_of
-from streamstores.http.durable.expiring import Expiry, set_expiry
+from streamstores.http.durable.expiry import Expiry, set_expiry
 from streamstores.http.durable.forks import Forks, records_below
-from streamstores.http.errors import HttpError
+from streamstores.http.durable.request_headers import Creation, Fork
 from streamstores.store import State, StreamInfo, StreamStore
 
 __all__ = ["Creator"]
