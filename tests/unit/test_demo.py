@@ -92,7 +92,7 @@ def test_a_port_in_use_is_told() -> None:
     [
         ("nonsense", "begins with a scheme"),
         ("gopher://host", "no store for the scheme 'gopher'"),
-        ("memory://?x=1", "no options"),
+        ("memory://?x=1", "there is no option 'x'"),
         ("sqlite:////nonexistent/folder/demo.db", "--store"),
     ],
 )
