@@ -117,7 +117,7 @@ async def test_a_lost_answer_to_create_is_found_by_the_writers_name(
 async def test_a_lost_answer_to_delete_still_deletes_once(place: Place) -> None:
     store, wire = await place.wired()
     await store.create("a", state="done")
-    await asyncio.gather(*store._packer._tasks.values())
+    await store._packer.idle()
     wire.lose(lambda operation, options: operation == "delete_object", applied=True)
     await store.delete("a")
     with pytest.raises(StreamNotFound):
@@ -199,12 +199,14 @@ async def test_an_append_that_s3_took_after_the_end_is_void(place: Place) -> Non
     await reached(is_there)
 
     async def is_answered() -> None:
-        await store._bucket.get("no-such-key")  # it brings S3's time
+        await store._storage.bucket.get("no-such-key")  # it brings S3's time
 
     end = info.expires_at
     assert end is not None
     # S3 dates in whole seconds.
-    await eventually(lambda: store._streams.seconds() > end.timestamp() + 1.1, is_answered)
+    await eventually(
+        lambda: store._storage.clock.seconds() > end.timestamp() + 1.1, is_answered
+    )
     with pytest.raises(StreamNotFound):
         await store.info("a")
     may_go.set()

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from streamstores.backends._s3.clock import ServerClock
+from streamstores.backends._s3.server_clock import ServerClock
 
 
 @pytest.mark.parametrize("ahead", [0.0, 0.9, 3.0, -40.0, 86_400.0])

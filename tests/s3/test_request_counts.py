@@ -22,7 +22,7 @@ def requests(wire: Wire) -> list[str]:
 async def finish(store: S3StreamStore, stream_id: str, wire: Wire) -> None:
     """End a stream and wait until it is packed."""
     await store.mark_done(stream_id)
-    await asyncio.gather(*store._packer._tasks.values())
+    await store._packer.idle()
     wire.forget()
 
 

@@ -27,7 +27,7 @@ async def written(place: Place, *chunks: bytes) -> S3StreamStore:
     await store.create("a", b"first")
     for start in range(0, len(chunks), 10):
         await store.append("a", *chunks[start : start + 10])
-    store._packer.soon = lambda stream_id: None  # type: ignore[method-assign]  # not yet
+    store._packer.pack_soon = lambda stream_id: None  # type: ignore[method-assign]  # not yet
     await store.mark_done("a")
     return store
 
@@ -67,7 +67,7 @@ async def test_a_packer_that_dies_in_the_middle_of_an_upload_harms_nothing(
 ) -> None:
     store = await place.store(grace=1)
     await store.create("a")
-    store._packer.soon = lambda stream_id: None  # type: ignore[method-assign]  # not yet
+    store._packer.pack_soon = lambda stream_id: None  # type: ignore[method-assign]  # not yet
     chunk = bytes(range(256)) * 4096
     await store.append("a", *[chunk] * 12, state="done")
     known = await store._streams.living("a")
@@ -119,7 +119,7 @@ async def test_what_is_known_of_removed_segments_is_not_believed(place: Place) -
     assert (await sleeper.info("a")).tail == 3
     await store.append("a", b"two")
     await store.append("a", b"three", state="done")
-    await asyncio.gather(*store._packer._tasks.values())
+    await store._packer.idle()
     await until_swept(store, place, "segments/")
     info = await sleeper.info("a")
     assert (info.tail, info.state) == (11, "done")
@@ -185,7 +185,7 @@ async def test_a_large_stream_is_packed_in_parts_and_read_by_ranges(place: Place
     for _ in range(7):
         await store.append("a", *[megabyte] * 15)
     await store.mark_done("a")
-    await asyncio.gather(*store._packer._tasks.values())
+    await store._packer.idle()
     assert len(place.keys("packed/")) == 1
     reader, wire = await place.wired()
     at = 77 * 1_048_576 + 1000

@@ -1,20 +1,22 @@
-"""S3's time, learned from the `Date` of its answers."""
+"""S3's time, learned from the `Date` header of its answers."""
 
 from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta, timezone
 
-_DRIFT = 1e-4  # seconds by which two clocks may part in one second
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_DRIFT = 1e-4  # seconds by which two clocks may diverge in one second
 
 
 class ServerClock:
-    """The machine's wall clock, held within what S3's answers allow.
+    """This machine's wall clock, corrected to stay within what S3's answers allow.
 
-    An answer's `Date`, whole seconds, was true between the request and its answer, which
-    bounds S3's time minus the monotonic clock to about one second, and further answers
-    tighten that. Where the machine's clock agrees it is taken, as it is finer; where it is
-    wrong the nearer bound is. So every process is within a second of S3.
+    An answer's `Date`, in whole seconds, was true at some time between the request and the
+    answer. That bounds the difference between S3's clock and the monotonic clock to about
+    one second, and every further answer tightens the bounds. The machine's clock is finer
+    than that, so it is used as long as it lies within the bounds; otherwise the nearer bound
+    is. Every process is therefore within a second of S3.
     """
 
     def __init__(self) -> None:
@@ -30,7 +32,7 @@ class ServerClock:
         self._low = max(low, self._low - slack)
         self._high = min(high, self._high + slack)
         self._observed_at = answered_at
-        if self._low > self._high:  # a clock was set, or S3 has several
+        if self._low > self._high:  # a clock was set, or the servers' clocks differ
             self._low, self._high = low, high
 
     def seconds(self) -> float:
@@ -40,6 +42,3 @@ class ServerClock:
 
     def now(self) -> datetime:
         return _EPOCH + timedelta(microseconds=round(self.seconds() * 1e6))
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)

@@ -1,7 +1,7 @@
-"""What is in an object: a header, and the records' bytes. Pure: no request is made here.
+"""The format of an object: a header, then the bytes of records. No request is made here.
 
 A *block* is `STS1`, the length of the header, the header as JSON, then the payload. Every
-object is one block, except a packed stream, which is many, one after another.
+object is one block, except a packed stream, which is a sequence of them.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate, pairwise
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from streamstores.errors import CorruptData
 from streamstores.limits import from_microseconds, to_microseconds
 from streamstores.mutations import records_at
-from streamstores.store import Record, State, StreamInfo
+from streamstores.store import Record, StreamInfo
+from streamstores.stored_form import stored_info
 
 OPEN = "open"
-"""A head, and the records of `create`: the newest segment tells what the stream is."""
+"""A head, with the records of `create`. The newest segment has the state of the stream."""
 SEALED = "sealed"
-"""The head of a finished stream: it tells what the stream is, and segments no longer do."""
+"""The head of a finished stream. It has the state itself; segments no longer count."""
 VACANT = "vacant"
-"""A head that names no stream, where S3 cannot remove an object under a condition."""
+"""A head without a stream, for servers that cannot remove an object under a condition."""
 SEGMENT = "segment"
 TOMBSTONE = "tombstone"
 """The last segment of a stream that was deleted or has expired."""
@@ -37,8 +37,8 @@ _START = len(_MAGIC) + _LENGTH.size
 
 
 class Layout(NamedTuple):
-    """Where the records of a sealed stream are: in `key` if there is one, else in the
-    head itself and the segments up to `number`."""
+    """Where the records of a sealed stream are: in the object `key` if there is one,
+    otherwise in the head itself and the segments up to `number`."""
 
     number: int
     key: str | None = None
@@ -46,20 +46,29 @@ class Layout(NamedTuple):
     """(offset in the stream, position in the object) of each block of `key`, and of the end."""
 
 
+class Stamp(NamedTuple):
+    """What tells one PUT from every other."""
+
+    nonce: str
+    written_at: float
+    """Seconds since 1970, by S3's clock as the writer knew it."""
+
+
 class Block(NamedTuple):
-    """One block. A head's number is 0."""
+    """One block. Make it with one of the factories, which say what each kind contains."""
 
     kind: str
     stream_id: str
     generation: str
     number: int
+    """Of a segment, from 1 on; 0 in a head."""
     start: int
     """Offset of the first record."""
     nonce: str = ""
-    """Of one PUT of one writer: it tells one's own write from another's."""
+    """The name of the PUT, by which a writer recognises its own object."""
     info: StreamInfo | None = None
     was_expiring_at: datetime | None = None
-    """The end that was in force before this segment. One that S3 dates later is void."""
+    """The expiry in force before this segment. A segment that S3 dates later is void."""
     due: int | None = None
     """Seconds of the stream's entry in the calendar, when this was written."""
     layout: Layout | None = None
@@ -67,6 +76,72 @@ class Block(NamedTuple):
     """Seconds since 1970, by S3's clock as the writer knew it."""
     lengths: tuple[int, ...] = ()
     payload: bytes = b""
+
+    @classmethod
+    def open_head(
+        cls,
+        info: StreamInfo,
+        generation: str,
+        chunks: Sequence[bytes],
+        *,
+        due: int | None,
+        stamp: Stamp,
+    ) -> Block:
+        """The head of a new stream, which holds the records of `create`."""
+        return cls(
+            kind=OPEN,
+            stream_id=info.id,
+            generation=generation,
+            number=0,
+            start=0,
+            nonce=stamp.nonce,
+            info=info,
+            due=due,
+            written_at=stamp.written_at,
+            lengths=tuple(map(len, chunks)),
+            payload=b"".join(chunks),
+        )
+
+    @classmethod
+    def vacant_head(cls, stream_id: str, stamp: Stamp) -> Block:
+        """A head that frees an id."""
+        return cls(
+            kind=VACANT,
+            stream_id=stream_id,
+            generation="",
+            number=0,
+            start=0,
+            nonce=stamp.nonce,
+            written_at=stamp.written_at,
+        )
+
+    @classmethod
+    def packed(
+        cls, stream_id: str, generation: str, number: int, start: int, chunks: Sequence[bytes]
+    ) -> Block:
+        """A part of a packed object; the head of the stream has its state."""
+        return cls(
+            kind=PACKED,
+            stream_id=stream_id,
+            generation=generation,
+            number=number,
+            start=start,
+            lengths=tuple(map(len, chunks)),
+            payload=b"".join(chunks),
+        )
+
+    def sealed(
+        self, info: StreamInfo, layout: Layout, *, due: int | None, stamp: Stamp
+    ) -> Block:
+        """The head that replaces this one when the stream has finished."""
+        return self._replace(
+            kind=SEALED,
+            nonce=stamp.nonce,
+            info=info,
+            due=due,
+            layout=layout,
+            written_at=stamp.written_at,
+        )
 
     @property
     def end(self) -> int:
@@ -78,12 +153,13 @@ class Block(NamedTuple):
         return records_at([self.start + begin for begin in cuts], chunks)
 
     def is_void(self, modified: float) -> bool:
-        """Whether the stream had ended before S3 took this segment, at `modified` seconds."""
+        """Whether the stream had expired before S3 took this segment, at `modified` seconds."""
         end = self.was_expiring_at
         return end is not None and to_microseconds(end) <= modified * 1_000_000
 
 
 def encode(block: Block) -> bytes:
+    """The bytes of the object. Fields that are not set are left out of the header."""
     header: dict[str, Any] = {
         "kind": block.kind,
         "id": block.stream_id,
@@ -108,7 +184,7 @@ def encode(block: Block) -> bytes:
 
 
 def decode(data: bytes, key: str) -> Block:
-    """The one block in `data`; raises `CorruptData`, naming `key`, for anything else."""
+    """The only block in `data`; raises `CorruptData`, naming `key`, for anything else."""
     block, end = _decode_one(data, 0, key)
     if end != len(data):
         raise CorruptData(f"the object {key!r} is longer than what was written")
@@ -116,6 +192,7 @@ def decode(data: bytes, key: str) -> Block:
 
 
 def decode_all(data: bytes, key: str) -> list[Block]:
+    """The sequence of blocks in `data`; raises `CorruptData` for anything else."""
     blocks = []
     position = 0
     while position < len(data):
@@ -125,7 +202,7 @@ def decode_all(data: bytes, key: str) -> list[Block]:
 
 
 def decode_header(data: bytes, key: str) -> Block:
-    """A block without its payload, from the beginning of an object."""
+    """The first block without its payload, from the beginning of an object."""
     return _block_of(*_header(data, 0, key)[:1], b"", key)
 
 
@@ -144,7 +221,7 @@ def _decode_one(data: bytes, position: int, key: str) -> tuple[Block, int]:
 def _header(data: bytes, position: int, key: str) -> tuple[dict[str, Any], int]:
     begin = position + _START
     if data[position : position + len(_MAGIC)] != _MAGIC or len(data) < begin:
-        raise CorruptData(f"no store wrote the object {key!r}")
+        raise CorruptData(f"the object {key!r} was not written by a store")
     (length,) = _LENGTH.unpack(data[begin - _LENGTH.size : begin])
     try:
         header = json.loads(data[begin : begin + length])
@@ -156,23 +233,25 @@ def _header(data: bytes, position: int, key: str) -> tuple[dict[str, Any], int]:
 
 
 def _block_of(header: dict[str, Any], payload: bytes, key: str) -> Block:
+    """The block of a parsed header; raises `CorruptData` if a field is missing or of another
+    type than `encode` writes."""
     try:
         info = header.get("info")
         end = header.get("was_expiring_at")
         return Block(
-            header["kind"],
-            header["id"],
-            header["generation"],
-            header["number"],
-            header["start"],
-            header["nonce"],
-            None if info is None else _info_of(header["id"], info),
-            None if end is None else from_microseconds(end),
-            header.get("due"),
-            _layout_of(header.get("layout")),
-            header["written_at"],
-            tuple(header["lengths"]),
-            payload,
+            kind=header["kind"],
+            stream_id=header["id"],
+            generation=header["generation"],
+            number=header["number"],
+            start=header["start"],
+            nonce=header["nonce"],
+            info=None if info is None else _info_of(header["id"], info),
+            was_expiring_at=None if end is None else from_microseconds(end),
+            due=header.get("due"),
+            layout=_layout_of(header.get("layout")),
+            written_at=header["written_at"],
+            lengths=tuple(header["lengths"]),
+            payload=payload,
         )
     except (KeyError, TypeError, ValueError, OverflowError) as exc:
         raise CorruptData(f"the header of the object {key!r} is damaged") from exc
@@ -186,7 +265,8 @@ def _layout_of(fields: list[Any] | None) -> Layout | None:
 
 
 def _info_to_json(info: StreamInfo) -> dict[str, Any]:
-    ends = info.expires_at
+    """The header's `info`, with times in microseconds; `_info_of` reads it."""
+    expires_at = info.expires_at
     return {
         "state": info.state.value,
         "tail": info.tail,
@@ -195,27 +275,26 @@ def _info_to_json(info: StreamInfo) -> dict[str, Any]:
         "attributes": dict(info.attributes),
         "created_at": to_microseconds(info.created_at),
         "ttl": info.ttl,
-        "expires_at": None if ends is None else to_microseconds(ends),
+        "expires_at": None if expires_at is None else to_microseconds(expires_at),
     }
 
 
 def _info_of(stream_id: str, fields: Mapping[str, Any]) -> StreamInfo:
-    ends = fields["expires_at"]
-    return StreamInfo(
+    return stored_info(
         stream_id,
-        State(fields["state"]),
-        fields["tail"],
-        fields["version"],
-        fields["error"],
-        MappingProxyType(fields["attributes"]),
-        from_microseconds(fields["created_at"]),
-        fields["ttl"],
-        None if ends is None else from_microseconds(ends),
+        state=fields["state"],
+        tail=fields["tail"],
+        version=fields["version"],
+        error=fields["error"],
+        attributes=fields["attributes"],
+        created_at=fields["created_at"],
+        ttl=fields["ttl"],
+        expires_at=fields["expires_at"],
     )
 
 
 def cut(records: Iterable[Record], offset: int, max_bytes: int) -> list[Record]:
-    """The records of a page: from `offset` on, at most `max_bytes`, but at least one."""
+    """The records of a page: from `offset` on, at most `max_bytes`, but at least one record."""
     page: list[Record] = []
     for record in records:
         if record.end <= offset:

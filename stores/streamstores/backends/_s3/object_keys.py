@@ -1,14 +1,14 @@
 """The names of objects, and how a stream's id becomes part of one.
 
-    <prefix>streams/<id>.stream           the head: which generation the id means
-    <prefix>segments/<generation>/<n>     what was appended, newest first in a listing
-    <prefix>packed/<generation>/<random>  a finished stream in one object
-    <prefix>due/<seconds>/stream/<id>     when to look whether a stream has expired
-    <prefix>due/<seconds>/rest/<generation>   when its segments may be removed
-    <prefix>probe/<random>                gone a moment after the store was opened
+    <prefix>streams/<id>.stream               the head: which generation the id means
+    <prefix>segments/<generation>/<n>         what was appended, the newest first in a listing
+    <prefix>packed/<generation>/<random>      a finished stream in one object
+    <prefix>due/<seconds>/stream/<id>         when to check whether a stream has expired
+    <prefix>due/<seconds>/rest/<generation>   when the segments of a generation may be removed
+    <prefix>probe/<random>                    removed right after the store was opened
 
-Numbers of segments run backwards in the keys, so that a listing of one key, which S3 gives
-in the order of UTF-8, is the newest segment, however many there are.
+Segment numbers run backwards in the keys. S3 lists keys in the order of their UTF-8 bytes, so
+a listing of one key finds the newest segment, however many there are.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from typing import NamedTuple
 from streamstores.errors import CorruptData
 
 MAX_PREFIX_BYTES = 160
-"""With an id of 255 bytes, three characters each, a key stays below S3's 1024."""
+"""With an id of 255 bytes, each escaped to three characters, a key stays below S3's 1024."""
 
 _LAST_NUMBER = 9_999_999_999
 _PART = 200  # MinIO on a file system takes at most 255 bytes between two slashes
-_END = ".stream"  # no part of an id ends so: no head is the folder of another
+_END = ".stream"  # no part of an escaped id contains a dot, so no head is another's folder
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _NAME = re.compile(r"([A-Za-z0-9_/-]|![0-9A-F]{2})+")
 _ESCAPED = re.compile(r"!([0-9A-F]{2})")
 
 
-class Due(NamedTuple):
-    """An entry of the calendar: the stream, or the generation, to look at from `seconds`."""
+class CalendarEntry(NamedTuple):
+    """What to check from `seconds` on: a stream, or else the rest of a generation."""
 
     seconds: int
     stream_id: str | None
     generation: str | None
 
 
-class Keys:
+class ObjectKeys:
     """The keys below one prefix, which is empty or ends in a slash."""
 
     def __init__(self, prefix: str) -> None:
@@ -52,12 +52,12 @@ class Keys:
         return f"{self.heads}{escaped(stream_id)}{_END}"
 
     def is_head(self, key: str) -> bool:
-        """Whether a key in the folder of heads is one, and not somebody else's."""
+        """Whether a key in the folder of heads has the form of a head's key."""
         name = key[len(self.heads) : -len(_END)]
         return key.endswith(_END) and _NAME.fullmatch(name) is not None
 
     def heads_of(self, id_prefix: str) -> str:
-        """What the keys of all heads of ids with this prefix begin with, and no other."""
+        """The common prefix of the heads of all ids with this prefix, and of no others."""
         return f"{self.heads}{escaped(id_prefix)}"
 
     def id_of(self, head_key: str) -> str:
@@ -81,21 +81,21 @@ class Keys:
     def probe(self) -> str:
         return f"{self.prefix}probe/{secrets.token_hex(8)}"
 
-    def due_stream(self, seconds: int, stream_id: str) -> str:
+    def stream_entry(self, seconds: int, stream_id: str) -> str:
         return f"{self.calendar}{seconds:012}/stream/{escaped(stream_id)}{_END}"
 
-    def due_rest(self, seconds: int, generation: str) -> str:
+    def rest_entry(self, seconds: int, generation: str) -> str:
         return f"{self.calendar}{seconds:012}/rest/{generation}"
 
-    def due_of(self, key: str) -> Due:
-        """What an entry of the calendar says; raises `CorruptData` for somebody else's key."""
+    def entry_of(self, key: str) -> CalendarEntry:
+        """What a key of the calendar says; raises `CorruptData` for any other key."""
         seconds, _, rest = key[len(self.calendar) :].partition("/")
         kind, _, name = rest.partition("/")
         if seconds.isdigit() and kind == "stream" and name.endswith(_END):
-            return Due(int(seconds), unescaped(name[: -len(_END)]), None)
+            return CalendarEntry(int(seconds), unescaped(name[: -len(_END)]), None)
         if seconds.isdigit() and kind == "rest":
-            return Due(int(seconds), None, name)
-        raise CorruptData(f"no store wrote the object {key!r}")
+            return CalendarEntry(int(seconds), None, name)
+        raise CorruptData(f"the object {key!r} was not written by a store")
 
 
 def new_generation() -> str:
@@ -103,20 +103,20 @@ def new_generation() -> str:
 
 
 def escaped(text: str) -> str:
-    """Letters, digits, `-` and `_` as they are, every other byte as `!XX`, with a slash
-    after each 200 characters. The form of a prefix is a prefix of the form."""
+    """Letters, digits, `-` and `_` unchanged, every other byte as `!XX`, and a slash after
+    each 200 characters. The escaped form of a prefix is a prefix of the escaped form."""
     name = _UNSAFE.sub(_escape, text.encode()).decode()
     return "/".join(name[start : start + _PART] for start in range(0, len(name), _PART))
 
 
 def unescaped(name: str) -> str:
-    """The text again; raises `CorruptData` where `escaped` did not make the name."""
+    """The inverse of `escaped`; raises `CorruptData` for a name that it cannot produce."""
     parts = _ESCAPED.split(name.replace("/", ""))
     parts[1::2] = [chr(int(code, 16)) for code in parts[1::2]]
     try:
         return "".join(parts).encode("latin-1").decode()
     except UnicodeError as exc:
-        raise CorruptData(f"no store wrote an object named {name!r}") from exc
+        raise CorruptData(f"an object named {name!r} was not written by a store") from exc
 
 
 def _escape(match: re.Match[bytes]) -> bytes:

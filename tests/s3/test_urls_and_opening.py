@@ -16,7 +16,7 @@ from streamstores import (
     StoreUnavailable,
     open_store,
 )
-from streamstores.backends._s3.options import parse
+from streamstores.backends._s3.s3_options import parse_s3_url
 from tests.s3.conftest import Place
 from tests.s3.wire import Wire
 from tests.services import free_port
@@ -44,7 +44,7 @@ BAD_URLS = [
     "s3://bucket/prefix?poll_min=2",
     "s3://bucket/prefix?max_connections=0",
     "s3://bucket/prefix?max_connections=1.5",
-    "s3://bucket/prefix?path_style=yes",
+    "s3://bucket/prefix?path_style=perhaps",
 ]
 
 
@@ -55,7 +55,9 @@ def test_a_wrong_url_is_refused(url: str) -> None:
 
 
 def test_options_are_taken_from_the_url() -> None:
-    options = parse("s3://b/p/q/?endpoint_url=http%3A%2F%2Fh%3A9&linger=0&path_style=true")
+    options = parse_s3_url(
+        "s3://b/p/q/?endpoint_url=http%3A%2F%2Fh%3A9&linger=0&path_style=true"
+    )
     assert (options.bucket, options.prefix) == ("b", "p/q/")
     assert (options.endpoint_url, options.linger, options.path_style) == ("http://h:9", 0, True)
 
@@ -164,7 +166,7 @@ async def test_a_client_that_was_passed_in_stays_open(place: Place) -> None:
 async def test_an_unclosed_store_warns(place: Place) -> None:
     store = S3StreamStore(place.url())
     await store.create("a")
-    bucket = store._bucket
+    bucket = store._storage.bucket
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         del store

@@ -1,4 +1,4 @@
-"""Tasks that outlive the call that began them."""
+"""Tasks that outlive the call that started them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Tasks:
-    """Tasks that go on when their caller is cancelled, until they are awaited on closing."""
+class BackgroundTasks:
+    """Tasks that continue when their caller is cancelled; closing waits for them."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -18,14 +18,14 @@ class Tasks:
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._forget)
         return task
 
     async def aclose(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever waited for it may have been cancelled
+            task.exception()  # retrieved, as the caller may have been cancelled

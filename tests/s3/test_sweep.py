@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 import pytest
 
 from streamstores import S3StreamStore, StoreUnavailable, StreamNotFound
-from streamstores.backends._s3 import sweeping
-from streamstores.backends._s3.transport import UNCHANGED
+from streamstores.backends._s3 import object_sweeper
+from streamstores.backends._s3.s3_answers import UNCHANGED
 from tests.s3.conftest import Place, eventually
 from tests.s3.wire import put_of
 
@@ -25,7 +25,7 @@ async def test_nothing_remains_of_an_expired_stream(place: Place, state: str) ->
     store = await place.store(grace=1)
     await store.create("a/b", b"x")
     await store.append("a/b", b"y" * 100_000, state=state)
-    await asyncio.gather(*store._packer._tasks.values())
+    await store._packer.idle()
     await store.expire("a/b", expires_at=PAST)
     assert await store.sweep() == 1
     await until_empty(store, place)
@@ -127,7 +127,7 @@ async def test_a_packed_object_that_no_head_names_is_removed(place: Place) -> No
     store = await place.store(grace=1)
     sleeper, wire = await place.wired(grace=1)
     await store.create("a", b"x" * 100_000)
-    store._packer.soon = lambda stream_id: None  # type: ignore[method-assign]  # not yet
+    store._packer.pack_soon = lambda stream_id: None  # type: ignore[method-assign]  # not yet
     await store.mark_done("a")
     known = await sleeper._streams.living("a")
     is_there, may_go = wire.hold(put_of("streams/"))
@@ -147,10 +147,10 @@ async def test_where_nothing_is_removed_under_a_condition_the_head_stays_vacant(
 ) -> None:
     store = await place.store(grace=1)
     other = await place.store(grace=1)
-    store._bucket.removes_conditionally = False
+    store._storage.bucket.removes_conditionally = False
     for state in ("streaming", "done"):
         await store.create("a", b"x", state=state)
-        await asyncio.gather(*store._packer._tasks.values())
+        await store._packer.idle()
         await store.delete("a")
         for each in (store, other):
             with pytest.raises(StreamNotFound):
@@ -164,8 +164,8 @@ async def test_where_nothing_is_removed_under_a_condition_the_head_stays_vacant(
 async def test_sweeping_goes_on_in_the_background(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeping, "SWEEP_SECONDS", 0.05)
-    monkeypatch.setattr(sweeping, "SCAN_SECONDS", 0.05)
+    monkeypatch.setattr(object_sweeper, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(object_sweeper, "ORPHAN_SWEEP_SECONDS", 0.05)
     store, wire = await place.wired(grace=1)
     wire.die_at(3)
     await store.create("a", ttl=1)
@@ -185,5 +185,5 @@ async def test_an_unchanged_head_is_not_sent_again(place: Place) -> None:
     store = await place.store()
     await store.create("a", b"x" * 1000)
     known = await store._streams.living("a")
-    answer = await store._bucket.get(store._keys.head("a"), unless=known.etag)
+    answer = await store._storage.bucket.get(store._storage.keys.head("a"), unless=known.etag)
     assert (answer.status, answer.body) == (UNCHANGED, b"")

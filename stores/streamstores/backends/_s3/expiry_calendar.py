@@ -1,6 +1,6 @@
-"""When to look at which stream: empty objects whose keys begin with a time.
+"""When to check which stream: empty objects whose keys begin with a time.
 
-So a sweep is one LIST of what is due, whatever the number of streams.
+A sweep therefore finds what is due with one LIST, whatever the number of streams.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 
-from streamstores.backends._s3.keys import Due, Keys
-from streamstores.backends._s3.transport import Bucket
+from streamstores.backends._s3.bucket import Bucket
+from streamstores.backends._s3.object_keys import CalendarEntry, ObjectKeys
 from streamstores.errors import CorruptData
 from streamstores.limits import to_microseconds
 from streamstores.store import StreamInfo
@@ -17,61 +17,65 @@ from streamstores.store import StreamInfo
 _LAST_SECOND = 10**12 - 1
 
 
-class Calendar:
-    """The entries. Each is written before what it is about, so that nothing is forgotten
-    where the writer dies between the two; one too many costs a look."""
+class ExpiryCalendar:
+    """The entries of the calendar.
 
-    def __init__(self, bucket: Bucket, keys: Keys, grace: float) -> None:
+    An entry is written before the object that it is about, so a writer that dies between the
+    two leaves nothing that no sweep would find. An entry too many costs one look.
+    """
+
+    def __init__(self, bucket: Bucket, keys: ObjectKeys, grace: float) -> None:
         self._bucket = bucket
         self._keys = keys
         self._grace = grace
 
-    async def note_end(self, info: StreamInfo, due: int | None) -> int | None:
-        """Have an entry at or before the end of the stream; returns the time of it.
+    async def note_expiry(self, info: StreamInfo, due: int | None) -> int | None:
+        """Ensure an entry at or before the expiry of the stream; returns its time.
 
-        `due` is the time of the one there is: a sweep moves it where the end has slid. One
-        PUT where a new one is needed.
+        `due` is the time of the existing entry, if there is one. An expiry that slides does
+        not move it: the sweep that finds it too early does. Costs one PUT if a new entry is
+        needed.
         """
         if info.expires_at is None:
             return due
         end = min(max(math.ceil(to_microseconds(info.expires_at) / 1e6), 0), _LAST_SECOND)
         if due is not None and self._bucket.clock.seconds() < due <= end:
             return due
-        await self._bucket.put(self._keys.due_stream(end, info.id), b"")
+        await self._bucket.put(self._keys.stream_entry(end, info.id), b"")
         return end
 
     async def note_rest(self, generation: str) -> None:
-        """Have the segments of a generation removed when `grace` seconds are over."""
+        """Have the segments of a generation removed after `grace` seconds; one PUT."""
         seconds = math.ceil(self._bucket.clock.seconds() + self._grace) + 1
-        await self._bucket.put(self._keys.due_rest(seconds, generation), b"")
+        await self._bucket.put(self._keys.rest_entry(seconds, generation), b"")
 
-    async def due(self, limit: int) -> list[tuple[str, Due]]:
+    async def due(self, limit: int) -> list[tuple[str, CalendarEntry]]:
         """At most `limit` entries whose time has come, with their keys, the oldest first."""
         now = self._bucket.clock.seconds()
         listing = await self._bucket.list(self._keys.calendar, at_most=min(limit, 1000))
         entries = []
         for key in listing.keys:
             try:
-                entry = self._keys.due_of(key)
+                entry = self._keys.entry_of(key)
             except CorruptData:
-                continue  # somebody else's object
+                continue  # an object of somebody else
             if entry.seconds > now:
                 break
             entries.append((key, entry))
         return entries
 
     async def generations(self) -> set[str]:
-        """Those whose removal is noted; one LIST for 1000 entries."""
+        """The generations with an entry; one LIST for each 1000 entries."""
         found = set()
         token = None
         while True:
             listing = await self._bucket.list(self._keys.calendar, token=token)
             for key in listing.keys:
                 with suppress(CorruptData):
-                    found.add(self._keys.due_of(key).generation or "")
+                    found.add(self._keys.entry_of(key).generation or "")
             token = listing.next_token
             if token is None:
                 return found
 
-    async def strike(self, key: str) -> None:
+    async def remove(self, key: str) -> None:
         await self._bucket.delete(key)

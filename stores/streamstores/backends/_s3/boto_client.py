@@ -1,0 +1,55 @@
+"""Making a boto3 client."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import boto3  # type: ignore[import-untyped]  # it ships no types
+import botocore.session  # type: ignore[import-untyped]  # nor does it
+from botocore.config import Config  # type: ignore[import-untyped]
+
+from streamstores.backends._s3.s3_options import S3Options
+
+
+def make_client(options: S3Options) -> Any:
+    """A client for the server and the account of the options. It reads files, for a tenth of
+    a second, but makes no request.
+
+    It never retries by itself, because it does not say which of its tries got no answer. It
+    adds no checksums, which boto3 does since 1.36: not all servers take them, and blocks have
+    their own.
+    """
+    style = {"addressing_style": "path"} if options.path_style else {}
+    config = Config(
+        connect_timeout=options.timeout / 4,
+        read_timeout=options.timeout / 2,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        max_pool_connections=options.max_connections,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        tcp_keepalive=True,
+        s3=style,
+    )
+    return _session().client(
+        "s3",
+        endpoint_url=options.endpoint_url,
+        region_name=options.region,
+        aws_access_key_id=options.access_key,
+        aws_secret_access_key=options.secret_key,
+        aws_session_token=options.session_token,
+        config=config,
+    )
+
+
+def _session() -> Any:
+    """A session of its own for each client. All share the description of S3, which takes half
+    a second to read."""
+    session = botocore.session.Session()
+    session.register_component("data_loader", _loader())
+    return boto3.Session(botocore_session=session)
+
+
+@cache
+def _loader() -> Any:
+    return botocore.session.Session().get_component("data_loader")

@@ -1,0 +1,263 @@
+"""The requests to one bucket: boto3 in threads, with retries."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import Any, TypeVar
+
+from botocore.exceptions import ClientError  # type: ignore[import-untyped]  # it has no types
+
+from streamstores.backends._s3.boto_client import make_client
+from streamstores.backends._s3.driver_errors import RetryUseless, status_of, translate_errors
+from streamstores.backends._s3.s3_answers import FOUND, WRITTEN, KeyListing, ObjectAnswer
+from streamstores.backends._s3.s3_options import S3Options
+from streamstores.backends._s3.server_clock import ServerClock
+from streamstores.errors import InvalidRequest, OutcomeUnknown, StoreUnavailable
+
+T = TypeVar("T")
+
+_PAUSES = (0.05, 0.2, 0.8)  # seconds before a call is tried again
+
+
+class Bucket:
+    """One bucket. A call is one request, tried again if S3 or the connection to it fails.
+
+    Raises `StoreUnavailable` if nothing was applied, and `OutcomeUnknown` if a change may
+    have been. A cancelled call continues in its thread; `aclose` waits for it.
+    """
+
+    def __init__(self, options: S3Options, client: Any | None) -> None:
+        self.clock = ServerClock()
+        self.removes_conditionally = False
+        self._options = options
+        self._client = client
+        self._owns_client = client is None
+        self._threads = ThreadPoolExecutor(options.max_connections, "streamstores-s3")
+
+    async def connect(self) -> None:
+        """Make the client. No request."""
+        if self._client is None:
+            self._client = await self._in_thread(partial(_connect, self._options))
+
+    async def check_conditions(self, key: str) -> None:
+        """Find out, by an object at `key`, whether the server keeps conditions; five requests.
+
+        Raises `InvalidRequest` if it does not, as races would be decided wrongly.
+        """
+        wrong = '"00000000000000000000000000000000"'
+        await self.put(key, b"1", absent=True)
+        answers = await asyncio.gather(
+            self.put(key, b"2", absent=True), self.put(key, b"3", match=wrong)
+        )
+        if any(answer.is_written for answer in answers):
+            await self.delete(key)
+            raise InvalidRequest(
+                "this S3 server ignores If-None-Match or If-Match on PUT, without which two "
+                "writers could both win: use one that has conditional writes"
+            )
+        try:
+            answer = await self.delete(key, match=wrong)
+            self.removes_conditionally = answer.is_refused
+        except (StoreUnavailable, OutcomeUnknown):
+            self.removes_conditionally = False
+        await self.delete(key)
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self._threads.shutdown)
+        if self._owns_client and self._client is not None:
+            self._client.close()
+            self._client = None
+
+    async def get(
+        self, key: str, *, first: int = 0, last: int | None = None, unless: str | None = None
+    ) -> ObjectAnswer:
+        """The object with its bytes from `first` to `last`, both included; or that it is
+        missing; or that it is unchanged, if it still has the ETag `unless`."""
+        options: dict[str, Any] = {"Key": key}
+        if first or last is not None:
+            options["Range"] = f"bytes={first}-{'' if last is None else last}"
+        if unless:
+            options["IfNoneMatch"] = unless
+        return await self._ask(partial(self._get, options), changes=False)
+
+    async def put(
+        self, key: str, body: bytes, *, match: str | None = None, absent: bool = False
+    ) -> ObjectAnswer:
+        """Written; or refused or missing if the key is not `absent` or does not `match`."""
+        condition = {"IfNoneMatch": "*"} if absent else {"IfMatch": match} if match else {}
+        call = partial(self._write, "put_object", Key=key, Body=body, **condition)
+        return await self._ask(call, changes=True)
+
+    async def delete(self, key: str, *, match: str | None = None) -> ObjectAnswer:
+        """Written, also if there was no object; refused or missing if it is not `match`."""
+        condition = {"IfMatch": match} if match else {}
+        call = partial(self._write, "delete_object", Key=key, **condition)
+        return await self._ask(call, changes=True)
+
+    async def delete_all(self, keys: Sequence[str]) -> None:
+        """Delete the objects at `keys`; one request for each 1000."""
+        for start in range(0, len(keys), 1000):
+            objects = [{"Key": key} for key in keys[start : start + 1000]]
+            call = partial(self._call, "delete_objects", Delete={"Objects": objects})
+            answer = await self._ask(call, changes=True)
+            if answer.get("Errors"):
+                raise StoreUnavailable(f"S3 keeps {answer['Errors'][0]['Key']!r}")
+
+    async def list(
+        self,
+        prefix: str,
+        *,
+        at_most: int = 1000,
+        by_folder: bool = False,
+        token: str | None = None,
+    ) -> KeyListing:
+        """Up to 1000 keys that begin with `prefix`, in the order of their bytes."""
+        options: dict[str, Any] = {"Prefix": prefix, "MaxKeys": at_most}
+        if by_folder:
+            options["Delimiter"] = "/"
+        if token:
+            options["ContinuationToken"] = token
+        return await self._ask(partial(self._list, options), changes=False)
+
+    async def upload(self, key: str) -> Upload:
+        """Begin a multipart upload."""
+        call = partial(self._call, "create_multipart_upload", Key=key)
+        answer = await self._ask(call, changes=True)
+        return Upload(self, key, answer["UploadId"])
+
+    async def change_upload(self, operation: str, **options: Any) -> ObjectAnswer:
+        return await self._ask(partial(self._write, operation, **options), changes=True)
+
+    async def _ask(self, call: Callable[[], T], *, changes: bool) -> T:
+        give_up_at = time.monotonic() + self._options.timeout
+        return await self._in_thread(
+            partial(_with_retries, call, give_up_at, changes, self._options)
+        )
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        try:
+            running = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except RuntimeError as exc:  # the pool was shut down
+            raise InvalidRequest("the store is closed") from exc
+        return await running
+
+    def _get(self, options: dict[str, Any]) -> ObjectAnswer:
+        answer = self._expect("get_object", **options)
+        if isinstance(answer, ObjectAnswer):
+            return answer
+        body = answer["Body"].read()
+        modified = answer["LastModified"].timestamp()
+        return ObjectAnswer(FOUND, _date(answer), answer["ETag"], modified, body)
+
+    def _write(self, operation: str, **options: Any) -> ObjectAnswer:
+        answer = self._expect(operation, **options)
+        if isinstance(answer, ObjectAnswer):
+            return answer
+        return ObjectAnswer(WRITTEN, _date(answer), answer.get("ETag", ""))
+
+    def _list(self, options: dict[str, Any]) -> KeyListing:
+        answer = self._call("list_objects_v2", **options)
+        objects = answer.get("Contents", ())
+        return KeyListing(
+            date=_date(answer),
+            keys=[each["Key"] for each in objects],
+            modified=[each["LastModified"].timestamp() for each in objects],
+            folders=[each["Prefix"] for each in answer.get("CommonPrefixes", ())],
+            next_token=answer.get("NextContinuationToken"),
+        )
+
+    def _expect(self, operation: str, **options: Any) -> Any:
+        """S3's answer; an `ObjectAnswer` if it is one of the errors that callers ask for."""
+        try:
+            return self._call(operation, **options)
+        except ClientError as exc:
+            status = status_of(exc)
+            if status is None:
+                raise
+            tried_before = exc.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
+            return ObjectAnswer(status, _date(exc.response), in_doubt=tried_before)
+
+    def _call(self, operation: str, **options: Any) -> Any:
+        assert self._client is not None, "connect comes first"
+        asked_at = time.monotonic()
+        answer = None
+        try:
+            answer = getattr(self._client, operation)(Bucket=self._options.bucket, **options)
+        except ClientError as exc:
+            answer = exc.response
+            raise
+        finally:
+            if answer is not None:
+                self.clock.observe(_date(answer), asked_at, time.monotonic())
+        return answer
+
+
+class Upload:
+    """A multipart upload: parts of at least 5 MiB, except the last."""
+
+    def __init__(self, bucket: Bucket, key: str, upload_id: str) -> None:
+        self._bucket = bucket
+        self._names = {"Key": key, "UploadId": upload_id}
+        self._parts: list[dict[str, Any]] = []
+
+    async def add(self, body: bytes) -> None:
+        number = len(self._parts) + 1
+        answer = await self._bucket.change_upload(
+            "upload_part", PartNumber=number, Body=body, **self._names
+        )
+        self._parts.append({"PartNumber": number, "ETag": answer.etag})
+
+    async def finish(self) -> None:
+        await self._bucket.change_upload(
+            "complete_multipart_upload",
+            MultipartUpload={"Parts": self._parts},
+            **self._names,
+        )
+
+    async def abort(self) -> None:
+        await self._bucket.change_upload("abort_multipart_upload", **self._names)
+
+
+def _connect(options: S3Options) -> Any:
+    with translate_errors():
+        return make_client(options)
+
+
+def _with_retries(
+    call: Callable[[], T], give_up_at: float, changes: bool, options: S3Options
+) -> T:
+    """The result of `call`, which is tried again while there is time for another try."""
+    in_doubt = False
+    for pause in (*_PAUSES, None):
+        try:
+            with translate_errors():
+                return _marked(call(), in_doubt)
+        except (StoreUnavailable, OutcomeUnknown) as exc:
+            in_doubt = in_doubt or (changes and isinstance(exc, OutcomeUnknown))
+            left = give_up_at - time.monotonic()
+            is_last = pause is None or left < pause + options.timeout / 2
+            if is_last or isinstance(exc, RetryUseless):
+                kind = OutcomeUnknown if in_doubt else StoreUnavailable
+                raise kind(f"{exc} (s3://{options.bucket})") from exc.__cause__
+        time.sleep((pause or 0) * random.uniform(0.5, 1.0))
+    raise AssertionError("the last try returns or raises")
+
+
+def _marked(result: T, in_doubt: bool) -> T:
+    if in_doubt and isinstance(result, ObjectAnswer):
+        return result._replace(in_doubt=True)
+    return result
+
+
+def _date(answer: Any) -> float:
+    """Seconds of the `Date` header; of this machine's clock if a server sends none."""
+    date = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
+    if date is None:
+        return float(int(time.time()))
+    return parsedate_to_datetime(date).timestamp()

@@ -1,0 +1,81 @@
+"""What the errors of boto3 mean: the only place where they become the store's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from botocore import exceptions as boto  # type: ignore[import-untyped]  # it ships no types
+
+from streamstores.backends._s3 import s3_answers
+from streamstores.errors import OutcomeUnknown, StoreUnavailable
+
+_MISSING_CODES = frozenset({"NoSuchKey", "NoSuchUpload", "404", "NotFound"})
+_REFUSED_CODES = frozenset({"PreconditionFailed", "412"})
+_NOT_APPLIED_CODES = frozenset(
+    {
+        "ConditionalRequestConflict",
+        "OperationAborted",
+        "RequestTimeTooSkewed",
+        "SlowDown",
+        "SlowDownWrite",
+        "SlowDownRead",
+        "ServiceUnavailable",
+        "ThrottlingException",
+        "TooManyRequests",
+    }
+)
+_NEVER_SENT = (
+    boto.EndpointConnectionError,
+    boto.ConnectTimeoutError,
+    boto.ProxyConnectionError,
+    boto.SSLError,
+)
+
+
+class RetryUseless(StoreUnavailable):
+    """Nothing was applied, and another try will not help."""
+
+
+@contextmanager
+def translate_errors() -> Iterator[None]:
+    """Raise `OutcomeUnknown` if S3 may have applied the request, `StoreUnavailable` if it has
+    not, and `RetryUseless` if it never will."""
+    try:
+        yield
+    except boto.ClientError as exc:
+        raise _error_of_code(exc) from exc
+    except _NEVER_SENT as exc:
+        raise StoreUnavailable(f"S3 cannot be reached: {exc}") from exc
+    except boto.HTTPClientError as exc:
+        raise OutcomeUnknown(f"the connection to S3 failed: {exc}") from exc
+    except boto.IncompleteReadError as exc:
+        raise OutcomeUnknown(f"S3 broke off its answer: {exc}") from exc
+    except (boto.BotoCoreError, ValueError) as exc:
+        raise RetryUseless(f"S3 cannot be used: {exc}") from exc
+
+
+def status_of(exc: boto.ClientError) -> str | None:
+    """The status of an answer that S3 gives as an error, though callers ask for it."""
+    code = exc.response["Error"]["Code"]
+    if code in _MISSING_CODES:
+        return s3_answers.MISSING
+    if code in _REFUSED_CODES:
+        return s3_answers.REFUSED
+    return s3_answers.UNCHANGED if code in {"304", "NotModified"} else None
+
+
+def _error_of_code(exc: Any) -> StoreUnavailable | OutcomeUnknown:
+    code = exc.response["Error"]["Code"]
+    text = exc.response["Error"].get("Message") or "no reason given"
+    status = exc.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+    if code == "NoSuchBucket":
+        return RetryUseless("the bucket does not exist")
+    if code in _NOT_APPLIED_CODES:
+        return StoreUnavailable(f"S3 is busy: {code}, {text}")
+    if code == "NotImplemented":
+        return RetryUseless(f"S3 cannot do this: {text}")
+    if status >= 500 or code in {"InternalError", "RequestTimeout"}:
+        return OutcomeUnknown(f"S3 failed: {code}, {text}")
+    return RetryUseless(f"S3 refuses: {code}, {text}")
