@@ -1,4 +1,4 @@
-"""The suite sees every deliberate fault, and blames nobody who has none."""
+"""Each check fails on the stores that break it, and passes on a store that does not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHECKS = {check.id: check for check in all_checks()}
 
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not happen in memory in a second will not happen."""
+    """Wait less than usual for what a broken store never does."""
     monkeypatch.setattr(PATIENCE, "prompt", 1.0)
     monkeypatch.setattr(PATIENCE, "eventual", 2.0)
     monkeypatch.setattr(PATIENCE, "whole_check", 8.0)
@@ -23,13 +23,14 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short_patience")
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_store_fails_its_check(name: str) -> None:
+    """The check must fail for a reason that belongs to the store, not by a slip of its own."""
     broken = BROKEN[name]
     with pytest.raises((AssertionError, StreamStoreError, TimeoutError)):
         run_check(CHECKS[broken.caught_by], Target(broken.make_store))
 
 
 @pytest.mark.parametrize("check_id", sorted({each.caught_by for each in BROKEN.values()}))
-def test_a_store_without_a_fault_passes_the_same_check(check_id: str) -> None:
+def test_an_unbroken_store_passes_the_same_check(check_id: str) -> None:
     if "multi_process" in CHECKS[check_id].needs:
         pytest.skip("memory is one process")
     run_check(CHECKS[check_id], Target(Wrapper))

@@ -11,7 +11,7 @@ test_contract = contract_tests(MemoryStreamStore)
 test_model = model_tests(MemoryStreamStore)
 
 
-async def test_a_chunk_over_what_an_append_takes_is_refused_alone_too():
+async def test_a_single_chunk_over_append_bytes_is_refused():
     async with MemoryStreamStore(limits=Limits(append_bytes=10)) as store:
         await store.create("a")
         with pytest.raises(LimitExceeded):

@@ -28,7 +28,7 @@ def test_a_store_that_keeps_a_clause_exits_with_0():
 
 
 def test_a_broken_store_exits_with_1_and_says_why():
-    result = check("tests.contract.broken:LosesTheError", "--only", "error-text")
+    result = check("tests.contract.broken.mutation:LosesTheError", "--only", "error-text")
     assert result.exit_code == 1
     assert "FAIL  error= goes with" in result.output
     assert "clause01-error-text-is-kept" in result.output
@@ -37,7 +37,7 @@ def test_a_broken_store_exits_with_1_and_says_why():
     assert "0 passed, 1 failed" in result.output
 
 
-def test_a_clause_of_which_nothing_is_offered_is_no_success():
+def test_a_clause_without_an_offered_check_is_not_a_success():
     result = check("memory://", "--only", "clause10-*-process")
     assert result.exit_code == 1
     assert "none  " in result.output
@@ -59,13 +59,13 @@ def test_a_clause_of_which_nothing_is_offered_is_no_success():
         (),
     ],
 )
-def test_what_cannot_be_checked_exits_with_2(arguments):
+def test_a_target_or_selection_that_cannot_be_checked_exits_with_2(arguments):
     result = check(*arguments)
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
 
 
-def test_a_pattern_picks_by_part_or_by_wildcard():
+def test_a_pattern_selects_by_substring_or_wildcard():
     by_part = {each.id for each in cli._select("wakes-on", [])}
     assert by_part == {each.id for each in all_checks() if "wakes-on" in each.id}
     by_wildcard = {each.id for each in cli._select("clause04-wakes-on-*", [])}
@@ -77,7 +77,7 @@ def test_a_pattern_picks_by_part_or_by_wildcard():
 def test_a_hanging_check_is_explained(monkeypatch, capsys):
     monkeypatch.setattr(PATIENCE, "prompt", 0.2)
     checks = cli._select("wakes-on-append", [])
-    report = run_checks(checks, cli.target_of("tests.contract.broken:ForgetsToWake"))
+    report = run_checks(checks, cli.target_of("tests.contract.broken.waits:ForgetsToWake"))
     (result,) = report.results
     assert isinstance(result, Result)
     explained = cli._explain(result.error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -49,7 +50,7 @@ def some(clause: int) -> list[Check]:
 # ---- the registry
 
 
-def test_every_clause_has_checks_with_titles_of_their_own():
+def test_every_clause_has_checks_with_unique_ids_and_titles():
     assert {each.clause for each in all_checks()} == set(CLAUSES)
     assert len({each.id for each in all_checks()}) == len(all_checks())
     assert len({each.title for each in all_checks()}) == len(all_checks())
@@ -60,7 +61,7 @@ def test_clauses_come_in_order():
     assert clauses == sorted(clauses)
 
 
-def test_a_check_without_a_title_or_with_a_name_that_is_taken_is_refused():
+def test_a_check_without_a_title_or_with_a_used_name_is_refused():
     async def check_untitled(harness):
         pass
 
@@ -72,20 +73,20 @@ def test_a_check_without_a_title_or_with_a_name_that_is_taken_is_refused():
         (4, check_wakes_on_append),
         (12, check_wakes_on_append),
     ):
-        with pytest.raises(ValueError, match="of its own"):
+        with pytest.raises(ValueError, match="an unused name"):
             check(clause)(function)
 
 
-# ---- what checks assert with
+# ---- the assertions
 
 
-def test_equal_names_the_thing_and_both_values():
+def test_equal_names_what_was_compared_and_both_values():
     equal(1, 1, "one")
     with pytest.raises(AssertionError, match="tail: expected 3, got 4"):
         equal(4, 3, "tail")
 
 
-def test_raises_wants_the_right_error():
+def test_raises_requires_the_right_error():
     with raises(StreamNotFound, "it") as caught:
         raise StreamNotFound("x")
     assert caught.error.stream_id == "x"
@@ -103,14 +104,14 @@ def test_raises_wants_the_right_error():
         raise asyncio.CancelledError
 
 
-def test_tile_refuses_gaps_and_empty_records_and_other_types():
+def test_tile_refuses_gaps_empty_records_and_other_types():
     assert tile([Record(2, b"ab"), Record(4, b"c")], 2, "it") == 5
     for records in ([Record(3, b"x")], [Record(2, b"")], [Record(2, bytearray(b"x"))]):
         with pytest.raises(AssertionError):
             tile(records, 2, "it")
 
 
-async def test_within_cancels_what_takes_too_long():
+async def test_within_cancels_an_awaitable_that_takes_too_long():
     task = asyncio.ensure_future(asyncio.sleep(1000))
     with pytest.raises(AssertionError, match=r"it: nothing happened for 0\.01 seconds"):
         await within(0.01, task, "it")
@@ -124,11 +125,11 @@ async def test_eventually_gives_up(monkeypatch):
     async def never() -> bool:
         return False
 
-    with pytest.raises(AssertionError, match="it: still not so"):
+    with pytest.raises(AssertionError, match="it: still false"):
         await eventually(never, "it")
 
 
-async def test_read_all_refuses_a_page_that_ends_nowhere():
+async def test_read_all_refuses_an_empty_page_before_the_tail():
     async with BROKEN["GivesNoRecordOverMaxBytes"].make_store() as store:
         await store.create("a", b"long")
         with pytest.raises(AssertionError, match="empty before the tail 4"):
@@ -138,13 +139,13 @@ async def test_read_all_refuses_a_page_that_ends_nowhere():
 # ---- the harness
 
 
-async def test_a_store_for_one_process_is_opened_once():
+async def test_a_store_without_multi_process_is_opened_once():
     async with Harness(MEMORY) as harness:
         assert await harness.open() is await harness.open()
         assert await harness.open_new() is not await harness.open()
 
 
-async def test_a_store_for_many_processes_is_opened_again_and_tidied(tmp_path):
+async def test_a_multi_process_store_is_opened_again_and_its_streams_deleted(tmp_path):
     target = target_of(f"sqlite:///{tmp_path}/x.db")
     async with Harness(target) as harness:
         store, other = await harness.open(), await harness.open()
@@ -158,7 +159,7 @@ async def test_a_store_for_many_processes_is_opened_again_and_tidied(tmp_path):
             await store.info(stream_id)
 
 
-async def test_make_store_may_give_a_context_manager():
+async def test_make_store_may_return_a_context_manager():
     events = []
 
     @asynccontextmanager
@@ -172,7 +173,7 @@ async def test_make_store_may_give_a_context_manager():
     assert events == ["closed"]
 
 
-async def test_what_is_not_declared_is_not_offered():
+async def test_a_capability_that_is_not_declared_is_not_offered():
     async with Harness(MEMORY) as harness:
         await harness.require(frozenset({"list"}))
         with pytest.raises(NotOffered, match="durable, multi_process"):
@@ -199,7 +200,7 @@ def test_a_target_is_a_url_or_a_path_to_a_factory():
             target_of(text)
 
 
-def test_a_loop_of_its_own_leaves_nothing_running():
+def test_a_separate_loop_leaves_no_task_running():
     tasks = []
 
     async def leave_a_task() -> str:
@@ -214,7 +215,7 @@ def test_a_loop_of_its_own_leaves_nothing_running():
 # ---- the runner
 
 
-def test_a_report_counts_and_says_what_is_unproven():
+def test_a_report_counts_results_and_lists_unproven_clauses():
     report = run_checks(some(10), MEMORY)
     assert (report.count("passed"), report.count("failed")) == (1, 0)
     assert report.count("not offered") == len(some(10)) - 1
@@ -223,11 +224,11 @@ def test_a_report_counts_and_says_what_is_unproven():
     assert report.unproven() == [*range(1, 10), 11]
 
 
-def test_an_empty_run_is_no_success():
+def test_an_empty_run_is_not_a_success():
     assert not run_checks([], MEMORY).ok()
 
 
-def test_a_failure_is_reported_and_the_rest_goes_on():
+def test_a_failure_is_reported_and_the_other_checks_still_run():
     heard = []
     checks = [each for each in some(1) if "error-text" in each.id or "heartbeat" in each.id]
     report = run_checks(
@@ -253,7 +254,7 @@ def test_a_check_that_hangs_fails(monkeypatch):
 # ---- the second process
 
 
-async def test_a_second_process_answers_calls_and_raises_the_stores_errors(tmp_path):
+async def test_a_second_process_answers_calls_and_raises_the_errors_of_its_store(tmp_path):
     url = f"sqlite:///{tmp_path}/x.db"
     async with target_of(url).make_store() as store, SecondProcess(url) as process:
         info = await store.create("a", b"abc", attributes={"x": "y"})
@@ -292,8 +293,9 @@ async def test_a_second_process_that_cannot_open_its_store_fails():
 
 @pytest.fixture(autouse=True)
 def importable_tests(monkeypatch):
-    """Other Pythons started here find the broken stores."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    """Let other Python processes that a test starts import the broken stores."""
+    root = str(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", root, prepend=os.pathsep)
 
 
 def run_pytest(pytester: pytest.Pytester, text: str, *options: str) -> pytest.RunResult:
@@ -318,7 +320,7 @@ def test_each_check_is_an_item_with_a_readable_id(pytester):
     )
 
 
-def test_a_deviation_is_a_strict_xfail_and_a_stale_one_fails(pytester):
+def test_a_deviation_is_a_strict_xfail_and_a_stale_deviation_fails(pytester):
     text = """
         from streamstores.conformance import contract_tests
         from tests.contract.broken import BROKEN
@@ -337,7 +339,7 @@ def test_a_deviation_is_a_strict_xfail_and_a_stale_one_fails(pytester):
     result.stdout.fnmatch_lines(["*a deviation names 'clause01-no-such-check'*"])
 
 
-def test_a_fixture_may_give_the_stores_and_vary_them(pytester):
+def test_a_parametrized_fixture_may_return_the_target(pytester):
     text = """
         import hypothesis
         import pytest

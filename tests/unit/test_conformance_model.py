@@ -1,4 +1,4 @@
-"""The model sees faults that no check was written for."""
+"""The model test finds faults by random operations, and the oracle follows the contract."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOUND = (
     "AppendCreates",
     "AppendsAgainAfterAConflict",
     "BeginsWithTheWholeRecord",
-    "CountsARepeatedEnd",
+    "GrowsTheVersionAtARepeatedState",
     "CreateOverwrites",
     "CutsRecordsAtMaxBytes",
     "DropsTheLastOfThreeChunks",
@@ -32,7 +32,7 @@ FOUND = (
     "FoldsCase",
     "IsOffByOneInsideARecord",
     "MergesAttributes",
-    "ResurrectsTheStopped",
+    "ReopensStoppedStreamsByAccident",
     "StoresText",
 )
 
@@ -44,7 +44,7 @@ def test_the_model_finds_the_fault(name: str, request: pytest.FixtureRequest) ->
         run(request)
 
 
-def test_the_model_finds_none_where_there_is_none(request: pytest.FixtureRequest) -> None:
+def test_the_model_finds_no_fault_in_an_unbroken_store(request: pytest.FixtureRequest) -> None:
     model_tests(Wrapper)(request)
 
 
@@ -70,5 +70,5 @@ def stream(state: str = "streaming") -> OracleStream:
         ("done", Wish(state="error"), "closed"),
     ],
 )
-def test_the_oracle_judges_by_the_contract(state: str, wish: Wish, verdict: str) -> None:
+def test_the_oracle_follows_the_contract(state: str, wish: Wish, verdict: str) -> None:
     assert stream(state).verdict(wish) == verdict

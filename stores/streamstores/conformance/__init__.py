@@ -8,7 +8,7 @@ With pytest:
     test_model = model_tests(make_store)
 
 Without it: `streamstores check URL`, or `run_checks(all_checks(), Target(make_store))`.
-Neither pytest nor Hypothesis is imported before it is asked for.
+pytest and Hypothesis are imported only when `contract_tests` or `model_tests` is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from streamstores.conformance.model import model_tests as model_tests
     from streamstores.conformance.pytest_items import contract_tests as contract_tests
 
-# Without the two that need pytest and Hypothesis.
+# `contract_tests` and `model_tests` are left out, so that `import *` needs neither pytest nor
+# Hypothesis.
 __all__ = [
     "CLAUSES",
     "Check",

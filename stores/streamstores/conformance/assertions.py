@@ -1,7 +1,6 @@
-"""What checks assert with: each helper says in words what was expected and what came.
+"""The assertions of the checks. Each says in words what was expected and what happened.
 
-The checks run with pytest and without it, so nothing here leans on pytest's rewriting of
-`assert`.
+Checks run with and without pytest, so nothing here relies on pytest rewriting `assert`.
 """
 
 from __future__ import annotations
@@ -33,14 +32,15 @@ __all__ = [
 
 @dataclass
 class Patience:
-    """Seconds after which a check takes what it waits for as not happening."""
+    """How many seconds a check waits before it fails."""
 
     prompt: float = 4.0
-    """What "at once" may take on a busy machine: less than the default `poll_interval`."""
+    """For what happens "at once". Less than the default `poll_interval`, so that a lost
+    notification fails the check, and enough for a busy machine."""
     eventual: float = 15.0
-    """What comes by itself, such as an expiry."""
+    """For what happens by itself, such as an expiry."""
     whole_check: float = 180.0
-    """A check that takes longer hangs."""
+    """For a whole check; a check that takes longer is reported as hanging."""
 
 
 PATIENCE = Patience()
@@ -56,7 +56,7 @@ _repr.maxlist = _repr.maxdict = _repr.maxtuple = _repr.maxset = 12
 
 
 def equal(actual: object, expected: object, what: str) -> None:
-    """Raise unless the two are equal; `what` names the thing in the failure's text."""
+    """Raise `AssertionError` unless the two are equal; `what` names the thing compared."""
     __tracebackhide__ = True
     if actual != expected:
         raise AssertionError(
@@ -65,7 +65,7 @@ def equal(actual: object, expected: object, what: str) -> None:
 
 
 class Raises(Generic[E]):
-    """A context manager whose block must raise one of `types`; `error` is what it raised."""
+    """A context manager whose block must raise one of `types`; `error` is the exception."""
 
     def __init__(self, types: tuple[type[E], ...], what: str) -> None:
         self._types = types
@@ -89,7 +89,7 @@ class Raises(Generic[E]):
             self._error = exc
             return True
         if not isinstance(exc, Exception):
-            return False  # cancellation and the like
+            return False  # a cancellation, for example, is not an outcome of the call
         text = f"{self._what}: expected {wanted}, got {type(exc).__name__}: {exc}"
         raise AssertionError(text) from exc
 
@@ -99,7 +99,7 @@ def raises(kind: type[E], what: str, *others: type[E]) -> Raises[E]:
 
 
 async def within(seconds: float, awaitable: Awaitable[T], what: str) -> T:
-    """The result; raises where it takes longer. For what would otherwise hang."""
+    """The result of `awaitable`; raises `AssertionError` if it takes longer than `seconds`."""
     __tracebackhide__ = True
     task = asyncio.ensure_future(awaitable)
     try:
@@ -114,17 +114,17 @@ async def within(seconds: float, awaitable: Awaitable[T], what: str) -> T:
 
 
 async def eventually(condition: Callable[[], Awaitable[object]], what: str) -> None:
-    """Wait until `condition()` is true, asking again and again."""
+    """Wait until `condition()` is true, asking every 20 ms."""
     __tracebackhide__ = True
     deadline = time.monotonic() + PATIENCE.eventual
     while not await condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: still not so after {PATIENCE.eventual:g} seconds")
+            raise AssertionError(f"{what}: still false after {PATIENCE.eventual:g} seconds")
         await asyncio.sleep(0.02)
 
 
 async def outcome(awaitable: Awaitable[T]) -> T | Exception:
-    """The result, or the exception instead of raising it. Cancellation passes through."""
+    """The result, or the exception, returned instead of raised. Cancellation is raised."""
     try:
         return await awaitable
     except Exception as exc:
@@ -132,7 +132,7 @@ async def outcome(awaitable: Awaitable[T]) -> T | Exception:
 
 
 def tile(records: list[Record], start: int, what: str) -> int:
-    """Raise unless the records follow each other from `start` without gap; the end."""
+    """The end of the records, which must follow each other from `start` without a gap."""
     __tracebackhide__ = True
     for record in records:
         equal(type(record.data), bytes, f"{what}: type of the data at {record.offset}")
@@ -146,7 +146,7 @@ def tile(records: list[Record], start: int, what: str) -> int:
 async def read_all(
     store: StreamStore, stream_id: str, offset: int = 0, *, max_bytes: int = 1_048_576
 ) -> tuple[list[Record], StreamInfo]:
-    """Every record from `offset` on, page by page, each page checked; and the last info."""
+    """Every record from `offset` on, and the last info; each page is checked on the way."""
     __tracebackhide__ = True
     records: list[Record] = []
     while True:

@@ -1,4 +1,4 @@
-"""What a check is given: stores on one backend, stream ids of its own, and tidying up."""
+"""The harness of a check: stores on one backend, unused stream ids, and the cleanup."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Harness", "NotOffered", "Target", "close_loop", "run_in_own_loop", "
 T = TypeVar("T")
 
 SECOND_PROCESS = "second_process"
-"""The need of a check that talks to a real second process; not a capability of a store."""
+"""A check that talks to a real second process needs this; no store declares it."""
 
-_TIDY_SECONDS = 30.0
+_DELETE_SECONDS = 30.0
 
 
 class NotOffered(Exception):
-    """The store does not declare what the check needs; the text says what."""
+    """The store does not declare what the check needs; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class Target:
     """The stores under test.
 
     `make_store()` returns a store that is not entered yet, or an async context manager that
-    gives one; each call another object on the same backend. `second_process` lets a real
-    second process open the same backend: a store URL, or `"module:callable"` of something
-    like `make_store` that the process can import. Without it the checks that need a process
-    are not run.
+    yields a store. Each call returns another object on the same backend.
+
+    `second_process` tells a real second process how to open the same backend: a store URL, or
+    the `"module:callable"` of a function like `make_store` that the process can import.
+    Without it, the checks that need a second process are not offered.
     """
 
     make_store: Callable[[], Any]
@@ -46,10 +47,11 @@ class Target:
 def target_of(spec: str) -> Target:
     """The target that a store URL or `"module:callable"` names.
 
-    Raises `ValueError` or `TypeError` where the text is neither, and what the import raises.
+    Raises `ValueError` or `TypeError` if the text is neither, and whatever the import raises.
     """
     if "://" in spec:
-        open_store = load_factory("streamstores:open_store")  # by name: it is above this layer
+        # Loaded by name, because `store_urls` is a layer above this package.
+        open_store = load_factory("streamstores:open_store")
         return Target(partial(open_store, spec), spec)
     return Target(load_factory(spec), spec)
 
@@ -58,7 +60,7 @@ def load_factory(path: str) -> Callable[..., Any]:
     """The callable at `"module:name"`."""
     module, _, name = path.partition(":")
     if not module or not name:
-        raise ValueError(f"neither a store URL nor module:callable: {path!r}")
+        raise ValueError(f"{path!r} is neither a store URL nor module:callable")
     factory: Any = import_module(module)
     for part in name.split("."):
         factory = getattr(factory, part)
@@ -68,10 +70,10 @@ def load_factory(path: str) -> Callable[..., Any]:
 
 
 class Harness:
-    """One check's stores, ids and tasks; an async context manager that tidies up.
+    """The stores, ids and tasks of a check; an async context manager that cleans up.
 
-    It closes every store it opened, cancels every task it started, and deletes the streams
-    whose ids it gave out, so that a check may run against a backend that others use.
+    On exit it cancels the tasks it started, deletes the streams whose ids it handed out and
+    closes the stores it opened, so a check may run against a backend that is in use.
     """
 
     def __init__(self, target: Target) -> None:
@@ -83,8 +85,11 @@ class Harness:
         self._token = secrets.token_hex(6)
 
     async def open(self) -> StreamStore:
-        """A store: another object on the same backend at each call where the store declares
-        `"multi_process"`, otherwise always the same."""
+        """A store on the backend.
+
+        A new object at each call if the store declares `"multi_process"`, otherwise always the
+        same object.
+        """
         if self._stores and "multi_process" not in self._stores[0].capabilities:
             return self._stores[0]
         return await self.open_new()
@@ -96,36 +101,36 @@ class Harness:
         return store
 
     async def second_process(self) -> SecondProcess:
-        """Another process with a store of its own on the same backend."""
+        """Start another process that opens its own store on the same backend."""
         if self._target.second_process is None:
             raise NotOffered("no second_process= was given")
         process = SecondProcess(self._target.second_process)
         return await self._exits.enter_async_context(process)
 
     def new_id(self, suffix: str = "") -> str:
-        """An id that nobody else uses; its stream is deleted after the check."""
+        """An unused id, whose stream is deleted after the check."""
         stream_id = f"{self.prefix}{len(self._ids)}{suffix}"
         self._ids.append(stream_id)
         return stream_id
 
     def own(self, stream_id: str) -> str:
-        """Note an id that the check made itself, to be deleted after it."""
+        """Register an id that the check made itself, so that its stream is deleted too."""
         self._ids.append(stream_id)
         return stream_id
 
     @property
     def prefix(self) -> str:
-        """How the ids of this check begin."""
+        """The prefix of all ids of this check."""
         return f"conformance/{self._token}/"
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run it beside the check, which may cancel it; what is left at the end is."""
+        """Run `work` beside the check; whatever still runs when the check ends is cancelled."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.append(task)
         return task
 
     async def require(self, needs: frozenset[str]) -> None:
-        """Raise `NotOffered` unless the store declares all that is needed."""
+        """Raise `NotOffered` unless the store declares everything in `needs`."""
         store = await self.open()
         missing = sorted(needs - store.capabilities - {SECOND_PROCESS})
         if missing:
@@ -146,19 +151,22 @@ class Harness:
             await self._exits.aclose()
 
     async def _delete_streams(self) -> None:
-        """Best effort: what a store does here is no verdict on it."""
+        """Delete the streams of the check, ignoring errors: the check has ended by now."""
         if not self._ids or "durable" not in self._stores[0].capabilities:
             return
         with suppress(Exception):
-            store = await self.open_new()  # the check may have closed the others
+            # A new store, because the check may have closed the others.
+            store = await self.open_new()
             deletes = [store.delete(stream_id) for stream_id in self._ids]
             together = asyncio.gather(*deletes, return_exceptions=True)
-            await asyncio.wait_for(together, _TIDY_SECONDS)
+            await asyncio.wait_for(together, _DELETE_SECONDS)
 
 
 def run_in_own_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end in a new event loop, without touching the thread's current one, which
-    may be the test framework's."""
+    """Run `work` to its end in a new event loop.
+
+    The current loop of the thread stays as it is, because a test framework may rely on it.
+    """
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(work)
@@ -167,7 +175,7 @@ def run_in_own_loop(work: Coroutine[Any, Any, T]) -> T:
 
 
 def close_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what still runs in it, and close it."""
+    """Cancel the tasks that still run in the loop, and close it."""
     try:
         tasks = asyncio.all_tasks(loop)
         for task in tasks:

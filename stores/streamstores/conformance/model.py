@@ -47,7 +47,7 @@ EXPIRIES: dict[str, dict[str, Any]] = {
 }
 
 # Weighted so that most steps meet a living, streaming stream.
-stores = st.integers(0, 1)
+store_numbers = st.integers(0, 1)
 names = st.sampled_from(("a", "a", "a", "A", "a/b"))
 texts = st.sampled_from(("", "x", "x\x00y", "é𝄞", "'\"\\")) | st.text(
     st.characters(exclude_categories=["Cs"]), max_size=4
@@ -66,14 +66,14 @@ rarely = st.integers(0, 3).map(lambda number: number == 0)
 def model_tests(
     make_store: StoresUnderTest, *, settings: hypothesis.settings | None = None
 ) -> TestFunction:
-    """A test function that holds a store against an oracle, over random operations.
+    """A test function that compares a store with an oracle over random operations.
 
         test_model = model_tests(make_store)
 
-    `make_store` is what `contract_tests` takes. By default 100 examples of up to 40 steps, the
-    same ones at every run; `settings` are Hypothesis's, for other ones. Each example has an
-    event loop, two store objects where the store declares `"multi_process"`, and stream ids
-    of its own.
+    `make_store` is what `contract_tests` takes. By default 100 examples of up to 40 steps are
+    tried, the same at every run; pass Hypothesis's `settings` to change that. Each example
+    uses its own event loop and stream ids, and two store objects if the store declares
+    `"multi_process"`.
     """
     check = hypothesis.HealthCheck
     chosen = settings or hypothesis.settings(
@@ -99,7 +99,7 @@ def model_tests(
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Each rule is one operation, done by the store and by the oracle, and compared."""
+    """Each rule does an operation on the store and on the oracle, and compares the two."""
 
     def __init__(self, target: Target) -> None:
         super().__init__()
@@ -135,12 +135,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize(chunks=chunk_lists, more=chunk_lists, expiry=st.sampled_from(("never", "ttl")))
     def begin(self, chunks: tuple[bytes, ...], more: tuple[bytes, ...], expiry: str) -> None:
-        """Hypothesis leaves rules out at random: without a stream nothing would be tried."""
+        """Create two streams, because Hypothesis may leave out the rule that creates any."""
         self.create(0, "a", chunks + more, {"": "x"}, "streaming", expiry)
         self.create(1, "A", more, None, "streaming", "never")
 
     @rule(
-        where=stores,
+        store_number=store_numbers,
         name=names,
         chunks=chunk_lists,
         attributes=st.none() | attribute_maps,
@@ -149,18 +149,19 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def create(
         self,
-        where: int,
+        store_number: int,
         name: str,
         chunks: tuple[bytes, ...],
         attributes: dict[str, str] | None,
         state: Any,
         expiry: str,
     ) -> None:
+        """Create the stream; if the id is taken, the store must raise `StreamExists`."""
         stream_id = self.id_of(name)
         options = EXPIRIES[expiry]
         existing = self.oracle.streams.get(stream_id)
         result = self.try_to(
-            self.stores[where].create(
+            self.stores[store_number].create(
                 stream_id, *chunks, attributes=attributes, state=state, **options
             )
         )
@@ -177,7 +178,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.oracle.end(stream_id)
 
     @rule(
-        where=stores,
+        store_number=store_numbers,
         name=names,
         chunks=chunk_lists,
         at=guesses,
@@ -188,7 +189,7 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def append(
         self,
-        where: int,
+        store_number: int,
         name: str,
         chunks: tuple[bytes, ...],
         at: str,
@@ -200,35 +201,42 @@ class StoreMachine(RuleBasedStateMachine):
         stream_id = self.id_of(name)
         tail, number = self._guess_tail(at, stream_id), self._guess_version(version, stream_id)
         said = error if state == "error" else None
-        self._append(where, stream_id, Wish(chunks, tail, number, state, said, attributes))
-
-    @rule(where=stores, name=names, version=guesses, state=st.none() | st.just("streaming"))
-    def beat_or_reopen(self, where: int, name: str, version: str, state: Any) -> None:
-        stream_id = self.id_of(name)
-        number = self._guess_version(version, stream_id)
-        self._append(where, stream_id, Wish(version=number, state=state))
+        self._append(
+            store_number, stream_id, Wish(chunks, tail, number, state, said, attributes)
+        )
 
     @rule(
-        where=stores,
+        store_number=store_numbers,
+        name=names,
+        version=guesses,
+        state=st.none() | st.just("streaming"),
+    )
+    def beat_or_reopen(self, store_number: int, name: str, version: str, state: Any) -> None:
+        stream_id = self.id_of(name)
+        number = self._guess_version(version, stream_id)
+        self._append(store_number, stream_id, Wish(version=number, state=state))
+
+    @rule(
+        store_number=store_numbers,
         name=names,
         version=guesses,
         state=st.sampled_from(("stopped",) * 6 + ("error", "done")),
         error=st.none() | texts,
     )
     def mark_done(
-        self, where: int, name: str, version: str, state: Any, error: str | None
+        self, store_number: int, name: str, version: str, state: Any, error: str | None
     ) -> None:
         stream_id = self.id_of(name)
         wish = Wish(version=self._guess_version(version, stream_id), state=state)
         wish.error = error if state == "error" else None
-        marking = self.stores[where].mark_done(
+        marking = self.stores[store_number].mark_done(
             stream_id, state, error=wish.error, version=wish.version
         )
         self._judge(self.oracle.streams.get(stream_id), wish, self.try_to(marking))
 
-    def _append(self, where: int, stream_id: str, wish: Wish) -> None:
+    def _append(self, store_number: int, stream_id: str, wish: Wish) -> None:
         state: Any = wish.state
-        appending = self.stores[where].append(
+        appending = self.stores[store_number].append(
             stream_id,
             *wish.chunks,
             at=wish.at,
@@ -240,6 +248,7 @@ class StoreMachine(RuleBasedStateMachine):
         self._judge(self.oracle.streams.get(stream_id), wish, self.try_to(appending))
 
     def _judge(self, stream: OracleStream | None, wish: Wish, result: object) -> None:
+        """Compare the result of a mutation with the oracle's verdict, and apply it there."""
         if stream is None:
             assert isinstance(result, StreamNotFound), f"append gave {result!r}"
             return
@@ -267,18 +276,23 @@ class StoreMachine(RuleBasedStateMachine):
         return {"none": None, "right": current, "stale": old, "far": 10**20}[guess]
 
     @rule(
-        where=stores,
+        store_number=store_numbers,
         name=names,
         share=st.floats(0, 1),
         beyond=st.sampled_from((0, 0, 0, 1, 2**70)),
         max_bytes=st.sampled_from((1, 2, 5, 20, 2**20)),
     )
-    def read(self, where: int, name: str, share: float, beyond: int, max_bytes: int) -> None:
+    def read(
+        self, store_number: int, name: str, share: float, beyond: int, max_bytes: int
+    ) -> None:
+        """Read from somewhere in the stream, or from beyond its tail."""
         stream_id = self.id_of(name)
         stream = self.oracle.streams.get(stream_id)
         tail = len(stream.data) if stream else 0
         offset = tail + beyond if beyond else round(tail * share)
-        result = self.try_to(self.stores[where].read(stream_id, offset, max_bytes=max_bytes))
+        result = self.try_to(
+            self.stores[store_number].read(stream_id, offset, max_bytes=max_bytes)
+        )
         if stream is None:
             assert isinstance(result, StreamNotFound), f"read gave {result!r}"
         elif beyond:
@@ -288,14 +302,14 @@ class StoreMachine(RuleBasedStateMachine):
             assert not isinstance(result, Exception), f"read gave {result!r}"
             stream.compare_page(result, offset, max_bytes)
 
-    @rule(where=stores, name=names)
-    def info(self, where: int, name: str) -> None:
-        self._compare_or_missing(name, self.stores[where].info(self.id_of(name)))
+    @rule(store_number=store_numbers, name=names)
+    def info(self, store_number: int, name: str) -> None:
+        self._compare_or_missing(name, self.stores[store_number].info(self.id_of(name)))
 
-    @rule(where=stores, name=names, guess=guesses)
-    def wait(self, where: int, name: str, guess: str) -> None:
+    @rule(store_number=store_numbers, name=names, guess=guesses)
+    def wait(self, store_number: int, name: str, guess: str) -> None:
         version = self._guess_version(guess, self.id_of(name)) or 0
-        waiting = self.stores[where].wait(self.id_of(name), version=version, timeout=0)
+        waiting = self.stores[store_number].wait(self.id_of(name), version=version, timeout=0)
         self._compare_or_missing(name, waiting)
 
     def _compare_or_missing(self, name: str, asking: Awaitable[StreamInfo]) -> None:
@@ -307,11 +321,12 @@ class StoreMachine(RuleBasedStateMachine):
             assert isinstance(result, StreamInfo), f"a living stream gave {result!r}"
             stream.compare(result)
 
-    @rule(where=stores, name=names, expiry=expiries)
-    def expire(self, where: int, name: str, expiry: str) -> None:
+    @rule(store_number=store_numbers, name=names, expiry=expiries)
+    def expire(self, store_number: int, name: str, expiry: str) -> None:
+        """Set another expiry; a time in the past ends the stream in the oracle too."""
         stream_id = self.id_of(name)
         stream = self.oracle.streams.get(stream_id)
-        result = self.try_to(self.stores[where].expire(stream_id, **EXPIRIES[expiry]))
+        result = self.try_to(self.stores[store_number].expire(stream_id, **EXPIRIES[expiry]))
         if stream is None:
             assert isinstance(result, StreamNotFound), f"expire gave {result!r}"
             return
@@ -329,41 +344,41 @@ class StoreMachine(RuleBasedStateMachine):
         stream.ttl = None if ttl is None else float(ttl)
         stream.expires_at = options.get("expires_at")
 
-    @rule(where=stores, name=names, really=rarely)
-    def delete(self, where: int, name: str, really: bool) -> None:
+    @rule(store_number=store_numbers, name=names, really=rarely)
+    def delete(self, store_number: int, name: str, really: bool) -> None:
         if not really:
             return
         stream_id = self.id_of(name)
-        result = self.try_to(self.stores[where].delete(stream_id))
+        result = self.try_to(self.stores[store_number].delete(stream_id))
         if stream_id in self.oracle.streams:
             assert result is None, f"delete gave {result!r}"
             self.oracle.end(stream_id)
         else:
             assert isinstance(result, StreamNotFound), f"delete gave {result!r}"
 
-    @rule(where=stores)
-    def sweep(self, where: int) -> None:
-        assert self.run(self.stores[where].sweep()) >= 0
+    @rule(store_number=store_numbers)
+    def sweep(self, store_number: int) -> None:
+        assert self.run(self.stores[store_number].sweep()) >= 0
 
     @precondition(lambda self: "list" in self.stores[0].capabilities)
-    @rule(where=stores)
-    def list_all(self, where: int) -> None:
+    @rule(store_number=store_numbers)
+    def list_all(self, store_number: int) -> None:
         async def list_all(store: StreamStore) -> list[StreamInfo]:
             return [info async for info in store.list(self.harness.prefix)]
 
-        infos = self.run(list_all(self.stores[where]))
+        infos = self.run(list_all(self.stores[store_number]))
         listed, true = sorted(info.id for info in infos), sorted(self.oracle.streams)
         assert listed == true, f"listed {listed}, true is {true}"
         for info in infos:
             self.oracle.streams[info.id].compare(info)
 
-    @rule(where=stores, name=names, share=st.floats(0, 1))
-    def follow(self, where: int, name: str, share: float) -> None:
-        """Begin to follow; the steps come later, with whatever happens between."""
+    @rule(store_number=store_numbers, name=names, share=st.floats(0, 1))
+    def follow(self, store_number: int, name: str, share: float) -> None:
+        """Begin to follow; the steps come later, interleaved with other operations."""
         stream = self.oracle.streams.get(self.id_of(name))
         if stream is not None and len(self.followers) < 4:
             offset = round(len(stream.data) * share)
-            follower = follow(self.stores[where], stream.id, offset)
+            follower = follow(self.stores[store_number], stream.id, offset)
             self.followers.append((follower, stream))
             self._step(len(self.followers) - 1)
 
@@ -373,22 +388,29 @@ class StoreMachine(RuleBasedStateMachine):
         self._step(number % len(self.followers))
 
     def _step(self, number: int) -> None:
-        """One batch of a follower: its stream's next bytes, or an end that the stream had."""
+        """Take one batch of a follower: the next bytes of its stream, or its end."""
         follower, stream = self.followers[number]
+        if follower.info is None:
+            # It has read nothing yet, so it follows the stream that has the id now.
+            stream = self.oracle.streams.get(stream.id, stream)
+            self.followers[number] = follower, stream
         is_alive = self.oracle.streams.get(stream.id) is stream
         offset, tail = follower.offset, len(stream.data)
         if is_alive and offset == tail and stream.state == "streaming":
-            return  # it would wait, and rightly
+            return  # a correct follower would wait here
         patience = PATIENCE.prompt + self.stores[0].limits.poll_interval
         result = self.try_to(within(patience, follower.batch(), "a follower's step"))
         if isinstance(result, StreamNotFound) and not is_alive:
+            del self.followers[number]
+            return
+        if isinstance(result, OffsetOutOfRange) and is_alive and offset > tail:
             del self.followers[number]
             return
         assert isinstance(result, list), f"a follower at {offset} of {tail} raised {result!r}"
         self._compare_batch(stream, offset, result)
         if not result:
             assert offset in stream.left_at, (
-                f"a follower ended at {offset}, where nothing ended"
+                f"a follower ended at {offset}, where the stream never stopped"
             )
             del self.followers[number]
 

@@ -1,7 +1,7 @@
-"""What a store should say, worked out without one: the model that `model_tests` believes.
+"""An oracle for `model_tests`: what a correct store would answer to each operation.
 
-On purpose it shares no line with the stores, their rules or their limits: a mistake made
-twice would go unseen.
+It deliberately shares no code with the stores, their rules or their limits. A mistake in shared
+code would be made on both sides and go unnoticed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ class Wish:
 
 @dataclass
 class OracleStream:
-    """One stream's whole truth; what the store chooses (version, times) is learned."""
+    """The expected content of a stream.
+
+    What only the store can choose, such as the version and the times, is learned from its
+    first answer and then expected to stay.
+    """
 
     id: str
     data: bytes
@@ -42,7 +46,8 @@ class OracleStream:
     version: int = -1
     created_at: datetime | None = None
     left_at: set[int] = field(default_factory=set)
-    """The tails at which the stream was not streaming: where a follower may have ended."""
+    """The tails at which the stream was not streaming: the offsets at which a follower may
+    have ended."""
 
     def __post_init__(self) -> None:
         self.note_state()
@@ -87,7 +92,7 @@ class OracleStream:
         self.note_state()
 
     def learn(self, info: StreamInfo, *, is_new_version: bool) -> None:
-        """Compare what the store returned, and take over what it chose."""
+        """Compare what the store returned, and remember what it chose."""
         if is_new_version:
             assert info.version > self.version, f"version {self.version} -> {info.version}"
             self.version = info.version
@@ -99,6 +104,7 @@ class OracleStream:
         self.compare(info)
 
     def compare(self, info: StreamInfo) -> None:
+        """Raise `AssertionError` unless every field of the info is as expected."""
         said = (info.id, info.tail, str(info.state), info.error, dict(info.attributes))
         true = (self.id, len(self.data), self.state, self.error, self.attributes)
         assert said == true, f"the info says {said}, true is {true}"
@@ -107,6 +113,7 @@ class OracleStream:
         assert said_too == true_too, f"the info says {said_too}, true is {true_too}"
 
     def compare_page(self, page: Page, offset: int, max_bytes: int) -> None:
+        """Raise `AssertionError` unless the page is a right answer to this read."""
         self.compare(page.info)
         position = offset
         for number, (start, data) in enumerate(page.records):
@@ -123,7 +130,7 @@ class OracleStream:
 
 
 class Oracle:
-    """All streams of one backend."""
+    """The expected streams of a backend."""
 
     def __init__(self) -> None:
         self.streams: dict[str, OracleStream] = {}
@@ -142,7 +149,7 @@ class Oracle:
         return stream
 
     def used(self, stream_id: str, version: int) -> None:
-        """Note a version; raise where a namesake that is gone had it."""
+        """Raise `AssertionError` if an earlier stream of this id had the version."""
         gone = self._old_versions.setdefault(stream_id, set())
         assert version not in gone, f"version {version} belonged to an old stream"
 

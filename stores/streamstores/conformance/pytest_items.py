@@ -1,4 +1,4 @@
-"""The suite as pytest items: one for each check of the contract."""
+"""The suite as pytest items: one item per check of the contract."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def contract_tests(
     second_process: str | None = None,
     deviations: Mapping[str, str] | None = None,
 ) -> TestFunction:
-    """A test function with one pytest item for each check of the contract.
+    """A test function with one pytest item per check of the contract.
 
         test_contract = contract_tests(make_store)
 
     `make_store()` returns a store that is not entered yet (or an async context manager that
-    gives one), at each call another object on the same backend. Instead of it can stand a
-    `Target`, a store URL, `"module:callable"`, or the name of a fixture whose value is one of
-    these: so a session fixture may start the server, and a parametrized one may vary it.
-    Every check calls `make_store` anew, inside an event loop of its own.
+    yields a store); each call returns another object on the same backend. It may also be a
+    `Target`, a store URL, `"module:callable"`, or the name of a fixture that returns any of
+    these. So a session fixture may start the server, and a parametrized fixture may vary it.
+    Every check calls `make_store` anew, inside its own event loop.
 
     `second_process`, a URL or `"module:callable"`, lets a second process open the backend.
 
     `deviations` maps check ids to the reason why this store departs from the contract there.
-    Such a check must fail; one that passes, and an id that no check has, fail the run.
-    What a store does not declare in its `capabilities` is skipped as "not offered".
+    Such a check must fail: if it passes, or if no check has that id, the run fails. Checks of
+    what the store does not declare in its `capabilities` are skipped as "not offered".
     """
     declared = dict(deviations or {})
     checks = registered()
@@ -53,7 +53,7 @@ def contract_tests(
     def test_contract(request: pytest.FixtureRequest, check: Check | str) -> None:
         __tracebackhide__ = True
         if isinstance(check, str):
-            pytest.fail(f"a deviation names {check!r}, which is no check", pytrace=False)
+            pytest.fail(f"a deviation names {check!r}, but no check has that id", pytrace=False)
         try:
             run_check(check, resolve(make_store, request, second_process))
         except NotOffered as exc:
@@ -63,7 +63,7 @@ def contract_tests(
 
 
 def for_stores(make_store: StoresUnderTest) -> Callable[[TestFunction], TestFunction]:
-    """Brings the fixture in, with its parameters, where one is named."""
+    """Make the test use the fixture, with its parameters, if `make_store` names a fixture."""
 
     def decorate(function: TestFunction) -> TestFunction:
         if is_fixture(make_store):
@@ -80,7 +80,7 @@ def is_fixture(make_store: StoresUnderTest) -> bool:
 def resolve(
     make_store: StoresUnderTest, request: pytest.FixtureRequest, second_process: str | None
 ) -> Target:
-    """The target; asks the fixture for it where one is named."""
+    """The target that `make_store` describes; if it names a fixture, the fixture's value."""
     given: Any = make_store
     if is_fixture(make_store):
         given = request.getfixturevalue(str(make_store))

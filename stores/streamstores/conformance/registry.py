@@ -1,4 +1,4 @@
-"""The checks: what each is called, which clause it holds a store to, and what it needs."""
+"""The registry of checks: their ids, the clauses they belong to, and what they need."""
 
 from __future__ import annotations
 
@@ -28,14 +28,17 @@ CheckFunction = Callable[[Harness], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Check:
-    """One executable sentence of the contract."""
+    """An executable sentence of the contract."""
 
     id: str
-    """Stable, like `clause04-wakes-on-append`; what deviations name."""
+    """A stable name such as `clause04-wakes-on-append`, by which deviations refer to it."""
     clause: int
     title: str
     needs: frozenset[str]
-    """Capabilities without which it is "not offered"; `"second_process"` is the harness's."""
+    """The capabilities that the store must declare, else the check is "not offered".
+
+    `"second_process"` is not a capability of the store: the target must provide it.
+    """
     function: CheckFunction
 
 
@@ -43,14 +46,18 @@ _checks: dict[str, Check] = {}
 
 
 def check(clause: int, *needs: str) -> Callable[[CheckFunction], CheckFunction]:
-    """Register an `async def check_what_it_says(harness)`; its docstring is its title."""
+    """Register an `async def check_…(harness)`.
+
+    Its id comes from its name, its title is the first paragraph of its docstring.
+    """
 
     def register(function: CheckFunction) -> CheckFunction:
         name = function.__name__.removeprefix("check_").replace("_", "-")
         check_id = f"clause{clause:02}-{name}"
-        title = (function.__doc__ or "").strip().partition("\n")[0].rstrip(".")
+        paragraph = (function.__doc__ or "").strip().partition("\n\n")[0]
+        title = " ".join(paragraph.split()).rstrip(".")
         if not title or check_id in _checks or clause not in CLAUSES:
-            raise ValueError(f"{check_id}: a title, a clause and a name of its own, please")
+            raise ValueError(f"{check_id} needs a title, a known clause and an unused name")
         _checks[check_id] = Check(check_id, clause, title, frozenset(needs), function)
         return function
 
@@ -58,5 +65,5 @@ def check(clause: int, *needs: str) -> Callable[[CheckFunction], CheckFunction]:
 
 
 def registered() -> tuple[Check, ...]:
-    """Every check whose module was imported, by clause, then as written."""
+    """Every check whose module was imported, by clause, then in the order of the source."""
     return tuple(sorted(_checks.values(), key=lambda each: each.clause))

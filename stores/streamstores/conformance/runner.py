@@ -1,4 +1,4 @@
-"""Running checks without pytest, and the report of what came of them."""
+"""The runner of checks outside pytest, and its report."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Result:
     check: Check
     status: Status
     reason: str = ""
-    """What is not offered."""
+    """What the store does not offer, if that is the status."""
     error: BaseException | None = None
-    """What failed it, with its traceback."""
+    """The exception that failed the check, with its traceback."""
 
 
 @dataclass
 class Report:
-    """Results in the order they came."""
+    """The results, in the order in which the checks ran."""
 
     results: list[Result] = field(default_factory=list)
 
@@ -41,22 +41,22 @@ class Report:
         return sum(result.status == status for result in self.results)
 
     def by_clause(self) -> Iterator[tuple[int, list[Result]]]:
-        """Every clause of the contract, also those of which nothing ran."""
+        """Every clause of the contract with its results, including clauses without any."""
         for clause in CLAUSES:
             yield clause, [each for each in self.results if each.check.clause == clause]
 
     def unproven(self, clauses: Iterable[int] = CLAUSES) -> list[int]:
-        """Those of `clauses` of which no check passed: an empty run proves nothing."""
+        """The clauses of which no check passed: an empty run proves nothing."""
         proven = {each.check.clause for each in self.results if each.status == "passed"}
         return [clause for clause in clauses if clause not in proven]
 
     def ok(self, clauses: Iterable[int] = CLAUSES) -> bool:
-        """Whether nothing failed and something passed of each of `clauses`."""
+        """Whether no check failed and at least one check of each clause passed."""
         return not self.count("failed") and not self.unproven(clauses)
 
 
 async def perform(check: Check, target: Target) -> None:
-    """Run one check; raises what it raises, and `NotOffered`."""
+    """Run a check in the current loop; raises what it raises, or `NotOffered`."""
     async with Harness(target) as harness:
         await harness.require(check.needs)
         await check.function(harness)
@@ -73,7 +73,7 @@ async def _perform_in_time(check: Check, target: Target) -> None:
 
 
 def run_check(check: Check, target: Target) -> None:
-    """Run one check in an event loop of its own; raises what it raises, and `NotOffered`."""
+    """Run a check in a new event loop; raises what it raises, or `NotOffered`."""
     __tracebackhide__ = True
     run_in_own_loop(_perform_in_time(check, target))
 
@@ -84,8 +84,10 @@ def run_checks(
     *,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> Report:
-    """Run them one after another; `on_result` hears of each as it ends. Raises nothing that
-    a check raised."""
+    """Run the checks one after another and report; an exception of a check is not raised.
+
+    `on_result` is called with each result as soon as the check has ended.
+    """
     report = Report()
     for check in checks:
         result = _result_of(check, target)

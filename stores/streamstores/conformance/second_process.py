@@ -1,7 +1,7 @@
-"""A real second process with a store of its own, driven from the first by calls.
+"""A real second process that opens its own store and is driven by calls from the first.
 
-The wire is one line a message over the child's stdin and stdout: a pickled tuple in base64.
-Both ends are this package, and the parent started the child, so pickle has nobody to trust.
+Each message is a line on the child's stdin or stdout: a pickled tuple in base64. Pickle is
+safe here, because both ends are this package and the parent started the child.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def from_line(line: bytes) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """The value in a form that pickle can carry."""
+    """The value in a form that can be pickled: a mapping proxy, for example, cannot."""
     if isinstance(value, Page):
         return value._replace(info=plain(value.info))
     if isinstance(value, StreamInfo):
@@ -44,12 +44,12 @@ def plain(value: Any) -> Any:
 
 
 class SecondProcess:
-    """The parent's end; an async context manager.
+    """The parent's handle on the second process; an async context manager.
 
     `await process.call("append", stream_id, b"x", at=3)` calls that method of the child's
-    store. What it raises is raised here as the same class of error, without its attributes.
-    `"follow"` follows to the end and gives the records; `"bump"` appends records one after
-    another at the tail it finds, and counts the conflicts.
+    store. An error of the store is raised here as the same class, without its attributes.
+    `"follow"` returns the records of a stream once it has ended; `"bump"` appends chunks one
+    after another at the current tail and returns how often it met a `Conflict`.
     """
 
     def __init__(self, spec: str) -> None:
@@ -63,7 +63,7 @@ class SecondProcess:
         return await self.start(name, *args, **kwargs)
 
     def start(self, name: str, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-        """Send the call now; the future is its answer."""
+        """Send the call now, and return a future of its answer."""
         self._count += 1
         answer = self._calls[self._count] = asyncio.get_running_loop().create_future()
         assert self._process.stdin is not None
@@ -71,11 +71,12 @@ class SecondProcess:
         return answer
 
     async def kill(self) -> None:
-        """End the process as a crash would: SIGKILL, nothing is tidied up."""
+        """Kill the process with SIGKILL, as a crash would, without any cleanup."""
         self._process.kill()
         await self._process.wait()
 
     async def __aenter__(self) -> SecondProcess:
+        """Start the process and wait until it has opened its store."""
         module = "streamstores.conformance.second_process_main"
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", module, self._spec),
@@ -104,6 +105,7 @@ class SecondProcess:
             answer.cancel()
 
     async def _read_answers(self) -> None:
+        """Pass each answer to its future until the process ends, then fail what is left."""
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             number, error, value = from_line(line)
@@ -123,6 +125,7 @@ def _error(name: str, text: str) -> Exception:
     kind = getattr(errors, name, None)
     if kind is None:
         return RuntimeError(f"in the second process: {name}: {text}")
-    error: Exception = kind.__new__(kind)  # its own arguments stayed in the other process
+    # Built without __init__, whose arguments stayed in the other process.
+    error: Exception = kind.__new__(kind)
     error.args = (text,)
     return error

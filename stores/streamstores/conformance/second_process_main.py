@@ -18,7 +18,7 @@ from streamstores.store import Record, StreamStore
 
 
 async def bump(store: StreamStore, stream_id: str, chunks: list[bytes]) -> int:
-    """Append each chunk at the tail found, again after each conflict; the conflicts met."""
+    """Append each chunk at the current tail, retrying after a `Conflict`; the retries made."""
     conflicts = 0
     for chunk in chunks:
         while True:
@@ -40,7 +40,7 @@ async def _list(store: StreamStore, prefix: str) -> list[Any]:
 
 
 async def _ready(store: StreamStore) -> None:
-    """Answered when the store is open."""
+    """Does nothing: its answer tells the parent that the store is open."""
 
 
 _OWN = {"bump": bump, "follow": _follow, "list": _list, "ready": _ready}
@@ -78,7 +78,7 @@ async def _serve(spec: str, out: BinaryIO) -> None:
 
 def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a factory prints must not end up among the answers
+    os.dup2(2, 1)  # whatever the factory prints must not end up among the answers
     asyncio.run(_serve(sys.argv[1], out))
 
 

@@ -24,7 +24,8 @@ TOPICS = (
 
 _MODULES = [f"{__name__}.{topic}" for topic in TOPICS]
 
-if "pytest" in sys.modules:  # only a module that is not imported yet can be rewritten
+# pytest can rewrite the assertions only of modules that are not imported yet.
+if "pytest" in sys.modules:
     import pytest
 
     pytest.register_assert_rewrite(*_MODULES)

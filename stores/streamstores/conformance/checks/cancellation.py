@@ -1,4 +1,4 @@
-"""Clause 9: cancelling any call leaves the store healthy, and no append in halves."""
+"""Clause 9: a cancelled call leaves the store healthy, and an append whole or not applied."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from streamstores.store import StreamInfo, StreamStore
 
 
 async def cancel_after(steps: int, work: Coroutine[Any, Any, Any]) -> Any:
-    """Start it, let the loop turn `steps` times, cancel it; its result, None if cancelled."""
+    """Cancel `work` after some turns of the loop; None if it was cancelled, else its result."""
     task = asyncio.ensure_future(work)
     for _ in range(steps):
         await asyncio.sleep(0)
@@ -32,7 +32,7 @@ async def cancel_after(steps: int, work: Coroutine[Any, Any, Any]) -> Any:
 
 
 async def is_healthy(store: StreamStore, harness: Harness) -> None:
-    """Many calls at once still get their turn: no connection or lock was lost."""
+    """Check that many calls at once still succeed: no connection or lock was lost."""
 
     async def use() -> None:
         stream_id = harness.new_id()
@@ -46,7 +46,7 @@ async def is_healthy(store: StreamStore, harness: Harness) -> None:
 
 @check(9)
 async def check_a_cancelled_append_is_whole_or_nothing(harness: Harness) -> None:
-    """Cancelled at any point, an append happened wholly or not at all."""
+    """An append that is cancelled at any point was applied wholly or not at all."""
     store, other = await harness.open(), await harness.open()
     for steps in range(30):
         stream_id = harness.new_id()
@@ -65,7 +65,7 @@ async def check_a_cancelled_append_is_whole_or_nothing(harness: Harness) -> None
 
 @check(9)
 async def check_a_cancelled_create_is_whole_or_nothing(harness: Harness) -> None:
-    """Cancelled at any point, a create made the whole stream or none."""
+    """A create that is cancelled at any point made the whole stream or none."""
     store, other = await harness.open(), await harness.open()
     for steps in range(20):
         stream_id = harness.new_id()
@@ -87,7 +87,7 @@ PARTS = (b"a", b"bb", b"ccc")
 
 @check(9)
 async def check_a_storm_of_cancelled_appends(harness: Harness) -> None:
-    """Many appends cancelled at random points: each is there wholly, once, or not at all."""
+    """Of many appends cancelled at random, each landed wholly and once, or not at all."""
     stores = [await harness.open(), await harness.open()]
     stream_id = harness.new_id()
     await stores[0].create(stream_id)
@@ -123,7 +123,8 @@ async def check_a_storm_of_cancelled_appends(harness: Harness) -> None:
 
 @check(9)
 async def check_a_storm_of_cancelled_reads(harness: Harness) -> None:
-    """Cancelled reads, infos, waits and lists leave the store healthy and the stream alone."""
+    """Cancelled reads, infos, waits and lists leave the store healthy and the stream as it
+    was."""
     store = await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id, b"x" * 1000, b"y" * 1000)
@@ -153,7 +154,7 @@ async def check_a_storm_of_cancelled_reads(harness: Harness) -> None:
 
 @check(9)
 async def check_a_cancelled_wait_hurts_no_other(harness: Harness) -> None:
-    """When some waiters are cancelled the others still wake."""
+    """The remaining waiters still wake after others were cancelled."""
     store = await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id)
@@ -173,7 +174,7 @@ async def check_a_cancelled_wait_hurts_no_other(harness: Harness) -> None:
 
 @check(9)
 async def check_cancelled_deletes_and_expires(harness: Harness) -> None:
-    """A cancelled delete happened or not; what is left is a whole stream or none."""
+    """A cancelled delete leaves a whole stream or none."""
     store = await harness.open()
     for steps in range(12):
         stream_id = harness.new_id()
@@ -190,7 +191,7 @@ async def check_cancelled_deletes_and_expires(harness: Harness) -> None:
 
 @check(9)
 async def check_an_abandoned_listing(harness: Harness) -> None:
-    """Listings left half-way hold nothing back."""
+    """A listing that is closed early gives its connection and locks back."""
     store = await harness.open()
     if "list" in store.capabilities:
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""Clause 9 too: what closing a store does to its users; and what outlives it."""
+"""Clause 9 as well: what closing a store does to its users, and what outlives the store."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def check_calls_after_close_are_refused(harness: Harness) -> None:
 
 @check(9)
 async def check_waiters_learn_of_the_close(harness: Harness) -> None:
-    """Those who wait when the store is closed get StoreUnavailable."""
+    """A waiter gets StoreUnavailable when the store is closed."""
     store = await harness.open_new()
     stream_id = harness.new_id()
     info = await store.create(stream_id)
@@ -69,7 +69,7 @@ async def check_waiters_learn_of_the_close(harness: Harness) -> None:
 
 @check(5)
 async def check_followers_learn_of_the_close(harness: Harness) -> None:
-    """Those who follow when the store is closed get StoreUnavailable, not a normal end."""
+    """A follower gets StoreUnavailable, not a normal end, when the store is closed."""
     store = await harness.open_new()
     stream_id = harness.new_id()
     await store.create(stream_id, b"abc")
@@ -102,7 +102,7 @@ async def check_close_leaves_no_task_behind(harness: Harness) -> None:
 
 @check(9, "durable")
 async def check_streams_outlive_the_store(harness: Harness) -> None:
-    """What was written is there for a store object that is opened after the close."""
+    """A store object that is opened after the close finds everything that was written."""
     store = await harness.open_new()
     stream_id = harness.new_id()
     await store.create(stream_id, b"abc", ttl=1000, attributes={"a": "\x00é"})
@@ -115,7 +115,7 @@ async def check_streams_outlive_the_store(harness: Harness) -> None:
 
 @check(9)
 async def check_entering_gives_the_store(harness: Harness) -> None:
-    """`async with store` gives the store, which works, and closes it at the end."""
+    """`async with store` yields a working store and closes it at the end of the block."""
     store = await harness.open_new()
     stream_id = harness.new_id()
     async with store as entered:

@@ -29,11 +29,12 @@ LONG_PAST = datetime(1, 1, 2, tzinfo=timezone.utc)
 FAR_FUTURE = datetime(9999, 12, 30, 23, 59, 59, tzinfo=timezone.utc)
 
 
-async def has_ended(store: StreamStore, stream_id: str) -> bool:
+async def is_gone(store: StreamStore, stream_id: str) -> bool:
     return isinstance(await outcome(store.info(stream_id)), StreamNotFound)
 
 
-async def is_as_if_it_never_was(store: StreamStore, stream_id: str) -> None:
+async def every_operation_finds_nothing(store: StreamStore, stream_id: str) -> None:
+    """Check that each operation raises `StreamNotFound`."""
     calls: dict[str, Call] = {
         "info": lambda: store.info(stream_id),
         "read": lambda: store.read(stream_id),
@@ -54,30 +55,30 @@ async def is_as_if_it_never_was(store: StreamStore, stream_id: str) -> None:
 
 @check(7)
 async def check_an_expired_stream_never_existed(harness: Harness) -> None:
-    """From expires_at every operation of any store object raises StreamNotFound."""
+    """From expires_at on, every operation of any store object raises StreamNotFound."""
     store, other = await harness.open(), await harness.open()
     for state in ("streaming", "stopped", "done"):
         stream_id = harness.new_id()
         await store.create(stream_id, b"abc", state=state)
         await store.expire(stream_id, expires_at=PAST)
-        await is_as_if_it_never_was(store, stream_id)
-        await is_as_if_it_never_was(other, stream_id)
+        await every_operation_finds_nothing(store, stream_id)
+        await every_operation_finds_nothing(other, stream_id)
 
 
 @check(7)
 async def check_a_stream_can_be_created_expired(harness: Harness) -> None:
-    """Create with expires_at in the past gives a stream that has ended already."""
+    """create with an expires_at in the past succeeds, and the stream is gone at once."""
     store = await harness.open()
     for moment in (PAST, LONG_PAST, datetime(1970, 1, 1, tzinfo=timezone.utc)):
         stream_id = harness.new_id()
         info = await store.create(stream_id, b"abc", expires_at=moment)
         equal((info.id, info.tail, info.expires_at), (stream_id, 3, moment), "result")
-        await is_as_if_it_never_was(store, stream_id)
+        await every_operation_finds_nothing(store, stream_id)
 
 
 @check(7)
 async def check_an_expired_id_can_be_created_anew(harness: Harness) -> None:
-    """The id of an expired stream is free, whether or not sweep has run."""
+    """The id of an expired stream can be created anew, whether or not sweep has run."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     for number in range(4):
@@ -98,35 +99,35 @@ async def check_an_expired_id_can_be_created_anew(harness: Harness) -> None:
 
 @check(7)
 async def check_a_ttl_runs_out_by_itself(harness: Harness) -> None:
-    """A stream with a ttl of one second is gone soon after, without sweep, for all stores."""
+    """A stream with a ttl of one second is gone after that for all stores, without a sweep."""
     store, other = await harness.open(), await harness.open()
     stream_id, kept = harness.new_id(), harness.new_id()
     await store.create(stream_id, b"abc", ttl=1)
     await store.create(kept, b"abc", ttl=1000)
-    await eventually(lambda: has_ended(store, stream_id), "the stream has expired")
-    await is_as_if_it_never_was(other, stream_id)
+    await eventually(lambda: is_gone(store, stream_id), "the stream has expired")
+    await every_operation_finds_nothing(other, stream_id)
     equal((await other.info(kept)).tail, 3, "tail of a stream with a longer ttl")
     await other.create(stream_id, b"new")
     equal(await content(store, stream_id), b"new", "bytes of the new stream")
 
 
 @check(7)
-async def check_an_absolute_end_comes(harness: Harness) -> None:
-    """An expires_at one second ahead ends the stream, mutations or not."""
+async def check_an_absolute_expiry_takes_effect(harness: Harness) -> None:
+    """A stream whose expires_at is a second ahead expires in spite of mutations."""
     store = await harness.open()
     stream_id = harness.new_id()
     soon = datetime.now(timezone.utc) + timedelta(seconds=1)
     await store.create(stream_id, b"abc", expires_at=soon)
 
-    async def has_ended_in_spite_of_appends() -> bool:
+    async def is_gone_in_spite_of_appends() -> bool:
         return isinstance(await outcome(store.append(stream_id, b"x")), StreamNotFound)
 
-    await eventually(has_ended_in_spite_of_appends, "the stream has expired")
+    await eventually(is_gone_in_spite_of_appends, "the stream has expired")
 
 
 @check(7)
 async def check_create_sets_the_expiry(harness: Harness) -> None:
-    """create takes a ttl or an absolute end, and info tells both."""
+    """create takes a ttl or an expires_at, and info returns both."""
     store = await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id, ttl=500.5)
@@ -157,8 +158,8 @@ SLIDING: dict[str, Mutate] = {
 
 
 @check(7)
-async def check_every_mutation_slides_the_end(harness: Harness) -> None:
-    """With a ttl, each mutation sets expires_at anew; reads and no-ops do not."""
+async def check_every_mutation_slides_the_expiry(harness: Harness) -> None:
+    """With a ttl, each mutation moves expires_at; reads and no-ops do not."""
     store = await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id, ttl=1000)
@@ -167,7 +168,7 @@ async def check_every_mutation_slides_the_end(harness: Harness) -> None:
         slid = await mutate(store, stream_id)
         assert slid.expires_at is not None, f"expires_at is None after {name}"
         assert info.expires_at is not None
-        assert slid.expires_at > info.expires_at, f"{name} did not slide the end"
+        assert slid.expires_at > info.expires_at, f"{name} did not move expires_at"
         equal(slid.ttl, 1000.0, "ttl")
         info = slid
     await asyncio.sleep(0.02)
@@ -178,8 +179,10 @@ async def check_every_mutation_slides_the_end(harness: Harness) -> None:
 
 
 async def stays_alive(store: StreamStore, stream_id: str) -> bool:
-    """Beat for 1.5 seconds a stream with a ttl of one; False where this machine was too slow
-    to show anything."""
+    """Send heartbeats for 1.5 seconds to a stream with a ttl of 1 second.
+
+    False if this machine was too slow to send them in time, so that nothing is shown.
+    """
     await store.create(stream_id, b"abc", ttl=1)
     begin = last = time.monotonic()
     while time.monotonic() < begin + 1.5:
@@ -196,19 +199,19 @@ async def stays_alive(store: StreamStore, stream_id: str) -> bool:
 
 @check(7)
 async def check_a_sliding_stream_lives_on(harness: Harness) -> None:
-    """A stream that is mutated more often than its ttl does not expire; then it does."""
+    """A stream does not expire while it is mutated more often than its ttl; then it does."""
     store = await harness.open()
     for _ in range(5):
         stream_id = harness.new_id()
         if await stays_alive(store, stream_id):
-            await eventually(partial(has_ended, store, stream_id), "the stream has expired")
+            await eventually(partial(is_gone, store, stream_id), "the stream has expired")
             return
     raise AssertionError("this machine is too busy for a mutation every 0.9 seconds")
 
 
 @check(7)
-async def check_mutations_do_not_move_an_absolute_end(harness: Harness) -> None:
-    """A set expires_at stays where it is, whatever happens to the stream."""
+async def check_mutations_do_not_move_an_absolute_expiry(harness: Harness) -> None:
+    """An expires_at that was set is not changed by any mutation."""
     store = await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id, expires_at=FUTURE)
@@ -220,7 +223,7 @@ async def check_mutations_do_not_move_an_absolute_end(harness: Harness) -> None:
 
 @check(7)
 async def check_a_stream_without_expiry_is_kept(harness: Harness) -> None:
-    """Mutations of a stream that is kept for good give it no end."""
+    """Mutations of a stream without an expiry give it none."""
     store = await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id)
@@ -230,8 +233,8 @@ async def check_a_stream_without_expiry_is_kept(harness: Harness) -> None:
 
 
 @check(7)
-async def check_expire_changes_the_end(harness: Harness) -> None:
-    """expire sets a ttl, an absolute end or none, and each replaces the one before."""
+async def check_expire_replaces_the_expiry(harness: Harness) -> None:
+    """expire replaces the expiry by a ttl, an expires_at or none."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     created = await store.create(stream_id, b"abc", ttl=1000)
@@ -243,12 +246,12 @@ async def check_expire_changes_the_end(harness: Harness) -> None:
     assert 3999 <= moved <= 4060, f"expires_at moved by {moved} seconds"
     equal(await other.info(stream_id), info, "info")
     info = await other.expire(stream_id, expires_at=FUTURE)
-    equal((info.ttl, info.expires_at), (None, FUTURE), "absolute end")
+    equal((info.ttl, info.expires_at), (None, FUTURE), "absolute expiry")
     equal(await store.info(stream_id), info, "info")
     info = await store.expire(stream_id)
-    equal((info.ttl, info.expires_at), (None, None), "no end")
+    equal((info.ttl, info.expires_at), (None, None), "no expiry")
     info = await store.append(stream_id, b"x")
-    equal((info.ttl, info.expires_at), (None, None), "no end after a mutation")
+    equal((info.ttl, info.expires_at), (None, None), "no expiry after a mutation")
     info = await store.expire(stream_id, ttl=2)
     slid = await store.append(stream_id, b"x")
     equal(slid.ttl, 2.0, "ttl after a mutation")
@@ -256,14 +259,14 @@ async def check_expire_changes_the_end(harness: Harness) -> None:
 
 @check(7)
 async def check_expire_can_keep_for_good(harness: Harness) -> None:
-    """expire(id) saves a stream from its ttl; expire with a later end does too."""
+    """expire(id) saves a stream from its ttl; expire with a later expires_at does too."""
     store = await harness.open()
     kept, moved, lost = harness.new_id(), harness.new_id(), harness.new_id()
     for stream_id in (kept, moved, lost):
         await store.create(stream_id, b"abc", ttl=1)
     await store.expire(kept)
     await store.expire(moved, expires_at=FUTURE)
-    await eventually(lambda: has_ended(store, lost), "the stream beside them has expired")
+    await eventually(lambda: is_gone(store, lost), "the stream beside them has expired")
     await store.sweep()
     for stream_id in (kept, moved):
         equal(await content(store, stream_id), b"abc", "bytes of a stream that was kept")
@@ -271,7 +274,7 @@ async def check_expire_can_keep_for_good(harness: Harness) -> None:
 
 @check(7)
 async def check_expire_leaves_the_version_alone(harness: Harness) -> None:
-    """expire changes nothing but the expiry: not the version, so no append is fenced off."""
+    """expire changes only the expiry: not the version, so it causes no Conflict."""
     store = await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id, b"abc", attributes={"a": "b"})
@@ -285,7 +288,7 @@ async def check_expire_leaves_the_version_alone(harness: Harness) -> None:
 
 @check(7)
 async def check_expire_works_in_every_state(harness: Harness) -> None:
-    """A stopped or final stream can be given another end, and keeps its state."""
+    """A stopped or closed stream can be given another expiry, and keeps its state."""
     store = await harness.open()
     for state in ("stopped", "done", "error"):
         stream_id = harness.new_id()
@@ -296,8 +299,8 @@ async def check_expire_works_in_every_state(harness: Harness) -> None:
 
 
 @check(7)
-async def check_expire_wakes_nobody(harness: Harness) -> None:
-    """Waiters sleep through an expire that does not end the stream."""
+async def check_expire_wakes_no_waiter(harness: Harness) -> None:
+    """An expire to a time in the future wakes no waiter."""
     store = await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id)
@@ -314,8 +317,8 @@ async def check_expire_wakes_nobody(harness: Harness) -> None:
 
 
 @check(7)
-async def check_expire_in_the_past_ends_at_once(harness: Harness) -> None:
-    """expire with any time in the past ends the stream now, and cannot be taken back."""
+async def check_expire_in_the_past_takes_effect_at_once(harness: Harness) -> None:
+    """After expire with any time in the past the stream is gone, for good."""
     store = await harness.open()
     recent = datetime.now(timezone.utc) - timedelta(seconds=2)
     for moment in (recent, PAST, datetime(1970, 1, 1, tzinfo=timezone.utc), LONG_PAST):
@@ -323,12 +326,12 @@ async def check_expire_in_the_past_ends_at_once(harness: Harness) -> None:
         info = await store.create(stream_id, b"abc", ttl=1000)
         result = await store.expire(stream_id, expires_at=moment)
         equal((result.id, result.version), (stream_id, info.version), "result")
-        await is_as_if_it_never_was(store, stream_id)
+        await every_operation_finds_nothing(store, stream_id)
 
 
 @check(7)
 async def check_a_version_from_before_expiry_never_matches(harness: Harness) -> None:
-    """After expiry and a new create, an old version gets Conflict."""
+    """A version of an expired stream is a Conflict after its id was created anew."""
     store = await harness.open()
     stream_id = harness.new_id()
     old = await store.create(stream_id, expires_at=PAST)
@@ -339,7 +342,7 @@ async def check_a_version_from_before_expiry_never_matches(harness: Harness) -> 
 
 @check(7)
 async def check_sweep_removes_only_what_expired(harness: Harness) -> None:
-    """sweep removes expired streams, at most limit at a time, and says 0 when none is left."""
+    """sweep removes at most limit expired streams, and returns 0 once none is left."""
     store = await harness.open()
     living = [harness.new_id() for _ in range(5)]
     for number, stream_id in enumerate(living):
@@ -358,12 +361,12 @@ async def check_sweep_removes_only_what_expired(harness: Harness) -> None:
     for stream_id in living:
         equal(await content(store, stream_id), b"abc", "bytes of a living stream")
     for stream_id in expired:
-        await is_as_if_it_never_was(store, stream_id)
+        await every_operation_finds_nothing(store, stream_id)
 
 
 @check(7)
 async def check_expiry_refuses_nonsense(harness: Harness) -> None:
-    """Impossible ttls and ends raise InvalidRequest, in create and expire alike."""
+    """Impossible values of ttl and expires_at raise InvalidRequest in create and expire."""
     store = await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id, b"abc")

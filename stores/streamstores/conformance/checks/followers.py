@@ -1,4 +1,4 @@
-"""Clause 5: following, as far as it depends on the store."""
+"""Clause 5: following, insofar as it depends on the store."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from streamstores.store import Record, State, StreamStore
 
 
 async def everything(follower: Follower) -> list[Record]:
-    """What the follower yields to its normal end, checked for gaps."""
+    """What the follower yields until its normal end, checked for gaps."""
     start = follower.offset
     records = [record async for record in follower]
-    equal(tile(records, start, "followed records"), follower.offset, "where it ended")
+    equal(tile(records, start, "followed records"), follower.offset, "the follower's offset")
     return records
 
 
@@ -37,8 +37,8 @@ def data_of(records: list[Record]) -> bytes:
     return b"".join(record.data for record in records)
 
 
-async def is_live(store: StreamStore, stream_id: str, follower: Follower) -> None:
-    """Append a record and see the follower yield it: from then on it follows live."""
+async def wait_until_live(store: StreamStore, stream_id: str, follower: Follower) -> None:
+    """Append a record and wait for the follower to yield it: now it follows live."""
     await store.append(stream_id, b"live")
     record = await within(bound(store, store), follower.__anext__(), "the first live record")
     equal(record.data, b"live", "the first live record")
@@ -46,7 +46,7 @@ async def is_live(store: StreamStore, stream_id: str, follower: Follower) -> Non
 
 @check(5)
 async def check_follow_replays_and_goes_on_live(harness: Harness) -> None:
-    """A follower yields what was there, then what comes, and ends with the stream."""
+    """A follower yields the records that exist, then new ones, and ends with the stream."""
     store = await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id, b"old", b"er")
@@ -65,7 +65,7 @@ async def check_follow_replays_and_goes_on_live(harness: Harness) -> None:
 
 @check(5)
 async def check_follow_through_another_store(harness: Harness) -> None:
-    """A follower on one store object sees all that another one appends, and its end."""
+    """A follower sees everything that another store object appends, and its final state."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id, b"begin")
@@ -83,7 +83,7 @@ async def check_follow_through_another_store(harness: Harness) -> None:
 
 @check(5)
 async def check_follow_from_every_offset(harness: Harness) -> None:
-    """A follower may begin anywhere, inside a record too, up to the tail."""
+    """A follower may begin anywhere up to the tail, inside a record too."""
     store = await harness.open()
     stream_id = harness.new_id()
     whole = b"abcdefghij"
@@ -101,8 +101,8 @@ async def check_follow_from_every_offset(harness: Harness) -> None:
 
 
 @check(5)
-async def check_follow_ends_with_every_end(harness: Harness) -> None:
-    """A follower ends normally when the stream is stopped, done or failed; info says how."""
+async def check_follow_ends_with_every_end_state(harness: Harness) -> None:
+    """A follower ends normally on "stopped", "done" and "error"; its info has the state."""
     store, other = await harness.open(), await harness.open()
     for state in (State.STOPPED, State.DONE, State.ERROR):
         for ender in (store, other):
@@ -119,13 +119,13 @@ async def check_follow_ends_with_every_end(harness: Harness) -> None:
 
 
 @check(5)
-async def check_a_last_word_of_many_pages(harness: Harness) -> None:
+async def check_follow_of_a_last_append_of_many_pages(harness: Harness) -> None:
     """A live follower yields all of a last append that takes several reads, then ends."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id)
     follower = follow(other, stream_id)
-    await is_live(other, stream_id, follower)
+    await wait_until_live(other, stream_id, follower)
     following = harness.start(everything(follower))
     await asyncio.sleep(0.02)
     size = min(store.limits.record_bytes, 1_048_576)
@@ -138,8 +138,8 @@ async def check_a_last_word_of_many_pages(harness: Harness) -> None:
 
 
 @check(5)
-async def check_follow_of_an_ended_stream(harness: Harness) -> None:
-    """A follower of a stream that has ended yields its bytes and ends, with none too."""
+async def check_follow_of_a_closed_stream(harness: Harness) -> None:
+    """A follower of a stopped or closed stream yields its bytes, if any, and ends."""
     store = await harness.open()
     for state in (State.STOPPED, State.DONE, State.ERROR):
         for chunks in ((), (b"x", b"yz")):
@@ -154,7 +154,7 @@ async def check_follow_of_an_ended_stream(harness: Harness) -> None:
 
 @check(5)
 async def check_follow_goes_on_after_a_reopening(harness: Harness) -> None:
-    """A stream that was stopped and reopened is followed on from where the reader was."""
+    """A stream that was stopped and reopened can be followed on from the reader's offset."""
     store = await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id, b"one")
@@ -191,14 +191,14 @@ async def check_many_followers(harness: Harness) -> None:
 
 @check(5)
 async def check_a_slow_follower_loses_nothing(harness: Harness) -> None:
-    """A follower that pauses for megabytes holds nobody up and then gets every byte."""
+    """A follower that pauses for megabytes delays no other and then gets every byte."""
     store = await harness.open()
     stream_id = harness.new_id()
     size = min(262_144, store.limits.record_bytes)
     await store.create(stream_id, b"begin")
     slow, quick = follow(store, stream_id), follow(store, stream_id)
     equal((await slow.__anext__()).data, b"begin", "first record")
-    await is_live(store, stream_id, slow)
+    await wait_until_live(store, stream_id, slow)
     following = harness.start(everything(quick))
     chunks = [bytes([65 + number]) * size for number in range(16)]
     for chunk in chunks:
@@ -206,9 +206,9 @@ async def check_a_slow_follower_loses_nothing(harness: Harness) -> None:
     await store.mark_done(stream_id)
     whole = b"".join(chunks)
     records = await within(bound(store, store) * 3, following, "the quick follower")
-    equal(data_of(records) == b"beginlive" + whole, True, "bytes of the quick one are equal")
+    equal(data_of(records) == b"beginlive" + whole, True, "bytes of the quick follower match")
     rest = await within(bound(store, store) * 3, everything(slow), "the slow follower")
-    equal(data_of(rest) == whole, True, "bytes of the slow one are equal")
+    equal(data_of(rest) == whole, True, "bytes of the slow follower match")
 
 
 @check(5)
@@ -229,12 +229,12 @@ async def check_follow_beyond_the_tail(harness: Harness) -> None:
 Vanish = Callable[[StreamStore, str], Awaitable[Any]]
 
 
-async def begin_anew(store: StreamStore, stream_id: str) -> None:
+async def recreate(store: StreamStore, stream_id: str) -> None:
     await store.delete(stream_id)
     await store.create(stream_id, b"another stream", state="done")
 
 
-async def begin_a_shorter_one(store: StreamStore, stream_id: str) -> None:
+async def recreate_shorter(store: StreamStore, stream_id: str) -> None:
     await store.delete(stream_id)
     await store.create(stream_id, b"x", state="done")
 
@@ -242,22 +242,21 @@ async def begin_a_shorter_one(store: StreamStore, stream_id: str) -> None:
 VANISHING: dict[str, Vanish] = {
     "delete": lambda store, stream_id: store.delete(stream_id),
     "expire": lambda store, stream_id: store.expire(stream_id, expires_at=PAST),
-    "create anew": begin_anew,
-    "create anew, shorter": begin_a_shorter_one,
+    "create anew": recreate,
+    "create anew, shorter": recreate_shorter,
 }
 
 
 @check(5)
 async def check_a_vanished_stream_never_looks_finished(harness: Harness) -> None:
-    """A live follower gets StreamNotFound when its stream is deleted or expired."""
+    """A live follower gets StreamNotFound when its stream is deleted or expires."""
     store, other = await harness.open(), await harness.open()
     for name, vanish in VANISHING.items():
         for ender in (store, other):
             stream_id = harness.new_id()
             await store.create(stream_id)
             follower = follow(store, stream_id)
-            starting = harness.start(is_live(store, stream_id, follower))
-            await starting
+            await harness.start(wait_until_live(store, stream_id, follower))
             step = harness.start(outcome(follower.__anext__()))
             await asyncio.sleep(0.02)
             await vanish(ender, stream_id)
@@ -267,7 +266,7 @@ async def check_a_vanished_stream_never_looks_finished(harness: Harness) -> None
 
 @check(5)
 async def check_a_stream_that_vanishes_in_replay(harness: Harness) -> None:
-    """A follower in the middle of its replay gets StreamNotFound when the stream vanishes."""
+    """A follower in the middle of its replay gets StreamNotFound when the stream is gone."""
     store = await harness.open()
     size = store.limits.record_bytes
     for name, vanish in VANISHING.items():
@@ -281,7 +280,7 @@ async def check_a_stream_that_vanishes_in_replay(harness: Harness) -> None:
 
 
 @check(5)
-async def check_a_stream_whose_time_is_up_never_looks_finished(harness: Harness) -> None:
+async def check_a_stream_whose_ttl_runs_out_never_looks_finished(harness: Harness) -> None:
     """A follower of a stream whose ttl runs out gets StreamNotFound."""
     store = await harness.open()
     stream_id = harness.new_id()
@@ -303,7 +302,7 @@ async def check_follow_of_a_missing_stream(harness: Harness) -> None:
 
 @check(5)
 async def check_a_dead_producer_is_noticed(harness: Harness) -> None:
-    """Without any change for producer_timeout seconds a follower gets ProducerLost."""
+    """A follower gets ProducerLost after producer_timeout seconds without a change."""
     store = await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id, b"last words")
@@ -312,7 +311,7 @@ async def check_a_dead_producer_is_noticed(harness: Harness) -> None:
     result = await within(
         PATIENCE.prompt + store.limits.poll_interval,
         outcome(follower.__anext__()),
-        "the verdict",
+        "ProducerLost",
     )
     equal(type(result), ProducerLost, "outcome of the silence")
     assert isinstance(result, ProducerLost)
@@ -323,7 +322,7 @@ async def check_a_dead_producer_is_noticed(harness: Harness) -> None:
 
 @check(5)
 async def check_heartbeats_prove_life(harness: Harness) -> None:
-    """Heartbeats from any store object keep a follower from giving the producer up."""
+    """Heartbeats from any store object keep a follower from raising ProducerLost."""
     for _ in range(5):
         if await heartbeats_were_heard(harness):
             return
@@ -331,7 +330,10 @@ async def check_heartbeats_prove_life(harness: Harness) -> None:
 
 
 async def heartbeats_were_heard(harness: Harness) -> bool:
-    """Beat for 1.6 seconds; False where this machine was too busy to show anything."""
+    """Send heartbeats for 1.6 seconds to a follower with a timeout of 1 second.
+
+    False if this machine was too slow to send them in time, so that nothing is shown.
+    """
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id, b"thinking")
@@ -355,7 +357,7 @@ async def heartbeats_were_heard(harness: Harness) -> bool:
 
 @check(5)
 async def check_a_cancelled_step_can_be_made_again(harness: Harness) -> None:
-    """Cancelling a follower's step loses no record and repeats none."""
+    """Cancelling a step of a follower loses no record and repeats none."""
     store = await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id)
@@ -381,7 +383,7 @@ async def check_a_cancelled_step_can_be_made_again(harness: Harness) -> None:
 
 @check(5)
 async def check_abandoned_followers_cost_nothing(harness: Harness) -> None:
-    """Followers that were given up leave no task behind, whatever the number of streams."""
+    """Followers that were closed leave no task behind, whatever the number of streams."""
     store = await harness.open()
     before = len(asyncio.all_tasks())
     followers = []
@@ -394,8 +396,8 @@ async def check_abandoned_followers_cost_nothing(harness: Harness) -> None:
         await follower.aclose()
 
     async def tasks_are_gone() -> bool:
-        # A store may listen for notices from its first follower on, with a few tasks for each
-        # server of its cluster; one for each of the twenty streams is too many.
+        # From its first follower on, a store may listen for notices with a few tasks per
+        # server of its cluster. A task for each of the twenty streams is too many.
         return len(asyncio.all_tasks()) <= before + 12
 
     await eventually(tasks_are_gone, "the followers' tasks have ended")

@@ -1,4 +1,4 @@
-"""Clause 8, the bounds: what is at the bound is accepted, what is over it changes nothing."""
+"""Clause 8, the limits: a request at a limit is accepted, a request over it changes nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def is_refused(
 async def both_refuse(
     harness: Harness, chunks: tuple[bytes, ...], options: dict[str, Any], limit: int, value: int
 ) -> None:
-    """Create and append refuse alike, and neither leaves a trace."""
+    """Check that create and append both refuse the request and change nothing."""
     store = await harness.open()
     missing, stream_id = harness.new_id(), harness.new_id()
     what = f"{value} of {limit}"
@@ -45,7 +45,7 @@ async def both_refuse(
 
 @check(8)
 async def check_limits_are_declared(harness: Harness) -> None:
-    """A store declares its Limits, each of them possible."""
+    """A store declares its Limits, with possible values."""
     limits = (await harness.open()).limits
     equal(isinstance(limits, Limits), True, f"limits is a Limits: {limits!r}")
     for name in ("stream_id_bytes", "record_bytes", "append_bytes", "append_records"):
@@ -57,7 +57,7 @@ async def check_limits_are_declared(harness: Harness) -> None:
 
 @check(8)
 async def check_record_bytes(harness: Harness) -> None:
-    """A record of record_bytes is accepted, one byte more is refused."""
+    """A record of record_bytes is accepted; a longer record is refused."""
     store = await harness.open()
     limit = store.limits.record_bytes
     stream_id = harness.new_id()
@@ -70,7 +70,7 @@ async def check_record_bytes(harness: Harness) -> None:
 
 @check(8)
 async def check_append_bytes(harness: Harness) -> None:
-    """Chunks of append_bytes together are accepted, one byte more is refused."""
+    """Chunks of append_bytes together are accepted; a byte more is refused."""
     store = await harness.open()
     limits = store.limits
     count, rest = divmod(limits.append_bytes, limits.record_bytes)
@@ -87,7 +87,7 @@ async def check_append_bytes(harness: Harness) -> None:
 
 @check(8)
 async def check_append_records(harness: Harness) -> None:
-    """append_records chunks are accepted, one more is refused."""
+    """An append of append_records chunks is accepted; a chunk more is refused."""
     store = await harness.open()
     limit = store.limits.append_records
     stream_id = harness.new_id()
@@ -99,7 +99,7 @@ async def check_append_records(harness: Harness) -> None:
 
 @check(8)
 async def check_attributes_bytes(harness: Harness) -> None:
-    """Attributes of attributes_bytes are accepted, counted as UTF-8; one more is refused."""
+    """Attributes of attributes_bytes in UTF-8 are accepted; a byte more is refused."""
     store = await harness.open()
     limit = store.limits.attributes_bytes
     fitting = {"é": "é" * ((limit - 2) // 2 - 1), "": "xx" + "x" * (limit % 2)}
@@ -114,7 +114,7 @@ async def check_attributes_bytes(harness: Harness) -> None:
 
 @check(8)
 async def check_error_bytes(harness: Harness) -> None:
-    """An error text of error_bytes is accepted, counted as UTF-8; one byte more is refused."""
+    """An error text of error_bytes in UTF-8 is accepted; a byte more is refused."""
     store = await harness.open()
     limit = store.limits.error_bytes
     text = "é" * (limit // 2) + "x" * (limit % 2)
@@ -129,6 +129,7 @@ async def check_error_bytes(harness: Harness) -> None:
 async def every_call_refuses(
     store: StreamStore, stream_id: Any, kind: type[InvalidRequest], what: str
 ) -> None:
+    """Check that each operation on the id raises `kind`."""
     calls: dict[str, Call] = {
         "create": lambda: store.create(stream_id),
         "append": lambda: store.append(stream_id, b"x"),
@@ -146,7 +147,7 @@ async def every_call_refuses(
 
 @check(8)
 async def check_stream_id_bytes(harness: Harness) -> None:
-    """An id of stream_id_bytes of UTF-8 works everywhere, one byte more is refused."""
+    """An id of stream_id_bytes in UTF-8 works everywhere; a longer id is refused."""
     store = await harness.open()
     limit = store.limits.stream_id_bytes
     start = harness.prefix
@@ -164,7 +165,7 @@ async def check_stream_id_bytes(harness: Harness) -> None:
 
 @check(8)
 async def check_impossible_ids_are_refused(harness: Harness) -> None:
-    """An empty id, control characters, lone surrogates and other types: InvalidRequest."""
+    """Empty ids, control characters, lone surrogates and other types raise InvalidRequest."""
     store = await harness.open()
     for stream_id in ("", "a\x00b", "\n", "a\x7f", "\x85", "\ud800", None, 5, b"bytes"):
         await every_call_refuses(store, stream_id, InvalidRequest, repr(stream_id))

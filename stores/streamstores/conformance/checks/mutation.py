@@ -19,7 +19,7 @@ from streamstores.store import Record, State
 
 @check(1)
 async def check_append_makes_each_chunk_a_record(harness: Harness) -> None:
-    """Each chunk of an append becomes one record, in order."""
+    """Each chunk of an append becomes a record, in order."""
     store = await harness.open()
     stream_id = harness.new_id()
     created = await store.create(stream_id)
@@ -36,8 +36,8 @@ async def check_append_makes_each_chunk_a_record(harness: Harness) -> None:
 
 
 @check(1)
-async def check_create_brings_everything_in_one_step(harness: Harness) -> None:
-    """Create sets first records, state and attributes at once."""
+async def check_create_sets_everything_in_one_step(harness: Harness) -> None:
+    """create sets the first records, the state and the attributes in one step."""
     store = await harness.open()
     stream_id = harness.new_id()
     created = await store.create(
@@ -53,7 +53,7 @@ async def check_create_brings_everything_in_one_step(harness: Harness) -> None:
 
 @check(1)
 async def check_create_refuses_a_living_id(harness: Harness) -> None:
-    """Create of a living id raises StreamExists with its info and changes nothing."""
+    """create of an existing id raises StreamExists with its info and changes nothing."""
     store = await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id, b"mine", ttl=1000, attributes={"a": "1"})
@@ -66,7 +66,7 @@ async def check_create_refuses_a_living_id(harness: Harness) -> None:
 
 @check(1)
 async def check_last_word_sets_records_state_and_attributes(harness: Harness) -> None:
-    """append(id, last, state="done", attributes=…) is one mutation: the atomic last word."""
+    """append(id, last, state="done", attributes=…) is a single mutation: the last word."""
     store = await harness.open()
     stream_id = harness.new_id()
     before = await store.create(stream_id, b"so ", attributes={"old": "1"})
@@ -86,7 +86,7 @@ async def check_last_word_sets_records_state_and_attributes(harness: Harness) ->
 
 @check(1)
 async def check_last_word_is_never_seen_in_halves(harness: Harness) -> None:
-    """No reader sees the last bytes without the final state, or the state without them."""
+    """No reader sees the last bytes without the final state, or the state without the bytes."""
     store, other = await harness.open(), await harness.open()
     for _ in range(15):
         stream_id = harness.new_id()
@@ -128,7 +128,7 @@ async def check_last_word_is_one_change_to_a_waiter(harness: Harness) -> None:
 
 @check(1)
 async def check_append_of_nothing_is_a_heartbeat(harness: Harness) -> None:
-    """An append with nothing at all grows the version and changes nothing else."""
+    """An append without arguments grows the version and changes nothing else."""
     store = await harness.open()
     stream_id = harness.new_id()
     before = await store.create(stream_id, b"abc", attributes={"a": "1"})
@@ -161,7 +161,7 @@ async def check_version_grows_with_every_mutation(harness: Harness) -> None:
 
 @check(1)
 async def check_attributes_are_replaced_as_a_whole(harness: Harness) -> None:
-    """attributes= replaces the whole mapping; {} empties it; without it they stay."""
+    """attributes= replaces the whole mapping; {} empties it; without it nothing changes."""
     store = await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id, attributes={"a": "1", "b": "2"})
@@ -176,7 +176,7 @@ async def check_attributes_are_replaced_as_a_whole(harness: Harness) -> None:
 
 @check(1)
 async def check_attributes_keep_any_text(harness: Harness) -> None:
-    """Keys and values of attributes come back exactly: NUL, emoji, quotes, nothing."""
+    """Keys and values of attributes are returned exactly: NUL, emoji, quotes, empty text."""
     store = await harness.open()
     stream_id = harness.new_id()
     texts = ["", "\x00", "a\x00b", "𝄞 é e\u0301", "'\"\\", "{}[]%*", "\r\n\u2028", " x ", "1"]
@@ -191,7 +191,7 @@ async def check_attributes_keep_any_text(harness: Harness) -> None:
 
 @check(1)
 async def check_attributes_are_not_shared_with_the_caller(harness: Harness) -> None:
-    """A dict changed after the call, or one that was returned, does not reach the stream."""
+    """Changing a dict that was passed in or returned does not change the stream."""
     store = await harness.open()
     stream_id = harness.new_id()
     given = {"a": "1"}
@@ -205,13 +205,13 @@ async def check_attributes_are_not_shared_with_the_caller(harness: Harness) -> N
         try:
             mapping["b"] = "changed"  # type: ignore[index]  # what a careless caller does
         except TypeError:
-            continue  # frozen: better still
+            continue  # a read-only mapping is fine too
     equal(dict((await store.info(stream_id)).attributes), {"b": "2"}, "after append")
 
 
 @check(1)
 async def check_error_text_is_kept(harness: Harness) -> None:
-    """error= goes with state="error" and is kept, whatever text it is."""
+    """error= goes with state="error" and is kept exactly, whatever the text."""
     store = await harness.open()
     for text in ("model fell over", "", "NUL \x00, 𝄞 and '\"\\", None):
         stream_id = harness.new_id()
@@ -227,7 +227,7 @@ async def check_error_text_is_kept(harness: Harness) -> None:
 
 @check(1)
 async def check_at_must_be_the_tail(harness: Harness) -> None:
-    """at= admits the append exactly when it is the tail; else Conflict with the info."""
+    """An append with at= succeeds exactly if it equals the tail, else it gets Conflict."""
     store = await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id)
@@ -245,7 +245,7 @@ async def check_at_must_be_the_tail(harness: Harness) -> None:
 
 @check(1)
 async def check_version_must_match(harness: Harness) -> None:
-    """version= admits the append exactly when it is the version; else Conflict."""
+    """An append with version= succeeds exactly if it equals the version, else Conflict."""
     store = await harness.open()
     stream_id = harness.new_id()
     old = await store.create(stream_id)
@@ -264,7 +264,7 @@ async def check_version_must_match(harness: Harness) -> None:
 
 @check(1)
 async def check_at_and_version_must_both_match(harness: Harness) -> None:
-    """Where at= and version= are both given, both must match."""
+    """If at= and version= are both given, both must match."""
     store = await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id, b"abc")
@@ -278,7 +278,7 @@ async def check_at_and_version_must_both_match(harness: Harness) -> None:
 
 @check(1)
 async def check_repeated_append_does_not_land_twice(harness: Harness) -> None:
-    """Repeating an append that carries at= or version= gets Conflict: no byte is doubled."""
+    """Repeating an append with at= or version= gets Conflict: no byte is doubled."""
     store = await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id)
@@ -314,7 +314,7 @@ async def check_refused_append_changes_nothing(harness: Harness) -> None:
 
 @check(1)
 async def check_order_of_refusals(harness: Harness) -> None:
-    """Refusals come in order: InvalidRequest, StreamNotFound, no-op, StreamClosed, Conflict."""
+    """The order of refusals: InvalidRequest, StreamNotFound, no-op, StreamClosed, Conflict."""
     store = await harness.open()
     missing = harness.new_id()
     with raises(InvalidRequest, "an empty record for a missing stream"):
@@ -354,7 +354,7 @@ async def check_missing_stream_is_not_found(harness: Harness) -> None:
 
 @check(1)
 async def check_mutations_refuse_nonsense(harness: Harness) -> None:
-    """Arguments of a wrong kind raise InvalidRequest and change nothing."""
+    """An argument of a wrong type or value raises InvalidRequest and changes nothing."""
     store = await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id, b"abc")
@@ -391,7 +391,7 @@ async def check_mutations_refuse_nonsense(harness: Harness) -> None:
 
 @check(1)
 async def check_append_of_many_chunks(harness: Harness) -> None:
-    """One append of 1,000 chunks lands as 1,000 records, and one version later."""
+    """An append of 1,000 chunks makes 1,000 records."""
     store = await harness.open()
     stream_id = harness.new_id()
     chunks = [b"%d," % number for number in range(1000)]
@@ -403,8 +403,8 @@ async def check_append_of_many_chunks(harness: Harness) -> None:
 
 
 @check(1)
-async def check_delete_ends_the_stream(harness: Harness) -> None:
-    """After delete the stream is gone for every operation, and a second delete says so."""
+async def check_a_deleted_stream_is_gone(harness: Harness) -> None:
+    """After delete every operation raises StreamNotFound, a second delete too."""
     store = await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id, b"abc", state="done")
@@ -420,8 +420,8 @@ async def check_delete_ends_the_stream(harness: Harness) -> None:
 
 
 @check(1)
-async def check_info_says_what_it_should(harness: Harness) -> None:
-    """An info has the contract's types; id and created_at never change."""
+async def check_info_has_the_right_types(harness: Harness) -> None:
+    """An info has the types that the contract gives; id and created_at never change."""
     store = await harness.open()
     stream_id = harness.new_id()
     created = await store.create(stream_id, attributes={"a": "b"})

@@ -1,4 +1,4 @@
-"""Clause 8, the names: ids are opaque, and never escape their namespace; and listing."""
+"""Clause 8, the ids: they are opaque and never escape their namespace; and listing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streamstores.conformance.registry import check
 from streamstores.errors import InvalidRequest, StreamNotFound
 from streamstores.store import StreamInfo, StreamStore
 
-# In groups of what a careless store would take for the same id.
+# A careless store would take some ids of a group for the same id.
 # fmt: off
 NASTY = (
     *("a", "A", "a/b", "a/", "/a", "a//b", "a/b/", "a/B", "b"),
@@ -34,7 +34,7 @@ async def ids_of(store: StreamStore, prefix: str) -> list[str]:
 
 @check(8)
 async def check_ids_are_opaque(harness: Harness) -> None:
-    """Ids with paths, wildcards, quotes, cases, normal forms and blanks are all different."""
+    """Ids that differ only in slashes, wildcards, case, normal form or blanks are distinct."""
     store, other = await harness.open(), await harness.open()
     ids = [harness.own(harness.prefix + suffix) for suffix in NASTY]
     equal(len(set(ids)), len(ids), "test data")
@@ -52,7 +52,7 @@ async def check_ids_are_opaque(harness: Harness) -> None:
 
 @check(8)
 async def check_deleting_one_id_leaves_the_others(harness: Harness) -> None:
-    """Deleting or expiring a stream with a nasty id ends that stream alone."""
+    """Deleting or expiring a stream with an unusual id affects no other stream."""
     store = await harness.open()
     ids = [harness.own(harness.prefix + suffix) for suffix in NASTY]
     for stream_id in ids:
@@ -72,7 +72,7 @@ async def check_deleting_one_id_leaves_the_others(harness: Harness) -> None:
 
 @check(8)
 async def check_waiters_of_one_id_are_not_woken_by_another(harness: Harness) -> None:
-    """A change of one stream wakes no waiter of one whose id looks alike."""
+    """A change of a stream wakes no waiter of a stream with a similar id."""
     store = await harness.open()
     suffixes = ("a", "A", "a*", "[a]", "{a}", "a ", "a/")
     infos = [await store.create(harness.own(harness.prefix + suffix)) for suffix in suffixes]
@@ -91,7 +91,7 @@ async def check_waiters_of_one_id_are_not_woken_by_another(harness: Harness) -> 
 
 @check(8)
 async def check_ids_that_only_exist_as_parts(harness: Harness) -> None:
-    """A prefix, a parent or a longer form of a living id is no stream."""
+    """A prefix, a parent or an extension of an existing id is not a stream."""
     store = await harness.open()
     stream_id = harness.new_id("/a/b")
     await store.create(stream_id, b"abc")
@@ -110,7 +110,7 @@ async def check_ids_that_only_exist_as_parts(harness: Harness) -> None:
 
 @check(8, "list")
 async def check_list_by_prefix(harness: Harness) -> None:
-    """list gives each living stream whose id starts with the prefix, letter by letter."""
+    """list yields exactly the streams whose ids start with the prefix, taken literally."""
     store, other = await harness.open(), await harness.open()
     ids = [harness.own(harness.prefix + suffix) for suffix in NASTY]
     for stream_id in ids:
@@ -124,7 +124,7 @@ async def check_list_by_prefix(harness: Harness) -> None:
 
 @check(8, "list")
 async def check_list_of_everything(harness: Harness) -> None:
-    """list without a prefix gives every stream once, with its info."""
+    """list without a prefix yields every stream once, with its info."""
     store = await harness.open()
     infos: dict[str, StreamInfo] = {}
     for number in range(250):
@@ -136,8 +136,8 @@ async def check_list_of_everything(harness: Harness) -> None:
 
 
 @check(8, "list")
-async def check_list_shows_only_the_living(harness: Harness) -> None:
-    """Deleted and expired streams are not listed, and of namesakes only the new one."""
+async def check_list_omits_deleted_and_expired_streams(harness: Harness) -> None:
+    """list yields no deleted or expired stream, and of namesakes only the new stream."""
     store = await harness.open()
     deleted, expired, renewed, kept = (harness.new_id() for _ in range(4))
     for stream_id in (deleted, expired, renewed, kept):
@@ -154,7 +154,7 @@ async def check_list_shows_only_the_living(harness: Harness) -> None:
 
 @check(8, "list")
 async def check_list_while_streams_come_and_go(harness: Harness) -> None:
-    """A listing beside deletes and creates gives each stream that stays, once."""
+    """A listing during deletes and creates yields each stream that stays exactly once."""
     store = await harness.open()
     staying = [harness.new_id() for _ in range(30)]
     going = [harness.new_id() for _ in range(30)]
@@ -172,7 +172,7 @@ async def check_list_while_streams_come_and_go(harness: Harness) -> None:
 
 @check(8, "list")
 async def check_list_refuses_nonsense(harness: Harness) -> None:
-    """A prefix that is no text raises InvalidRequest."""
+    """A prefix that is not text raises InvalidRequest."""
     store = await harness.open()
     for prefix in (None, 5, b"x"):
         with raises(InvalidRequest, f"list of {prefix!r}"):

@@ -1,4 +1,4 @@
-"""Clause 11: a stream created under an old id shares nothing with the old one."""
+"""Clause 11: a stream created under an old id shares nothing with the old stream."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ENDS: dict[str, End] = {
 
 @check(11)
 async def check_a_namesake_has_nothing_of_the_old_stream(harness: Harness) -> None:
-    """After delete or expiry a new stream has no old byte, state, error, attribute or end."""
+    """A new stream has no byte, state, error, attribute or expiry of the stream before it."""
     store, other = await harness.open(), await harness.open()
     for end in ENDS.values():
         stream_id = harness.new_id()
@@ -51,7 +51,7 @@ async def check_a_namesake_has_nothing_of_the_old_stream(harness: Harness) -> No
 
 @check(11)
 async def check_old_versions_never_match(harness: Harness) -> None:
-    """A version of an old stream gets Conflict in every namesake, so zombies cannot write."""
+    """A version of an old stream is a Conflict in every namesake, so zombies cannot write."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     old: list[int] = []
@@ -71,7 +71,7 @@ async def check_old_versions_never_match(harness: Harness) -> None:
 
 @check(11)
 async def check_a_waiter_of_the_old_stream(harness: Harness) -> None:
-    """A waiter gets StreamNotFound though its stream is begun anew at once."""
+    """A waiter gets StreamNotFound even if its id is created anew at once."""
     store, other = await harness.open(), await harness.open()
     for name, end in ENDS.items():
         for ender in (store, other):
@@ -89,7 +89,7 @@ async def check_a_waiter_of_the_old_stream(harness: Harness) -> None:
 
 @check(11)
 async def check_a_follower_of_the_old_stream(harness: Harness) -> None:
-    """A live follower gets StreamNotFound and no byte of the new stream."""
+    """A live follower of the old stream gets StreamNotFound and no byte of the new stream."""
     store, other = await harness.open(), await harness.open()
     for name, end in ENDS.items():
         for ender in (store, other):
@@ -107,7 +107,7 @@ async def check_a_follower_of_the_old_stream(harness: Harness) -> None:
 
 @check(11)
 async def check_shared_records_never_reach_a_namesake(harness: Harness) -> None:
-    """Followers of the new stream get its bytes alone, while old followers still hold on."""
+    """Followers of the new stream get only its bytes, beside followers of the old stream."""
     store, other = await harness.open(), await harness.open()
     for ender in (store, other):
         stream_id = harness.new_id()
@@ -136,7 +136,7 @@ async def check_shared_records_never_reach_a_namesake(harness: Harness) -> None:
 
 @check(11)
 async def check_a_zombie_writer_cannot_write_into_its_namesake(harness: Harness) -> None:
-    """The writer of a deleted stream fails, and its namesake keeps clean."""
+    """The writer of a deleted stream fails and writes nothing into the namesake."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id)
@@ -153,7 +153,7 @@ async def check_a_zombie_writer_cannot_write_into_its_namesake(harness: Harness)
 
 @check(11)
 async def check_generations_race(harness: Harness) -> None:
-    """While an id is deleted and created again and again, no reader sees a mixture."""
+    """While an id is deleted and created repeatedly, no reader sees a mixture of streams."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
 

@@ -18,7 +18,7 @@ HUGE = (2**31, 2**53 - 1, 2**53, 2**63 - 1, 2**63, 2**64, 10**30)
 
 @check(3)
 async def check_bytes_come_back_exactly(harness: Harness) -> None:
-    """NUL, invalid UTF-8, line ends, every byte value and single bytes come back exactly."""
+    """NUL, invalid UTF-8, line ends, every byte value and single bytes are returned exactly."""
     store = await harness.open()
     stream_id = harness.new_id()
     chunks = [
@@ -43,7 +43,7 @@ async def check_bytes_come_back_exactly(harness: Harness) -> None:
 
 @check(3)
 async def check_large_records_come_back_exactly(harness: Harness) -> None:
-    """Records of the largest size come back exactly, over several pages."""
+    """Records of the largest size are returned exactly, over several pages."""
     store = await harness.open()
     stream_id = harness.new_id()
     size = store.limits.record_bytes
@@ -62,7 +62,7 @@ async def check_large_records_come_back_exactly(harness: Harness) -> None:
 
 @check(3)
 async def check_read_from_every_offset(harness: Harness) -> None:
-    """A read may start anywhere; inside a record it begins with the rest of that record."""
+    """A read may start anywhere; inside a record it begins with the rest of the record."""
     store = await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id, *CHUNKS[:2])
@@ -77,7 +77,7 @@ async def check_read_from_every_offset(harness: Harness) -> None:
 
 @check(3)
 async def check_pages_hold_whole_records_and_at_least_one(harness: Harness) -> None:
-    """A page holds whole records of at most max_bytes together, or one longer one alone."""
+    """A page holds whole records of at most max_bytes together, or a single longer record."""
     store = await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id, *CHUNKS)
@@ -99,7 +99,7 @@ async def check_pages_hold_whole_records_and_at_least_one(harness: Harness) -> N
 
 @check(3)
 async def check_next_offset_is_the_tail_exactly_at_the_end(harness: Harness) -> None:
-    """Paging by next_offset gives every byte once and meets the tail exactly at the end."""
+    """Paging by next_offset returns every byte once and reaches the tail only at the end."""
     store = await harness.open()
     stream_id = harness.new_id()
     chunks = [b"%04d" % number * (number % 5 + 1) for number in range(200)]
@@ -124,7 +124,7 @@ async def check_page_at_the_tail_is_empty(harness: Harness) -> None:
 
 @check(3)
 async def check_offset_beyond_the_tail_is_out_of_range(harness: Harness) -> None:
-    """A read beyond the tail raises OffsetOutOfRange with .tail, however far beyond."""
+    """A read from any offset beyond the tail raises OffsetOutOfRange, with .tail."""
     store = await harness.open()
     for chunks, state in (((), "streaming"), ((b"abc", b"d"), "streaming"), ((b"x",), "done")):
         stream_id = harness.new_id()
@@ -137,7 +137,7 @@ async def check_offset_beyond_the_tail_is_out_of_range(harness: Harness) -> None
 
 @check(3)
 async def check_reads_refuse_nonsense(harness: Harness) -> None:
-    """Offsets and sizes of a wrong kind raise InvalidRequest."""
+    """An offset or size of a wrong type or sign raises InvalidRequest."""
     store = await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id, b"abc")
@@ -165,8 +165,8 @@ async def check_mutable_buffers_are_copied(harness: Harness) -> None:
 
 
 @check(3)
-async def check_pages_are_the_readers_own(harness: Harness) -> None:
-    """What a reader does to the list of a page does not reach the stream."""
+async def check_a_page_can_be_changed_by_its_reader(harness: Harness) -> None:
+    """A reader that changes the list of records in a page does not change the stream."""
     store = await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id, b"abc", b"def")
@@ -178,7 +178,7 @@ async def check_pages_are_the_readers_own(harness: Harness) -> None:
 
 @check(3)
 async def check_records_tile_a_long_stream(harness: Harness) -> None:
-    """Many appends of changing sizes give one gapless stream, the same from any offset."""
+    """Many appends of different sizes make a stream without gaps, the same from any offset."""
     store = await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id)

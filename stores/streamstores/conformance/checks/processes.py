@@ -1,4 +1,4 @@
-"""Clause 10: stores in several processes behave as one."""
+"""Clause 10: store objects in several processes behave like a single store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streamstores.follow import follow
 from streamstores.store import State, StreamInfo
 
 SECONDS = 60.0
-"""What a conversation with another process may take; far more than it needs."""
+"""A bound on exchanges with the other process, far above what they take."""
 
 
 @check(10)
@@ -35,7 +35,7 @@ async def check_capabilities_are_declared(harness: Harness) -> None:
 
 @check(10, "multi_process")
 async def check_two_stores_append_to_one_stream(harness: Harness) -> None:
-    """Two store objects that append in turn, at the tail each sees, make one stream."""
+    """Two store objects that append in turn, each at the tail it sees, make one stream."""
     stores = [await harness.open(), await harness.open()]
     assert stores[0] is not stores[1], "make_store gave the same object twice"
     stream_id = harness.new_id()
@@ -51,7 +51,7 @@ async def check_two_stores_append_to_one_stream(harness: Harness) -> None:
 
 @check(10, "multi_process")
 async def check_closing_one_store_leaves_the_other(harness: Harness) -> None:
-    """Closing one of two store objects on a backend leaves the other working."""
+    """Closing one of two store objects on a backend does not affect the other."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id, b"abc")
@@ -65,7 +65,7 @@ async def check_closing_one_store_leaves_the_other(harness: Harness) -> None:
 
 @check(10, "multi_process", SECOND_PROCESS)
 async def check_another_process_sees_every_mutation(harness: Harness) -> None:
-    """What one process has done the other sees at once, both ways."""
+    """Each process sees at once what the other has done."""
     store, process = await harness.open(), await harness.second_process()
     stream_id = harness.new_id()
     info: StreamInfo = await store.create(stream_id, b"one", attributes={"a": "\x00"})
@@ -88,7 +88,7 @@ async def check_another_process_sees_every_mutation(harness: Harness) -> None:
 
 @check(10, "multi_process", SECOND_PROCESS)
 async def check_two_processes_race_at_the_tail(harness: Harness) -> None:
-    """Two processes that append at the tail they see lose and double nothing."""
+    """Two processes that append at the tail they see lose nothing and double nothing."""
     store, process = await harness.open(), await harness.second_process()
     stream_id = harness.new_id()
     await store.create(stream_id)
@@ -110,13 +110,13 @@ async def check_two_processes_race_at_the_tail(harness: Harness) -> None:
 
 @check(10, "multi_process", SECOND_PROCESS)
 async def check_one_process_wins_a_takeover(harness: Harness) -> None:
-    """Of two processes that take a stream over with one version exactly one wins."""
+    """Exactly one of two processes that take a stream over with the same version wins."""
     store, process = await harness.open(), await harness.second_process()
     stream_id = harness.new_id()
     info = await store.create(stream_id)
     for number in range(20):
-        who = {"by": f"them {number}"}
-        racing = process.start("append", stream_id, version=info.version, attributes=who)
+        by = {"by": f"them {number}"}
+        racing = process.start("append", stream_id, version=info.version, attributes=by)
         for _ in range(number):
             await asyncio.sleep(0)
         ours = await outcome(
@@ -132,7 +132,7 @@ async def check_one_process_wins_a_takeover(harness: Harness) -> None:
 
 @check(10, "multi_process", SECOND_PROCESS)
 async def check_one_process_wins_a_create(harness: Harness) -> None:
-    """Of two processes that create one id exactly one wins."""
+    """Exactly one of two processes that create the same id wins."""
     store, process = await harness.open(), await harness.second_process()
     for number in range(10):
         stream_id = harness.new_id()
@@ -149,7 +149,7 @@ async def check_one_process_wins_a_create(harness: Harness) -> None:
 
 @check(10, "multi_process", SECOND_PROCESS)
 async def check_a_waiter_wakes_in_another_process(harness: Harness) -> None:
-    """A waiter in one process learns of a change made in the other, both ways."""
+    """A waiter in each process learns of a change made by the other."""
     store, process = await harness.open(), await harness.second_process()
     stream_id = harness.new_id()
     info = await store.create(stream_id)
@@ -172,7 +172,7 @@ async def check_a_waiter_wakes_in_another_process(harness: Harness) -> None:
 
 @check(10, "multi_process", SECOND_PROCESS)
 async def check_following_from_another_process(harness: Harness) -> None:
-    """Followers in both processes get every byte of a producer in either."""
+    """A follower in each process gets every byte of a producer in the other."""
     store, process = await harness.open(), await harness.second_process()
     first, second = harness.new_id(), harness.new_id()
     await store.create(first, b"begin")
@@ -196,7 +196,7 @@ async def check_following_from_another_process(harness: Harness) -> None:
 
 @check(10, "multi_process", SECOND_PROCESS)
 async def check_a_stop_reaches_the_other_process(harness: Harness) -> None:
-    """A stop in one process halts the appends of the other: none is acknowledged after it."""
+    """After one process has stopped a stream, no append of the other is acknowledged."""
     store, process = await harness.open(), await harness.second_process()
     stream_id = harness.new_id()
     await store.create(stream_id)
@@ -214,7 +214,7 @@ async def check_a_stop_reaches_the_other_process(harness: Harness) -> None:
 
 @check(10, "multi_process", SECOND_PROCESS)
 async def check_a_killed_process_leaves_whole_appends(harness: Harness) -> None:
-    """A process killed among its appends leaves whole records, and the stream goes on."""
+    """A process killed during its appends leaves whole records and a usable stream."""
     store, process = await harness.open(), await harness.second_process()
     stream_id = harness.new_id()
     await store.create(stream_id)
@@ -223,7 +223,7 @@ async def check_a_killed_process_leaves_whole_appends(harness: Harness) -> None:
     while seen.tail < 50:
         seen = await store.wait(stream_id, version=seen.version, timeout=30)
     await process.kill()
-    await outcome(within(SECONDS, dying, "the news of its death"))
+    await outcome(within(SECONDS, dying, "the answer of the killed process"))
     records, info = await read_all(store, stream_id)
     data = b"".join(record.data for record in records)
     expected = b"".join(b"%05d" % number for number in range(len(data) // 5))

@@ -16,7 +16,7 @@ RACERS = 12
 
 
 def winners_of(outcomes: list[Any], loss: type[Exception], what: str) -> list[StreamInfo]:
-    """The infos among the outcomes, where all the others are `loss`."""
+    """The single info among the outcomes, in a list; all others must be a `loss`."""
     won = [each for each in outcomes if isinstance(each, StreamInfo)]
     lost = [each for each in outcomes if isinstance(each, loss)]
     strange = [each for each in outcomes if each not in won and each not in lost]
@@ -27,7 +27,7 @@ def winners_of(outcomes: list[Any], loss: type[Exception], what: str) -> list[St
 
 @check(2)
 async def check_a_returned_mutation_is_seen_by_all(harness: Harness) -> None:
-    """What has returned is in every later read, info and wait, through any store object."""
+    """After a mutation has returned, every read, info and wait of any store object sees it."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id)
@@ -48,7 +48,7 @@ async def check_a_returned_mutation_is_seen_by_all(harness: Harness) -> None:
 
 @check(2)
 async def check_one_of_racing_appends_at_an_offset_wins(harness: Harness) -> None:
-    """Of racing appends with the same at= exactly one wins, the others get Conflict."""
+    """Exactly one of several racing appends with the same at= wins; the others get Conflict."""
     stores = [await harness.open(), await harness.open()]
     stream_id = harness.new_id()
     info = await stores[0].create(stream_id)
@@ -70,7 +70,7 @@ async def check_one_of_racing_appends_at_an_offset_wins(harness: Harness) -> Non
 
 @check(2)
 async def check_one_of_racing_appends_with_a_version_wins(harness: Harness) -> None:
-    """Of racing appends with the same version= exactly one wins: a takeover is safe."""
+    """Exactly one of several racing appends with the same version= wins: takeovers are safe."""
     stores = [await harness.open(), await harness.open()]
     stream_id = harness.new_id()
     info = await stores[0].create(stream_id)
@@ -92,7 +92,7 @@ async def check_one_of_racing_appends_with_a_version_wins(harness: Harness) -> N
 
 @check(2)
 async def check_one_of_racing_heartbeats_with_a_version_wins(harness: Harness) -> None:
-    """Of racing heartbeats with the same version= exactly one wins."""
+    """Exactly one of several racing heartbeats with the same version= wins."""
     stores = [await harness.open(), await harness.open()]
     stream_id = harness.new_id()
     info = await stores[0].create(stream_id)
@@ -106,7 +106,7 @@ async def check_one_of_racing_heartbeats_with_a_version_wins(harness: Harness) -
 
 @check(2)
 async def check_one_of_racing_creates_wins(harness: Harness) -> None:
-    """Of racing creates of one id exactly one wins; the others see the whole winner."""
+    """Exactly one of several racing creates wins; the others are shown the whole winner."""
     stores = [await harness.open(), await harness.open()]
     for _ in range(ROUNDS):
         stream_id = harness.new_id()
@@ -129,7 +129,7 @@ async def check_one_of_racing_creates_wins(harness: Harness) -> None:
 
 @check(2)
 async def check_a_stream_is_never_seen_half_created(harness: Harness) -> None:
-    """A reader that races with create finds nothing at all or the whole stream."""
+    """A reader that races with create finds either no stream or the whole stream."""
     store, other = await harness.open(), await harness.open()
     for _ in range(15):
         stream_id = harness.new_id()
@@ -155,7 +155,7 @@ async def check_a_stream_is_never_seen_half_created(harness: Harness) -> None:
 
 @check(2)
 async def check_racing_appends_all_land(harness: Harness) -> None:
-    """Racing appends without at= and version= all land, each whole, and none twice."""
+    """Racing appends without at= and version= all land, each whole and exactly once."""
     stores = [await harness.open(), await harness.open()]
     stream_id = harness.new_id()
     await stores[0].create(stream_id)
@@ -177,7 +177,7 @@ async def check_racing_appends_all_land(harness: Harness) -> None:
 
 @check(2)
 async def check_snapshots_are_consistent(harness: Harness) -> None:
-    """Records, tail, version and attributes of a page belong to one moment."""
+    """The records, tail, version and attributes of a page belong to the same moment."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id, attributes={"tail": "0"})
@@ -206,7 +206,7 @@ async def check_snapshots_are_consistent(harness: Harness) -> None:
 
 @check(2)
 async def check_one_of_racing_deletes_wins(harness: Harness) -> None:
-    """Of racing deletes exactly one returns, the others raise StreamNotFound."""
+    """Exactly one of several racing deletes returns; the others raise StreamNotFound."""
     stores = [await harness.open(), await harness.open()]
     for _ in range(ROUNDS):
         stream_id = harness.new_id()
@@ -220,7 +220,7 @@ async def check_one_of_racing_deletes_wins(harness: Harness) -> None:
 
 @check(2)
 async def check_expire_racing_appends_loses_nothing(harness: Harness) -> None:
-    """Expire beside appends neither takes back bytes or versions nor loses its own effect."""
+    """An expire that races appends undoes no bytes or versions and takes effect itself."""
     stores = [await harness.open(), await harness.open()]
     stream_id = harness.new_id()
     await stores[0].create(stream_id)

@@ -13,7 +13,7 @@ from streamstores.store import State, StateLike, StreamInfo
 
 STREAMING, STOPPED, DONE, ERROR = State
 
-# (state it has, state asked for): what an append of that state alone does, and with a chunk.
+# What an append without chunks does, by the state of the stream and the state asked for.
 WITHOUT_CHUNK: dict[tuple[State, State | None], str] = {
     **{(STREAMING, to): "changes" for to in (None, STREAMING, STOPPED, DONE, ERROR)},
     (STOPPED, None): "closed",
@@ -32,6 +32,7 @@ WITHOUT_CHUNK: dict[tuple[State, State | None], str] = {
     (ERROR, DONE): "closed",
     (ERROR, ERROR): "nothing",
 }
+# The same for an append of a chunk.
 WITH_CHUNK = {
     key: "changes" if key[0] is STREAMING or key == (STOPPED, STREAMING) else "closed"
     for key in WITHOUT_CHUNK
@@ -41,6 +42,7 @@ WITH_CHUNK = {
 async def try_transition(
     harness: Harness, old: State, new: State | None, expected: str, options: dict[str, Any]
 ) -> None:
+    """Append to a stream in the state `old`, and check the result and what is stored."""
     store = await harness.open()
     stream_id = harness.new_id()
     before = await store.create(stream_id, b"abc", state=old, attributes={"k": "v"})
@@ -65,14 +67,14 @@ async def try_transition(
 
 @check(6)
 async def check_every_transition_without_chunks(harness: Harness) -> None:
-    """Each state admits exactly the changes of state that the contract lists."""
+    """Each state allows exactly the changes of state that the contract lists."""
     for (old, new), expected in WITHOUT_CHUNK.items():
         await try_transition(harness, old, new, expected, {})
 
 
 @check(6)
 async def check_every_transition_with_a_chunk(harness: Harness) -> None:
-    """Records go only into a streaming stream, or into a stopped one that they reopen."""
+    """Records can be appended only to a streaming stream, or while reopening a stream."""
     for (old, new), expected in WITH_CHUNK.items():
         await try_transition(harness, old, new, expected, {"chunks": (b"x",)})
 
@@ -86,8 +88,8 @@ async def check_attributes_of_a_closed_stream_stay(harness: Harness) -> None:
 
 
 @check(6)
-async def check_repeating_an_end_is_a_no_op(harness: Harness) -> None:
-    """A repeated stop or end changes nothing, not even the expiry, whatever it carries."""
+async def check_repeating_a_stop_or_final_state_is_a_no_op(harness: Harness) -> None:
+    """Repeating "stopped", "done" or "error" changes nothing, not even the expiry."""
     store = await harness.open()
     ends: tuple[Literal["stopped", "done", "error"], ...] = ("stopped", "done", "error")
     for state in ends:
@@ -106,7 +108,7 @@ async def check_repeating_an_end_is_a_no_op(harness: Harness) -> None:
 
 @check(6)
 async def check_mark_done_is_an_append_of_a_state(harness: Harness) -> None:
-    """mark_done is done by default, sets stopped and error too, and honours version=."""
+    """mark_done sets "done" by default, "stopped" and "error" on request, under version=."""
     store = await harness.open()
     stream_id = harness.new_id()
     before = await store.create(stream_id, b"abc")
@@ -123,7 +125,7 @@ async def check_mark_done_is_an_append_of_a_state(harness: Harness) -> None:
 
 @check(6)
 async def check_reopening_needs_the_right_version(harness: Harness) -> None:
-    """append(id, state="streaming", version=v) reopens a stopped stream, for one caller."""
+    """append(id, state="streaming", version=v) lets exactly one caller reopen the stream."""
     stores = [await harness.open(), await harness.open()]
     stream_id = harness.new_id()
     before = await stores[0].create(stream_id, b"one")
@@ -146,7 +148,7 @@ async def check_reopening_needs_the_right_version(harness: Harness) -> None:
 
 @check(6)
 async def check_a_stopped_stream_stays_stopped(harness: Harness) -> None:
-    """No append, heartbeat or attribute brings a stopped stream back to life by accident."""
+    """No append, heartbeat or change of attributes reopens a stopped stream by accident."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id, b"abc")
@@ -166,7 +168,8 @@ async def check_a_stopped_stream_stays_stopped(harness: Harness) -> None:
 
 @check(6)
 async def check_stop_racing_append(harness: Harness) -> None:
-    """Whichever commits first, the other sees it: no acknowledged byte follows a stop."""
+    """When an append races a stop, the later of the two sees the other: no acknowledged byte
+    follows a stop."""
     store, other = await harness.open(), await harness.open()
     for number in range(40):
         stream_id = harness.new_id()
@@ -189,8 +192,8 @@ async def check_stop_racing_append(harness: Harness) -> None:
 
 
 @check(6)
-async def check_racing_ends_agree(harness: Harness) -> None:
-    """Of racing ends with different states one wins; the others get StreamClosed."""
+async def check_one_of_racing_final_states_wins(harness: Harness) -> None:
+    """Of "done" and "error" set in a race one wins; the other callers get StreamClosed."""
     stores = [await harness.open(), await harness.open()]
     for _ in range(10):
         stream_id = harness.new_id()
@@ -203,14 +206,14 @@ async def check_racing_ends_agree(harness: Harness) -> None:
         info = await stores[0].info(stream_id)
         for state, each in zip((DONE, ERROR, DONE, ERROR), outcomes, strict=True):
             if state is info.state:
-                equal(each, info, "an end of the state that won")
+                equal(each, info, "outcome of setting the state that won")
             else:
-                equal(type(each), StreamClosed, "an end of the other state")
+                equal(type(each), StreamClosed, "outcome of setting the other state")
 
 
 @check(6)
 async def check_states_are_text_or_enum(harness: Harness) -> None:
-    """A state may be given as text or as State; others raise InvalidRequest."""
+    """A state may be given as text or as a State; anything else raises InvalidRequest."""
     store = await harness.open()
     for state in State:
         for given in (state, state.value):

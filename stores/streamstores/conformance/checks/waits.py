@@ -34,7 +34,11 @@ CHANGES: dict[str, Change] = {
 
 
 def bound(waiting: StreamStore, changing: StreamStore) -> float:
-    """Seconds that a wake-up may take: within one store object there is no notice to lose."""
+    """How many seconds a wake-up may take.
+
+    A change by the same store object cannot be missed, because it needs no notification. A
+    change by another store object may take a `poll_interval` longer.
+    """
     if waiting is changing:
         return PATIENCE.prompt
     return PATIENCE.prompt + waiting.limits.poll_interval
@@ -43,10 +47,13 @@ def bound(waiting: StreamStore, changing: StreamStore) -> float:
 async def is_woken_by(
     harness: Harness, waiting: StreamStore, changing: StreamStore, name: str
 ) -> None:
+    """Check that the named change wakes a waiter, which sees the changed stream."""
     stream_id = harness.new_id()
     created = await changing.create(stream_id)
     waiter = harness.start(waiting.wait(stream_id, version=created.version, timeout=600))
-    await asyncio.sleep(0.02)  # let it begin to wait; where it has not, it is no less right
+    # Gives the waiter time to begin. If it begins later, it must return at once all the same,
+    # so the check is right on a slow machine too.
+    await asyncio.sleep(0.02)
     changed = await CHANGES[name](changing, stream_id)
     info = await within(bound(waiting, changing), waiter, f"wait, after {name}")
     equal(info, changed, f"what the waiter sees after {name}")
@@ -83,8 +90,8 @@ async def check_wakes_on_changes_of_another_store(harness: Harness) -> None:
 
 
 @check(4)
-async def check_returns_at_once_where_the_version_differs(harness: Harness) -> None:
-    """With any other version, older, newer or absurd, wait returns the info at once."""
+async def check_returns_at_once_if_the_version_differs(harness: Harness) -> None:
+    """Given any other version, older, newer or absurd, wait returns the info at once."""
     store = await harness.open()
     stream_id = harness.new_id()
     created = await store.create(stream_id)
@@ -97,7 +104,7 @@ async def check_returns_at_once_where_the_version_differs(harness: Harness) -> N
 
 @check(4)
 async def check_returns_the_info_at_timeout(harness: Harness) -> None:
-    """Without a change wait returns the current info at its timeout; 0 asks once."""
+    """Without a change, wait returns the current info at its timeout; with 0, at once."""
     store = await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id, b"x")
@@ -109,7 +116,7 @@ async def check_returns_the_info_at_timeout(harness: Harness) -> None:
 
 @check(4)
 async def check_no_change_is_slept_through(harness: Harness) -> None:
-    """However a wait and a change interleave, the waiter learns of the change."""
+    """A waiter learns of a change however the wait and the change interleave."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id)
@@ -126,7 +133,7 @@ async def check_no_change_is_slept_through(harness: Harness) -> None:
 
 @check(4)
 async def check_every_waiter_wakes(harness: Harness) -> None:
-    """One change wakes every waiter of the stream, and none of another stream."""
+    """A change wakes every waiter of its stream and no waiter of another stream."""
     store = await harness.open()
     stream_id, bystander = harness.new_id(), harness.new_id()
     created, quiet = await store.create(stream_id), await store.create(bystander)
@@ -148,7 +155,7 @@ def info_key(info: StreamInfo) -> tuple[str, int, int]:
 
 @check(4)
 async def check_wait_follows_a_stream_to_its_end(harness: Harness) -> None:
-    """Waiting again and again with the version seen last misses no final state."""
+    """A caller that waits again and again with the last version it saw sees the final state."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id)
@@ -171,7 +178,7 @@ async def check_wait_follows_a_stream_to_its_end(harness: Harness) -> None:
 
 @check(4)
 async def check_wait_raises_when_the_stream_is_deleted(harness: Harness) -> None:
-    """A waiter gets StreamNotFound when the stream is deleted, by any store object."""
+    """A waiter gets StreamNotFound when any store object deletes the stream."""
     store, other = await harness.open(), await harness.open()
     for changer in (store, other):
         stream_id = harness.new_id()
@@ -187,7 +194,7 @@ async def check_wait_raises_when_the_stream_is_deleted(harness: Harness) -> None
 
 @check(4)
 async def check_wait_raises_when_the_stream_is_expired(harness: Harness) -> None:
-    """A waiter gets StreamNotFound when expire ends the stream, from any store object."""
+    """A waiter gets StreamNotFound when any store object expires the stream."""
     store, other = await harness.open(), await harness.open()
     for changer in (store, other):
         stream_id = harness.new_id()
@@ -202,8 +209,8 @@ async def check_wait_raises_when_the_stream_is_expired(harness: Harness) -> None
 
 
 @check(4)
-async def check_wait_raises_when_the_time_is_up(harness: Harness) -> None:
-    """A waiter gets StreamNotFound when the stream's ttl runs out while it waits."""
+async def check_wait_raises_when_the_ttl_runs_out(harness: Harness) -> None:
+    """A waiter gets StreamNotFound when the ttl of its stream runs out."""
     store = await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id, ttl=1)
@@ -215,7 +222,7 @@ async def check_wait_raises_when_the_time_is_up(harness: Harness) -> None:
 
 @check(4)
 async def check_wait_refuses_nonsense(harness: Harness) -> None:
-    """Versions and timeouts of a wrong kind raise InvalidRequest; infinity is a timeout."""
+    """A version or timeout of a wrong type or sign raises InvalidRequest; infinity is valid."""
     store = await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id)
@@ -228,4 +235,4 @@ async def check_wait_refuses_nonsense(harness: Harness) -> None:
     waiter = harness.start(store.wait(stream_id, version=info.version, timeout=math.inf))
     await asyncio.sleep(0.02)
     await store.append(stream_id)
-    await within(PATIENCE.prompt, waiter, "wait without an end")
+    await within(PATIENCE.prompt, waiter, "wait with an infinite timeout")

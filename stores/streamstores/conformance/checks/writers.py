@@ -1,4 +1,4 @@
-"""`StreamWriter` on this store: each clause as its producers rely on it."""
+"""`StreamWriter` on the store: what producers rely on, each check under its clause."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from streamstores.writer import StreamWriter
 
 @check(3)
 async def check_a_writer_keeps_order_and_bytes(harness: Harness) -> None:
-    """What gathers while an append is in flight goes out in order, each chunk a record."""
+    """Chunks that gather during an append go out in order, each as its own record."""
     store = await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id, b"begin")
@@ -40,7 +40,7 @@ async def check_a_writer_keeps_order_and_bytes(harness: Harness) -> None:
 
 @check(3)
 async def check_a_full_writer_makes_its_producer_wait(harness: Harness) -> None:
-    """A writer with a small buffer takes any amount, and chunks of any size, unharmed."""
+    """A writer with a small buffer takes any amount of data, and chunks of any size."""
     store = await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id)
@@ -55,7 +55,7 @@ async def check_a_full_writer_makes_its_producer_wait(harness: Harness) -> None:
 
 @check(1)
 async def check_a_writers_last_word_is_atomic(harness: Harness) -> None:
-    """aclose(state=…) sets the end with the last records, in one step."""
+    """aclose(state=…) sets the state together with the last records, in one step."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     created = await store.create(stream_id)
@@ -72,7 +72,7 @@ async def check_a_writers_last_word_is_atomic(harness: Harness) -> None:
 
 @check(2)
 async def check_a_takeover_fences_the_old_writer(harness: Harness) -> None:
-    """Once another producer took the stream over, the old one gets Conflict and no byte in."""
+    """After another producer took over, the old writer gets Conflict and writes no byte."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id)
@@ -93,7 +93,8 @@ async def check_a_takeover_fences_the_old_writer(harness: Harness) -> None:
 
 @check(6)
 async def check_a_stop_ends_the_writer(harness: Harness) -> None:
-    """After a stop from anywhere the writer gets StreamClosed, and no byte follows it."""
+    """After any store object stopped the stream, the writer gets StreamClosed and writes no
+    byte."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id)
@@ -110,7 +111,7 @@ async def check_a_stop_ends_the_writer(harness: Harness) -> None:
 
 @check(5)
 async def check_a_silent_writer_beats(harness: Harness) -> None:
-    """A writer with a heartbeat grows the version of a silent stream."""
+    """A writer with a heartbeat keeps increasing the version of a silent stream."""
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     info = await store.create(stream_id)
@@ -126,7 +127,7 @@ async def check_a_silent_writer_beats(harness: Harness) -> None:
 
 @check(5)
 async def check_writers_and_followers_together(harness: Harness) -> None:
-    """Ten streams written and followed at once: every follower gets every byte."""
+    """While ten streams are written and followed at once, every follower gets every byte."""
     store, other = await harness.open(), await harness.open()
 
     async def produce(stream_id: str, seed: int) -> None:
@@ -140,13 +141,13 @@ async def check_writers_and_followers_together(harness: Harness) -> None:
     for stream_id in ids:
         await store.create(stream_id)
     following = [
-        harness.start(everything(follow(where, stream_id)))
+        harness.start(everything(follow(reader, stream_id)))
         for stream_id in ids
-        for where in (store, other)
+        for reader in (store, other)
     ]
     await asyncio.gather(*(produce(stream_id, seed) for seed, stream_id in enumerate(ids)))
     seconds = 4 * PATIENCE.prompt + other.limits.poll_interval
-    everybodys = await within(seconds, asyncio.gather(*following), "the followers")
-    for number, records in enumerate(everybodys):
+    followed = await within(seconds, asyncio.gather(*following), "the followers")
+    for number, records in enumerate(followed):
         expected = b"".join(b"%d-%d;" % (number // 2, each) for each in range(50))
         equal(data_of(records), expected, f"bytes of follower {number}")
