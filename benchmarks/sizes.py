@@ -33,6 +33,10 @@ class Sizes(NamedTuple):
     crowd_rate: int
     """As `rate`, for so many clients that they are what a machine can serve at once."""
     posts: int
+    chats: int
+    """Live at once, each with a client of its own, at `rate` tokens a second."""
+    crowd_chats: int
+    """Begun within half a second, or live and silent."""
 
 
 FULL = Sizes(
@@ -56,6 +60,8 @@ FULL = Sizes(
     crowd_clients=1_000,
     crowd_rate=10,
     posts=8_000,
+    chats=100,
+    crowd_chats=1_000,
 )
 QUICK = FULL._replace(
     appends=100,
@@ -73,6 +79,8 @@ QUICK = FULL._replace(
     many_clients=50,
     crowd_clients=100,
     posts=600,
+    chats=20,
+    crowd_chats=50,
 )
 TINY = Sizes(
     appends=2,
@@ -95,6 +103,8 @@ TINY = Sizes(
     crowd_clients=3,
     crowd_rate=50,
     posts=40,
+    chats=2,
+    crowd_chats=2,
 )
 
 # So that an append case takes about as long on every backend.

@@ -105,10 +105,16 @@ APPS: dict[str, Callable[[], App]] = {
 }
 
 
-def main(name: str) -> None:
+def listening_socket() -> socket.socket:
+    """A socket on a free port, listening already: who reads the port may connect at once."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    listener.listen(1_024)
+    listener.listen(4_096)
+    return listener
+
+
+def main(name: str) -> None:
+    listener = listening_socket()
     print(listener.getsockname()[1], flush=True)
     config = uvicorn.Config(APPS[name](), log_level="error", access_log=False, lifespan="off")
     uvicorn.Server(config).run(sockets=[listener])

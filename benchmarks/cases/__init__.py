@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.cases import (
     appending,
+    chats,
     costing,
     delivering,
     footprint,
@@ -13,6 +14,6 @@ from benchmarks.cases import (
 )
 from benchmarks.cases.case import Case
 
-_MODULES = (appending, delivering, replaying, footprint, growing, costing, serving)
+_MODULES = (appending, delivering, replaying, footprint, growing, costing, serving, chats)
 
 ALL: dict[str, Case] = {case.name: case for module in _MODULES for case in module.CASES}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, NamedTuple
 
-from benchmarks.services import BACKENDS
+from benchmarks.services import STORES
 from benchmarks.trial import Trial
 
-EVERYWHERE = frozenset(BACKENDS) - {"http"}
+EVERYWHERE = frozenset(STORES)
 ACROSS_PROCESSES = EVERYWHERE - {"memory"}
 
 

@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
-BACKENDS = ("memory", "sqlite", "postgres", "redis", "s3", "http")
+STORES = ("memory", "sqlite", "postgres", "redis", "s3")
+CHATS = ("chat-memory", "chat-sqlite", "chat-postgres", "chat-redis")
+"""The chat handler on a store: `raw` is plain streaming, which keeps nothing."""
+BACKENDS = (*STORES, "http", *CHATS)
 
 
 class Load(NamedTuple):
@@ -32,5 +35,6 @@ class Service(NamedTuple):
 def service(backend: str) -> Iterator[Service]:
     """The backend's server, for as long as the context lasts. Raises
     `tests.services.Unavailable`, or `ImportError`, where this machine cannot run it."""
-    with importlib.import_module(f"{__name__}.{backend}").running() as started:
+    module = backend.removeprefix("chat-")
+    with importlib.import_module(f"{__name__}.{module}").running() as started:
         yield started

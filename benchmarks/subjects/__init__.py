@@ -98,6 +98,15 @@ SUBJECTS: dict[str, dict[str, str]] = {
         "rakaia-streams": "web:Rakaia",
         "durable-streams (Node)": "web:NodeReference",
     },
+    "chat-memory": {"raw": "chat:Plain", "streamstores": "chat:Ours"},
+    "chat-sqlite": {"raw": "chat:Plain", "streamstores": "chat:Ours"},
+    "chat-postgres": {"raw": "chat:Plain", "streamstores": "chat:Ours"},
+    "chat-redis": {
+        "raw": "chat:Plain",
+        "streamstores": "chat:Ours",
+        "assistant-stream": "chat:AssistantStream",
+        "resumable-sse": "chat:ResumableSSE",
+    },
 }
 
 

@@ -36,9 +36,13 @@ class WebServer(Subject):
         await self._process.wait()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def cpu_seconds(self) -> float:
         """Of the server so far, in steps of a hundredth."""
-        stat = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii")
+        stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii")
         user, system = stat.rpartition(")")[2].split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
@@ -56,7 +60,7 @@ class WebServer(Subject):
     async def follow(self, stream_id: str, take: Take) -> None:
         reader, writer = await self._connect()
         try:
-            writer.write(_request("GET", self.address(stream_id), b""))
+            writer.write(request_bytes("GET", self.address(stream_id), b""))
             rest = b""
             while data := await reader.read(65_536):
                 rest += data
@@ -94,7 +98,7 @@ class WebServer(Subject):
 
     async def _ask(self, connection: Connection, method: str, body: bytes) -> None:
         reader, writer = connection
-        writer.write(_request(method, "/s", body))
+        writer.write(request_bytes(method, "/s", body))
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         if not head.startswith(b"http/1.1 2"):
             raise RuntimeError(head.decode())
@@ -105,7 +109,7 @@ class WebServer(Subject):
             await reader.readuntil(b"0\r\n\r\n")
 
 
-def _request(method: str, path: str, body: bytes, kind: str = "text/plain") -> bytes:
+def request_bytes(method: str, path: str, body: bytes, kind: str = "text/plain") -> bytes:
     head = (
         f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
@@ -164,5 +168,5 @@ class ChatHandler(DurableStreams):
     async def _post(self, prompt: str, stream_id: str) -> Connection:
         body = json.dumps({"prompt": prompt, "id": stream_id}).encode()
         reader, writer = await self._connect()
-        writer.write(_request("POST", "/stream", body, "application/json"))
+        writer.write(request_bytes("POST", "/stream", body, "application/json"))
         return reader, writer

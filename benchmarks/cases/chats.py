@@ -1,0 +1,170 @@
+"""Whole chats: from the token that a model yields to the client that reads it over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from statistics import quantiles
+from typing import Any
+
+from benchmarks.cases.case import Case, Metric, Target
+from benchmarks.services import CHATS
+from benchmarks.subjects.chat import ChatClient, ChatServer
+from benchmarks.trial import Trial
+
+_LEAD_SECONDS = 1.5
+"""From the first request to the first paced token: time for every chat to begin."""
+
+_SHORT_ANSWER = 12
+
+
+async def live_chats(trial: Trial) -> dict[str, float]:
+    """Many chats at their pace. CPU time is that of the server, once all have begun."""
+    count, rate = trial.sizes.chats, trial.sizes.rate
+    length = max(2, int(trial.sizes.seconds * rate))
+    async with _server(trial) as server:
+        start = time.monotonic() + _LEAD_SECONDS
+        clients = [
+            await server.ask(f"c{number}", length, rate, start + number / count / rate)
+            for number in range(count)
+        ]
+        await _until(lambda: all(client.first_after for client in clients), 10.0)
+        await asyncio.sleep(max(0.0, start - time.monotonic()))
+        before = server.cpu_seconds
+        await _until(lambda: _taken(clients) >= count * length, length / rate * 3 + 5)
+        used = server.cpu_seconds - before
+    return {
+        "cpu": used / max(_taken(clients), 1) * 100_000,
+        "delivered": _taken(clients) / (count * length),
+        **_percentiles([each for client in clients for each in client.latencies]),
+    }
+
+
+async def begin_chats(trial: Trial) -> dict[str, float]:
+    """Many short chats begun within half a second, each on a connection of its own."""
+    count, rate = trial.sizes.crowd_chats, trial.sizes.rate
+    async with _server(trial) as server:
+        await server.warm_up()
+        before = server.cpu_seconds
+        start = time.monotonic()
+        asked: list[asyncio.Task[ChatClient]] = []
+        for number in range(count):
+            due = start + number / count / 2
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            request = server.ask(f"c{number}", _SHORT_ANSWER - 1, rate, due)
+            asked.append(asyncio.create_task(request))
+        clients = await asyncio.gather(*asked)
+        expected = count * (_SHORT_ANSWER - 1)
+        await _until(lambda: _taken(clients) >= expected, 30.0)
+        await asyncio.sleep(0.5)  # what ends a chat is part of its cost
+        used = server.cpu_seconds - before
+    firsts = [client.first_after for client in clients if client.first_after is not None]
+    return {
+        "cpu": used / count * 1e3,
+        "delivered": (_taken(clients) + len(firsts)) / (count * _SHORT_ANSWER),
+        **_percentiles(firsts),
+    }
+
+
+async def hold_chats(trial: Trial) -> dict[str, float]:
+    """Resident memory of the server for each chat that has begun and waits."""
+    count = trial.sizes.crowd_chats
+    async with _server(trial) as server:
+        await server.warm_up()
+        before = server.resident_bytes
+        start = time.monotonic() + 60
+        clients = [await server.ask(f"c{number}", 1, 1, start) for number in range(count)]
+        await _until(lambda: all(client.first_after for client in clients), 20.0)
+        return {"resident": (server.resident_bytes - before) / count / 1024}
+
+
+@asynccontextmanager
+async def _server(trial: Trial) -> AsyncIterator[Any]:
+    async with trial.subject() as server:
+        assert isinstance(server, ChatServer)
+        yield server
+
+
+async def _until(holds: Callable[[], bool], patience: float) -> None:
+    deadline = time.monotonic() + patience
+    # The counters are all there is to see: nothing rings when they change.
+    while not holds() and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+def _taken(clients: Sequence[ChatClient]) -> int:
+    return sum(len(client.latencies) for client in clients)
+
+
+def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    if len(seconds) < 2:
+        return {}
+    percentiles = quantiles(seconds, n=100, method="inclusive")
+    return {"p50": percentiles[49] * 1e3, "p99": percentiles[98] * 1e3}
+
+
+def _each(memory: float, sqlite: float, redis: float, postgres: float) -> dict[str, float]:
+    return {
+        "chat-memory": memory,
+        "chat-sqlite": sqlite,
+        "chat-redis": redis,
+        "chat-postgres": postgres,
+    }
+
+
+def _of_raw(bounds: dict[str, float]) -> dict[str, Target]:
+    return {backend: Target(bound) for backend, bound in bounds.items()}
+
+
+def _absolute(bounds: dict[str, float]) -> dict[str, Target]:
+    return {backend: Target(bound, None) for backend, bound in bounds.items()}
+
+
+_DELIVERED = Metric("delivered", "of all", "higher", _absolute(_each(1, 1, 1, 1)))
+
+CASES = (
+    Case(
+        "chats",
+        "100 chats at 50 tokens/s, a client each",
+        live_chats,
+        (
+            Metric(
+                "cpu",
+                "s of the server's CPU for 100,000 tokens",
+                "lower",
+                _of_raw(_each(1.4, 1.8, 1.9, 2.2)),
+            ),
+            Metric("p50", "ms", "lower"),
+            Metric("p99", "ms", "lower", _absolute(_each(25, 30, 25, 40))),
+            _DELIVERED,
+        ),
+        frozenset(CHATS),
+    ),
+    Case(
+        "chats-begun",
+        "1,000 chats of 12 tokens begun within half a second",
+        begin_chats,
+        (
+            Metric("cpu", "ms of the server's CPU a chat", "lower", _of_raw(_each(2, 3, 3, 3))),
+            Metric("p50", "ms to the first token", "lower"),
+            Metric(
+                "p99",
+                "ms to the first token",
+                "lower",
+                _absolute(_each(300, 300, 300, 1_000)),
+            ),
+            _DELIVERED,
+        ),
+        frozenset(CHATS),
+    ),
+    Case(
+        "chats-held",
+        "1,000 live chats that wait for their next token",
+        hold_chats,
+        (Metric("resident", "KiB of resident memory a chat", "lower"),),
+        frozenset(CHATS),
+        with_peers=False,
+    ),
+)
