@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamstores.http._asgi.errors import HttpError
-from streamstores.http.durable.attributes import CONTENT_TYPE, Known
-from streamstores.http.durable.drafts import Append, Claim, Draft, Taken
+from streamstores.http.durable.attributes import CONTENT_TYPE, ParsedStream
+from streamstores.http.durable.drafts import AppendRequest, Claim, Draft, Taken
 from streamstores.limits import Limits
 from streamstores.store import State, StreamInfo
 
@@ -34,48 +34,50 @@ CLAIMS = (
 
 
 @st.composite
-def appends(draw: st.DrawFn) -> Append:
+def appends(draw: st.DrawFn) -> AppendRequest:
     closes = draw(st.sampled_from([False] * 9 + [True]))
     body = draw(st.sampled_from([b"x", b"yy", b""] if closes else [b"x", b"yy"]))
     mime = draw(st.sampled_from(["text/plain"] * 9 + ["text/html"])) if body else None
     seq = draw(st.none() | st.sampled_from("1234"))
-    return Append((body,) if body else (), len(body), mime, closes, seq, draw(CLAIMS))
+    return AppendRequest((body,) if body else (), len(body), mime, closes, seq, draw(CLAIMS))
 
 
 def outcome(taken: Taken | HttpError) -> object:
     return taken if isinstance(taken, Taken) else (taken.status, taken.code, taken.headers)
 
 
-def appended(known: Known, draft: Draft) -> Known:
+def appended(known: ParsedStream, draft: Draft) -> ParsedStream:
     """The stream after the store has taken the draft."""
     attributes = known.info.attributes if draft.attributes is None else draft.attributes
     state = State.DONE if draft.is_closed else State.STREAMING
-    return Known.of(known.info._replace(tail=draft.tail, state=state, attributes=attributes))
+    return ParsedStream.of(
+        known.info._replace(tail=draft.tail, state=state, attributes=attributes)
+    )
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(appends(), max_size=25))
 def test_requests_that_go_out_together_fare_as_one_after_another(
-    requests: list[Append],
+    requests: list[AppendRequest],
 ) -> None:
-    together = Draft(Known.of(BEGUN), LIMITS, 86_400)
+    together = Draft(ParsedStream.of(BEGUN), LIMITS, 86_400)
     outcomes = [outcome(together.take(request)) for request in requests]
-    known, chunks = Known.of(BEGUN), []
+    known, chunks = ParsedStream.of(BEGUN), []
     for request, expected in zip(requests, outcomes, strict=True):
         alone = Draft(known, LIMITS, 86_400)
         assert outcome(alone.take(request)) == expected
         chunks += alone.chunks
         known = appended(known, alone)
     assert together.chunks == chunks
-    assert appended(Known.of(BEGUN), together) == known
+    assert appended(ParsedStream.of(BEGUN), together) == known
     size = sum(len(key) + len(value) for key, value in known.info.attributes.items())
     assert size <= LIMITS.attributes_bytes
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(appends(), max_size=25))
-def test_a_repeated_request_is_never_taken_twice(requests: list[Append]) -> None:
-    draft = Draft(Known.of(BEGUN), LIMITS, 86_400)
+def test_a_repeated_request_is_never_taken_twice(requests: list[AppendRequest]) -> None:
+    draft = Draft(ParsedStream.of(BEGUN), LIMITS, 86_400)
     for request in requests:
         taken = draft.take(request)
         if isinstance(taken, Taken) and taken.is_new and request.claim is not None:

@@ -229,7 +229,7 @@ async def test_the_rate_is_that_of_the_stream_and_not_of_its_namesake(
 async def test_what_was_long_ago_gives_no_rate_and_long_is_measured_by_the_interval(
     store: Watched, open_monitor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamstores.http.monitor.monitor._RATE_SECONDS", 0.0)
+    monkeypatch.setattr("streamstores.http.monitor.listings._RATE_SECONDS", 0.0)
     await store.create("s", b"x")
     often = await open_monitor(store, interval=0.001)
     for _ in range(2):

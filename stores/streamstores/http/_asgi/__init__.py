@@ -1,1 +1,1 @@
-"""What all handlers share: the ASGI application around them, and nothing of any of them."""
+"""The parts that all handlers share. Nothing here knows any of the handlers."""

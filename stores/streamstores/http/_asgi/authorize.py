@@ -1,4 +1,4 @@
-"""The question that every handler puts to the application: may this request do this?"""
+"""`authorize`, the callback that decides whether a request is allowed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from streamstores.http._asgi.exchange import Exchange
 __all__ = ["Authorize", "check_allowed"]
 
 Authorize = Callable[[Request, str, str], Union[bool, Awaitable[Union[bool, None]], None]]
-"""`authorize(request, stream_id, action)`. The stream id may be one that does not exist. The
-chat handler's actions are `start`, `follow`, `continue`, `stop` and `status`; those of the
+"""`authorize(request, stream_id, action)`. The stream may not exist. The chat
+handler's actions are `start`, `follow`, `continue`, `stop` and `status`; those of the
 Durable Streams handler are `create`, `append`, `read` and `delete`."""
 
 _log = logging.getLogger("streamstores.http")

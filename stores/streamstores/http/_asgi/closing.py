@@ -1,4 +1,4 @@
-"""The gate of a handler, which closes once: no new requests, and an end for open responses."""
+"""The gate of a handler. When it closes, open responses end and new requests are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Gate:
         return self._closed.is_set()
 
     def check_open(self) -> None:
-        """Raise `StoreUnavailable` once the gate is closed; clients then go elsewhere."""
+        """Raise `StoreUnavailable` once the gate is closed, so that clients retry elsewhere."""
         if self.is_closed:
             raise StoreUnavailable("this process is closing")
 

@@ -1,7 +1,7 @@
-"""What the handlers answer when they refuse: an HTTP status and JSON `{"error", "code"}`.
+"""Refusals: an HTTP status and JSON `{"error": message, "code": code}`.
 
-`refusal_of` is the one table from errors to refusals. An endpoint raises `HttpError` itself
-only for what is wrong with a request of its own.
+`refusal_of` has the only table from errors to refusals, for all handlers. Endpoints raise
+`HttpError` themselves for bad requests.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = logging.getLogger("streamstores.http")
 
 
 class HttpError(Exception):
-    """An answer that is a refusal. `code` is stable; `details` join the JSON body."""
+    """A refusal. `code` is stable across versions; `details` are added to the JSON body."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ _REFUSALS: Mapping[type[Exception], tuple[int, str, str | None, dict[str, str]]]
     OutcomeUnknown: (
         503,
         "outcome_unknown",
-        "this was perhaps applied: read before you retry",
+        "this may have been applied: read before you retry",
         RETRY_SOON,
     ),
 }

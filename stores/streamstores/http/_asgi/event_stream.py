@@ -1,4 +1,4 @@
-"""Sending a body of server-sent events for as long as it takes."""
+"""Responses of server-sent events, which last as long as their streams."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from streamstores.store import Record
 __all__ = ["event_stream_headers", "in_parts", "send_events"]
 
 _PING = encode_event(b"", name=b"ping")
-_BYTES_A_TURN = 65_536  # to one client, before the others have theirs
-_LAST_SECONDS = 2.0  # for a client to take the end of a body that was cut
+_TURN_BYTES = 65_536  # to one client, before others get their turn
+_END_SECONDS = 2.0  # for a client to take the end of a response that was cut
 
 _log = logging.getLogger("streamstores.http")
 
 
 def event_stream_headers(ping_interval: float) -> list[tuple[bytes, bytes]]:
-    """The headers of a body of events, which no proxy may keep, change or hold back."""
+    """The headers of a response of events, which no proxy may cache, transform or buffer."""
     return [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"cache-control", b"no-cache, no-transform"),
@@ -44,16 +44,16 @@ async def send_events(
     ping: bytes = _PING,
     lasts: float | None = None,
 ) -> None:
-    """Answer 200 with `bodies`, and a `ping` after each `ping_interval` seconds of silence,
-    until they end, the client leaves, `gate` closes, or it has lasted `lasts` seconds.
+    """Answer 200 with `bodies`, and a `ping` after each `ping_interval` seconds of silence.
 
-    The server's back-pressure is passed on: while a client does not read, the next body is
-    not asked for. A body that `gate`, the time or an error cut, which is logged, ends
-    cleanly.
+    The response ends when `bodies` end, the client leaves, `gate` closes, or `lasts` seconds
+    have passed. In the last two cases, and after an error in `bodies`, which is logged, it ends
+    cleanly at the HTTP level. The server's back-pressure is passed on: while a client does not
+    read, the next body is not asked for.
     """
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    line = _Line(send, ping, ping_interval)
-    pump = asyncio.ensure_future(line.pump(bodies))
+    sender = _BodySender(send, ping, ping_interval)
+    pump = asyncio.ensure_future(sender.pump(bodies))
     leaving = asyncio.ensure_future(_until_disconnected(receive))
     closed = asyncio.ensure_future(gate.wait_closed())
     try:
@@ -63,17 +63,19 @@ async def send_events(
     finally:
         has_left = leaving.done()
         await _cancel(pump, leaving, closed)
-        await line.close()
+        await sender.close()
         await bodies.aclose()
     if not _was_completed(pump) and not has_left:
         with suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(line.end(), _LAST_SECONDS)
+            await asyncio.wait_for(sender.end(), _END_SECONDS)
 
 
 def in_parts(records: list[Record], size: int) -> Iterator[list[Record]]:
-    """The records in parts of about `size` bytes, so that a client that does not read has only
-    that much encoded for it."""
-    if len(records) == 1:  # as it mostly is, live
+    """The records in parts of about `size` bytes.
+
+    So no more than that is encoded ahead for a client that does not read.
+    """
+    if len(records) == 1:  # the usual case for live followers
         yield records
         return
     part: list[Record] = []
@@ -97,8 +99,8 @@ def _was_completed(pump: asyncio.Future[None]) -> bool:
     return exc is None
 
 
-class _Line:
-    """The one who sends, whether a body or a ping."""
+class _BodySender:
+    """Sends bodies and pings, never two at a time: ASGI servers do not expect that."""
 
     def __init__(self, send: Send, ping: bytes, ping_interval: float) -> None:
         self._send = send
@@ -115,7 +117,7 @@ class _Line:
         async for body in bodies:
             await self._send_one(body)
             in_a_row += len(body)
-            if in_a_row >= _BYTES_A_TURN:  # a send to a client that has left does not suspend
+            if in_a_row >= _TURN_BYTES:  # a send may never suspend
                 in_a_row = 0
                 await asyncio.sleep(0)
         await self.end()
@@ -141,8 +143,11 @@ class _Line:
         self._sent_at = self._loop.time()
 
     def _look(self) -> None:
-        """Ping where it is time; one timer however much is sent. What has been on its way
-        for so long goes to a client that does not read, which needs no ping either."""
+        """Ping if it is time, and look again later.
+
+        There is only one timer, however many bodies are sent. A client that is still taking a
+        body needs no ping.
+        """
         left = self._sent_at + self._ping_interval - self._loop.time()
         if left <= 0:
             left = self._ping_interval

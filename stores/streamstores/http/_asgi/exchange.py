@@ -1,4 +1,4 @@
-"""One request and the way to answer it."""
+"""A request together with the means to answer it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Endpoint", "Exchange", "path_below_mount"]
 
 @dataclass
 class Exchange:
-    """One request and the way to answer it."""
+    """A request together with the means to answer it."""
 
     scope: Scope
     receive: Receive

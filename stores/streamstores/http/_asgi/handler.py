@@ -1,4 +1,4 @@
-"""The ASGI application around the endpoints: routing, refusals, start and end."""
+"""The ASGI application around a handler's endpoints: routing, refusals, start and end."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class Activity(NamedTuple):
     """What one process does with a stream."""
 
     followers: int
-    """Responses of this process that are sending it."""
+    """How many responses of this process are sending the stream."""
     is_produced: bool
-    """Whether this process holds the source, running or paused."""
+    """Whether this process holds the stream's source, running or paused."""
 
 
 class StreamHandler:
-    """An ASGI application to run, or to mount below a path of another one.
+    """An ASGI application, to run by itself or to mount in another application.
 
-    It starts by itself with the first request. It ends with `aclose()`, with the signal that
-    tells the server to end, or with the server's shutdown event if it is the server's own
-    application (a mounted one gets none). `async with handler:` closes it too. The store is
-    closed only by the shutdown event, because nothing could use it after that.
+    It starts with its first request. It ends with `aclose()`, with the signal that ends the
+    server, or with the server's shutdown event. (A mounted application receives no such event.)
+    `async with handler:` closes it too. Only the shutdown event closes the store as well,
+    because then nothing else can use it.
 
-    `routes` has the endpoints by path and method. Alternatively `every_path` is one endpoint
+    `routes` has the endpoints by path and method. `every_path`, given instead, is an endpoint
     for all paths and methods.
     """
 
@@ -61,7 +61,7 @@ class StreamHandler:
         if scope["type"] == "http":
             await self._serve(Exchange(scope, receive, send))
         elif scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._answer_lifespan(receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
@@ -70,8 +70,8 @@ class StreamHandler:
         return None if self._activity is None else self._activity(stream_id)
 
     async def aclose(self) -> None:
-        """Hand over the streams that run here, and end the responses of their followers, which
-        then reconnect elsewhere. Idempotent; later requests get 503."""
+        """Hand over the streams that run here, and end their responses, so that clients
+        reconnect elsewhere. Idempotent. Later requests get 503."""
         await asyncio.shield(self._close())
 
     def _close(self) -> asyncio.Task[None]:
@@ -93,7 +93,7 @@ class StreamHandler:
         try:
             await self._endpoint(exchange.scope)(exchange)
         except (ClientDisconnect, OSError):
-            return  # the client has left, so there is no one to answer
+            return  # the client has left
         except Exception as exc:
             await exchange.answer(refusal_of(exc).response())
 
@@ -110,7 +110,8 @@ class StreamHandler:
             raise HttpError(405, "method_not_allowed", message, headers={"Allow": allow})
         return endpoint
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _answer_lifespan(self, receive: Receive, send: Send) -> None:
+        """Answer the lifespan events of a server whose own application this is."""
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":

@@ -1,4 +1,4 @@
-"""What every handler reads of a request: its body within bounds, its id, its query."""
+"""Parts of a request that every handler reads: a bounded body, a stream id, the query."""
 
 from __future__ import annotations
 
@@ -20,11 +20,9 @@ _DIGITS = re.compile("[0-9]{1,20}")
 
 
 async def read_object(exchange: Exchange, max_bytes: int) -> dict[str, Any]:
-    """The body, which stays in `exchange.body`, as a JSON object.
+    """The body as a JSON object. Its bytes stay in `exchange.body`.
 
-    Raises `HttpError` `too_large` as soon as it is known to be over `max_bytes` (by its
-    Content-Length before anything is read, else by counting what arrives), `invalid_json`,
-    and `ClientDisconnect` where the client left in the middle.
+    Raises `HttpError` `invalid_json`, and as `read_body` does.
     """
     exchange.body = await read_body(
         exchange, max_bytes, exchange.headers.get("content-length", "")
@@ -39,8 +37,12 @@ async def read_object(exchange: Exchange, max_bytes: int) -> dict[str, Any]:
 
 
 async def read_body(exchange: Exchange, max_bytes: int, announced: str) -> bytes:
-    """The body; `announced` is its Content-Length. Raises `HttpError` `too_large` and
-    `ClientDisconnect` as `read_object` does."""
+    """The body; `announced` is the request's Content-Length.
+
+    Raises `HttpError` `too_large` as soon as the body is known to be over `max_bytes`: by its
+    Content-Length before anything is read, else by counting the bytes that arrive. Raises
+    `ClientDisconnect` if the client leaves in the middle.
+    """
     size = int(announced) if _DIGITS.fullmatch(announced) else 0
     parts = []
     received = 0
@@ -60,7 +62,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def check_id(stream_id: Any, limits: Limits) -> str:
-    """The stream id. Raises `HttpError` `invalid_id`."""
+    """The stream id, checked. Raises `HttpError` `invalid_id`."""
     try:
         check_stream_id(stream_id, limits)
     except InvalidRequest as exc:

@@ -1,4 +1,4 @@
-"""Names in a store that one handler writes and another must know."""
+"""Names in a store that several handlers must agree on."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ MODEL_ATTRIBUTE = "model"
 """The attribute with the name of the model that answers in a chat stream."""
 
 SAVED_REQUEST_PREFIX = "streamstores.request/"
-"""The ids of streams that hold the requests of other streams begin with this. No handler
-serves or shows them."""
+"""The prefix of the ids of streams that hold the requests of other streams. The chat handler
+does not serve such streams, and the monitor does not show them."""

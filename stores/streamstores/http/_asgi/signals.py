@@ -1,7 +1,7 @@
-"""Hearing of the server's end in time.
+"""A listener for the signals that end a server.
 
-A server that is told to end waits for its responses first, and for the application's
-shutdown event after that: a response that streams for minutes would hold both up. So a
+A server that receives SIGTERM first waits for its responses, and only then sends the
+application its shutdown event. A response that streams for minutes would hold up both. So a
 handler listens for the signal itself, beside the server.
 """
 
@@ -20,10 +20,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class SignalWatch:
-    """Calls `on_signal` in the running loop when the process is told to end.
+    """Calls `on_signal` in the running loop when the process receives SIGINT or SIGTERM.
 
-    Only where somebody else, the server, handles the signal already; that handler is called
-    as before. Only in the main thread, where Python allows it.
+    It does so only if the server has installed a handler of its own, which is still called.
+    It works only in the main thread, because Python allows signal handlers nowhere else.
     """
 
     def __init__(self, on_signal: Callable[[], object]) -> None:
@@ -36,7 +36,7 @@ class SignalWatch:
                 self._listen(number)
 
     def close(self) -> None:
-        """Take the handlers off again, where nobody has put another on top."""
+        """Restore the previous handlers, unless other code has replaced ours."""
         self._is_open = False
         for number, (ours, previous) in self._undo.items():
             if signal.getsignal(number) is ours:
@@ -44,9 +44,10 @@ class SignalWatch:
         self._undo.clear()
 
     def _listen(self, number: int) -> None:
+        """Wrap the handler of one signal. Python's own handlers stay: they end the process."""
         previous = signal.getsignal(number)
         if not callable(previous) or previous is signal.default_int_handler:
-            return  # nobody ends gracefully here
+            return  # no server is here that ends gracefully
 
         def ours(signal_number: int, frame: Any) -> None:
             if self._is_open:

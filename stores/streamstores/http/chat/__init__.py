@@ -1,6 +1,6 @@
 """The chat handler: model functions, served as streams that can be resumed.
 
-`docs/wire.md` describes its requests and answers, `docs/chat.md` how to use it.
+`docs/wire.md` describes its requests and responses, and `docs/chat.md` how to use it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Answers that nobody keeps: from the model to the client that asked, and no further."""
+"""Answers that are not kept: they go from the model to the client that asked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = logging.getLogger("streamstores.http")
 class DirectChat:
     """`POST /stream` without a store: no stream id, no offsets, nothing to resume.
 
-    A model is stepped only as fast as its client reads, and is closed when that leaves.
+    A model advances only as fast as its client reads, and is closed when the client leaves.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class DirectChat:
         return StreamHandler(routes, self._close, watch_signals=self._watch_signals)
 
     async def _start(self, exchange: Exchange) -> None:
+        """Call the model, and send its answer as it comes."""
         fields = await self._requests.read_fields(exchange)
         request = self._requests.stream_request(fields, exchange, None)
         await self._requests.check(exchange, "", "start")

@@ -1,7 +1,4 @@
-"""The chat handler: model functions, served as streams that can be resumed.
-
-`docs/wire.md` is what it speaks, `docs/chat.md` how to use it.
-"""
+"""`create_stream_handler`: its settings, their defaults and their checks."""
 
 from __future__ import annotations
 
@@ -41,33 +38,32 @@ def create_stream_handler(
 ) -> StreamHandler:
     """An ASGI application that streams the answers of `models`, to run or to mount.
 
-    `models` is one model function, or a dict of them of which the first is the default.
-    `store` keeps the answers; without one, a `MemoryStreamStore` of its own. With
-    `resumable=False` nothing is kept: an answer goes to the client that asked, and ends with
-    its connection.
+    `models` is a model function, or a dict of them whose first is the default. `store` keeps
+    the answers; the default is a new `MemoryStreamStore`. With `resumable=False` nothing is
+    kept: an answer goes to the client that asked, and ends with its connection.
 
     - `authorize(request, stream_id, action)`, plain or async, is asked before anything else
-      happens; what is not true, or an exception, refuses. Without it whoever knows a
-      stream's id may do everything with it.
-    - `new_id(stream_request)` names a stream where the client did not; by default 144 random
-      bits do.
-    - `ttl`: seconds that a stream lives after its last change or reader; None keeps it.
+      happens; an exception refuses. Without `authorize`, every client that knows a stream's id
+      may do everything with it.
+    - `new_id(stream_request)` returns the id of a stream if the client chose none. The default
+      is 144 random bits.
+    - `ttl`: seconds that a stream lives after its last change or reader. None keeps it.
     - `heartbeat`: seconds between the signs of life of a silent stream. After three times as
-      long without one its producer is taken for dead. The same wherever a store is shared.
+      long without any its producer counts as dead. All processes that share a store must use
+      the same value.
     - `ping_interval`: seconds of silence after which a client gets a `ping`.
-    - `pause_for`: seconds that a stopped model is held, so that it can go on.
-    - `cancel_on_disconnect`: stop a model when the last client that reads from the process
-      in which it runs has left.
-    - `max_body_bytes` and `max_prompt_bytes` bound a request, `max_runs` the models that this
-      process holds at a time.
-    - `describe_error(exc)`: what clients are told when a model raises `exc`.
-    - `watch_signals`: end with the signal that tells the server to end, which otherwise
-      waits for the responses first.
+    - `pause_for`: seconds for which a stopped model is held, so that it can go on.
+    - `cancel_on_disconnect`: stop a model when its last client in the same process has left.
+    - `max_body_bytes` and `max_prompt_bytes` bound a request, and `max_runs` the models that
+      this process holds at a time.
+    - `describe_error(exc)`: the text for clients when a model raises `exc`.
+    - `watch_signals`: end on the signal that ends the server, which otherwise waits for the
+      responses first.
 
-    Raises `InvalidRequest` for settings that cannot be.
+    Raises `InvalidRequest` for settings out of range.
     """
     if not ping_interval > 0:
-        raise InvalidRequest(f"ping_interval is seconds above 0, not {ping_interval!r}")
+        raise InvalidRequest(f"ping_interval must be above 0 seconds, not {ping_interval!r}")
     requests = ChatRequests(
         models=_named(models),
         authorize=authorize,
@@ -98,8 +94,10 @@ def create_stream_handler(
 def _named(models: Model | Mapping[str, Model]) -> dict[str, Model]:
     named = dict(models) if isinstance(models, Mapping) else {"default": models}
     if not named:
-        raise InvalidRequest("at least one model is needed")
+        raise InvalidRequest("a handler needs a model")
     for name, model in named.items():
         if not isinstance(name, str) or not callable(model):
-            raise InvalidRequest(f"a model is a function under a name, not {model!r}")
+            raise InvalidRequest(
+                f"models must be functions under names of type str, not {name!r}: {model!r}"
+            )
     return named

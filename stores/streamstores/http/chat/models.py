@@ -1,4 +1,4 @@
-"""Models as sources: whatever a model function returns becomes records to store."""
+"""Model functions, and their answers as records."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ _END = object()
 
 @dataclass(frozen=True)
 class StreamRequest:
-    """What a model is asked."""
+    """A request to a model."""
 
     prompt: str
     system: str | None = None
     model: str = "default"
-    """The name under which the handler knows the model that is called."""
+    """The name of the model that is called, as the handler knows it."""
     session_id: str | None = None
     messages: tuple[Mapping[str, Any], ...] = ()
-    """The conversation so far, as the client sent it: unchecked beyond being JSON objects."""
+    """The conversation so far, as the client sent it. Only checked to be JSON objects."""
     id: str = ""
-    """The stream that the answer goes to; empty where nothing is kept."""
+    """The id of the stream that the answer goes to; empty if the handler keeps nothing."""
     partial: str = ""
-    """The answer so far, which a model marked `@continues` goes on from; else empty."""
+    """The answer so far, if a model marked `@continues` is to go on from it; else empty."""
     scope: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """The ASGI scope of the request that started the stream (`scope["user"]`, `headers`).
-    Empty when the model continues an answer: nobody's request may be at hand then."""
+    Empty when the model continues an answer, because there may be no request then."""
 
     @property
     def headers(self) -> Headers:
@@ -61,12 +61,12 @@ Model = Callable[[StreamRequest], Union[AsyncIterator[Any], Iterator[Any], Any]]
 
 
 def continues(model: M) -> M:
-    """Mark a model that can go on with an answer from `request.partial`.
+    """Mark a model that can continue an answer from `request.partial`.
 
-    Only such a model is ever called again for a stream: after its process died, or when a
-    stopped stream is continued and its paused source is gone. What it yields then is
-    appended to what there is. For any other model a second call would be a second, paid
-    answer, so its stream stays stopped instead.
+    Only a marked model is ever called again for a stream: after its process died, or when a
+    stopped stream is continued and its paused generator is gone. The text that it yields then
+    is appended to the answer so far. For any other model a second call would begin a second,
+    paid answer, so its stream stays stopped instead.
     """
     model.continues_partial = True  # type: ignore[attr-defined]  # a mark on any callable
     return model
@@ -81,8 +81,8 @@ async def records_from(
 ) -> AsyncGenerator[bytes, None]:
     """The records of a model's answer. Closing this closes the model's iterator.
 
-    Raises what the model raises, and `TypeError` or `ValueError` for what no stream can
-    hold.
+    Raises the model's exceptions, and `TypeError` or `ValueError` if the model yields
+    something that no stream can hold.
     """
     pieces = await _call(model, request)
     try:
@@ -94,6 +94,7 @@ async def records_from(
 
 
 async def _call(model: Model, request: StreamRequest) -> AsyncIterator[Any]:
+    """Call the model, and make an asynchronous iterator of any answer that models may give."""
     answer = model(request)
     if inspect.isawaitable(answer):
         answer = await answer
@@ -102,17 +103,17 @@ async def _call(model: Model, request: StreamRequest) -> AsyncIterator[Any]:
     if isinstance(answer, AsyncIterable):
         return aiter(answer)
     if isinstance(answer, Iterable):
-        return _InThread(answer)
+        return _IteratorThread(answer)
     raise TypeError(
         f"a model returns an iterator of str and Event, not {type(answer).__name__}"
     )
 
 
-class _InThread:
-    """A plain iterator as an asynchronous one: each step runs in one thread of its own.
+class _IteratorThread:
+    """An asynchronous iterator over a plain iterator, which runs in a thread of its own.
 
-    A thread of its own, because a model that blocks for minutes would starve everybody who
-    shares a pool; a daemon, because it must not keep the process from ending.
+    The thread is not from a pool, because models that block for minutes would use up the pool
+    for everything else. It is a daemon, so that it cannot keep the process from ending.
     """
 
     def __init__(self, iterable: Iterable[Any]) -> None:
@@ -122,11 +123,14 @@ class _InThread:
         self._closed: asyncio.Future[Any] = self._loop.create_future()
         context = contextvars.copy_context()
         thread = threading.Thread(
-            target=context.run, args=(self._run,), name="streamstores: model", daemon=True
+            target=context.run,
+            args=(self._take_steps,),
+            name="streamstores: model",
+            daemon=True,
         )
         thread.start()
 
-    def __aiter__(self) -> _InThread:
+    def __aiter__(self) -> _IteratorThread:
         return self
 
     async def __anext__(self) -> Any:
@@ -138,11 +142,12 @@ class _InThread:
         return piece
 
     async def aclose(self) -> None:
-        """Close the iterator, as soon as a step under way has returned."""
+        """Close the iterator as soon as the step that is under way has returned."""
         self._steps.put(None)
         await asyncio.shield(self._closed)
 
-    def _run(self) -> None:
+    def _take_steps(self) -> None:
+        """The thread's own function: one `next()` for each step asked for, then the close."""
         iterator = None
         while (step := self._steps.get()) is not None:
             try:
@@ -151,7 +156,7 @@ class _InThread:
                 self._answer(step, next(iterator, _END))
             except BaseException as exc:
                 self._answer(step, _Raised(exc))
-        with suppress(BaseException):  # nobody is left to hear of it
+        with suppress(BaseException):  # the answer has ended, so there is no place to report it
             close_iterator = getattr(iterator or self._iterable, "close", None)
             if close_iterator is not None:
                 close_iterator()
@@ -177,7 +182,7 @@ def _resolve(step: asyncio.Future[Any], result: Any) -> None:
 
 
 def _as_exception(exc: BaseException) -> Exception:
-    """A future refuses StopIteration, and SystemExit in a model must not end the server."""
+    """Futures refuse `StopIteration`, and `SystemExit` in a model must not end the server."""
     if isinstance(exc, Exception) and not isinstance(exc, StopIteration):
         return exc
     wrapped = RuntimeError(f"the model raised {type(exc).__name__}")

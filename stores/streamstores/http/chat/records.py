@@ -1,7 +1,7 @@
-"""What a chat stream stores, and how it is sent as server-sent events. Pure: no I/O.
+"""The records of a chat stream, and the server-sent events made of them. No I/O.
 
 A piece of text is stored as one record of UTF-8. A named event is stored as one record
-`FF name LF data FF`; UTF-8 has no byte FF, so no text looks like one.
+`FF name LF data FF`. UTF-8 never contains the byte FF, so text cannot look like an event.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 RESERVED_NAMES = frozenset({"stream-id", "ping", "stopped", "error", "done", "text"})
-"""Event names that the wire itself uses."""
+"""Names of the wire's own events."""
 
 _MARK = b"\xff"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -35,9 +35,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class Event:
     """A named event in a model's answer, such as `Event("usage", '{"outputTokens": 7}')`.
 
-    `name` has no CR, LF or NUL, is not empty and not one of `RESERVED_NAMES`. `data` is any
-    text; a carriage return in it arrives as a line feed, which is all that the wire carries.
-    It is stored as one record, so it must fit into the store's `record_bytes`.
+    `name` is not empty, has no CR, LF or NUL, and is not in `RESERVED_NAMES`. `data` is any
+    text, but a carriage return in it arrives as a line feed, because SSE cannot carry it. An
+    event is stored as one record, so it must fit into the store's `record_bytes`.
 
     Raises `TypeError` and `ValueError`.
     """
@@ -47,18 +47,20 @@ class Event:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not isinstance(self.data, str):
-            raise TypeError("an event's name and data are text")
+            raise TypeError("the name and data of an Event must be str")
         if not self.name or _SURROGATE.search(self.name) or set(self.name) & {*"\r\n\0"}:
-            raise ValueError(f"not a name for an event: {self.name!r}")
+            raise ValueError(
+                f"an event name has no CR, LF or NUL and is not empty: {self.name!r}"
+            )
         if self.name in RESERVED_NAMES:
             raise ValueError(f"the event name {self.name!r} is reserved")
 
 
 def encode(piece: str | Event, record_bytes: int) -> Iterator[bytes]:
-    """The records that store a piece: none for empty text, several for a long one.
+    """The records for a piece of an answer. Empty text gives none, and long text several.
 
     Text is split between characters, and lone surrogates become U+FFFD. Raises `TypeError`
-    for what is neither text nor `Event`, `ValueError` for an event over `record_bytes`.
+    for anything but `str` and `Event`, and `ValueError` for an event over `record_bytes`.
     """
     if isinstance(piece, str):
         yield from _split(_utf8(piece), record_bytes)
@@ -80,10 +82,10 @@ def text_of(records: Iterable[Record]) -> str:
 
 
 def begins_inside(data: bytes) -> bool:
-    """Whether the rest of a record shows that the read began inside a character or an event.
+    """Whether `data`, the rest of a record, begins inside a character or an event.
 
-    The rest of an event ends with its closing mark and does not begin with the opening one,
-    or is the closing mark alone.
+    The rest of an event ends with its closing mark but does not begin with the opening mark,
+    or it is only the closing mark.
     """
     is_inside_character = data[0] & 0b1100_0000 == 0b1000_0000
     is_inside_event = data.endswith(_MARK) and (len(data) == 1 or not data.startswith(_MARK))
@@ -91,17 +93,17 @@ def begins_inside(data: bytes) -> bool:
 
 
 def sse_event(name: str, data: str = "") -> bytes:
-    """One event of the wire itself, which has no id."""
+    """An event of the wire's own, which has no id."""
     return encode_event(_utf8(data), name=name.encode())
 
 
 def sse_of(
     records: Iterable[Record], *, text_as_json: bool = False, with_ids: bool = True
 ) -> bytes:
-    """The events for stored records, each with its end offset as id.
+    """The events for stored records, each with its record's end offset as id.
 
-    `text_as_json` sends text that has a carriage return as an event `text` with a JSON
-    string; without it CR LF and CR become LF, because SSE ends lines at all three.
+    With `text_as_json`, text with a carriage return becomes an event `text` with a JSON
+    string. Otherwise CR LF and CR become LF.
     """
     return b"".join(
         _event_of(data, offset + len(data) if with_ids else None, text_as_json)

@@ -1,4 +1,4 @@
-"""What a client asks: which model, with what, and whether it may."""
+"""The requests of the chat handler's clients: fields, types, bounds, permission."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ class ChatRequests:
     def stream_request(
         self, fields: Mapping[str, Any], exchange: Exchange, limits: Limits | None
     ) -> StreamRequest:
-        """The request for a model, with the client's id or a new one; none without `limits`.
+        """The request for a model, with the client's id or a new id.
 
-        Raises `HttpError` for a field that is missing or not of its type.
+        Without `limits` it has no id, because then nothing is kept. Raises `HttpError` for a
+        field that is missing or has the wrong type.
         """
         request = StreamRequest(
             prompt=_read_prompt(fields, self.max_prompt_bytes),
@@ -54,7 +55,7 @@ class ChatRequests:
         return replace(request, id=requests.check_id(fields["id"], limits))
 
     async def check(self, exchange: Exchange, stream_id: str, *actions: str) -> None:
-        """Raise `HttpError` `forbidden` unless `authorize` allows every one of the actions."""
+        """Raise `HttpError` `forbidden` unless `authorize` allows each of the actions."""
         if self.authorize is None:
             return
         for action in actions:
@@ -70,7 +71,7 @@ class ChatRequests:
 
 
 def _read_prompt(fields: Mapping[str, Any], max_bytes: int) -> str:
-    """The prompt. Raises `HttpError` 400, or 413 where its UTF-8 is over `max_bytes`."""
+    """The prompt. Raises `HttpError` 400, or 413 if its UTF-8 is over `max_bytes`."""
     prompt = fields.get("prompt")
     if prompt is None or prompt == "":
         raise HttpError(400, "missing_prompt", "a prompt is required")
@@ -101,7 +102,7 @@ def _read_messages(fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
 
 
 def start_offset(after: Any, exchange: Exchange) -> int:
-    """The offset to send from: `after`, else `Last-Event-ID` where it is a number, else 0.
+    """The offset to send from: `after`, or a `Last-Event-ID` that is a number, or 0.
 
     Raises `HttpError` `invalid_after`.
     """
@@ -112,7 +113,7 @@ def start_offset(after: Any, exchange: Exchange) -> int:
         return int(after)
     if type(after) is int and after >= 0:
         return after
-    raise HttpError(400, "invalid_after", "after is not an offset from 0")
+    raise HttpError(400, "invalid_after", "after must be an offset, 0 or higher")
 
 
 def wants_json_text(exchange: Exchange) -> bool:

@@ -1,4 +1,4 @@
-"""Answers that are kept: started, followed, stopped and continued by any process."""
+"""Answers that are kept: any process can start, send, stop and continue them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _log = logging.getLogger("streamstores.http")
 
 
 class ResumableChat:
-    """The endpoints of `docs/wire.md`, on a store."""
+    """The endpoints that `docs/wire.md` describes, on a store."""
 
     def __init__(
         self,
@@ -77,11 +77,12 @@ class ResumableChat:
             describe_error=describe_error,
         )
         self._readers: Counter[str] = Counter()
-        self._encoder = _Encoder()
+        self._encoder = _SharedEncoder()
         self._stops: set[asyncio.Future[Any]] = set()
         self._gate = Gate()
 
     def handler(self) -> StreamHandler:
+        """The ASGI application with these endpoints."""
         routes = {
             "/stream": {"POST": self._start},
             "/stream/resume": {"GET": self._resume, "POST": self._continue},
@@ -101,12 +102,12 @@ class ResumableChat:
         return Activity(self._readers[stream_id], self._runs.is_running(stream_id))
 
     async def _start(self, exchange: Exchange) -> None:
-        """Start a stream and send it; a living one is sent from its start."""
+        """Start a stream and send it. If it exists already, send it from its start instead."""
         fields = await self._requests.read_fields(exchange)
         request = self._requests.stream_request(fields, exchange, self._store.limits)
         stream_id = self._own(request.id)
         is_named = fields.get("id") is not None
-        # Both before either is done: the answer must not tell whether the stream exists.
+        # Both are asked in any case, or the response would tell whether the stream exists.
         await self._requests.check(exchange, stream_id, "start", *["follow"] * is_named)
         self._gate.check_open()
         try:
@@ -158,13 +159,15 @@ class ResumableChat:
         await self._answer_status(exchange, await self._store.info(stream_id))
 
     def _own(self, stream_id: Any) -> str:
-        """A stream id that clients may use."""
+        """The stream id, checked to be one that clients may use."""
         checked = check_id(stream_id, self._store.limits)
         if checked.startswith(SAVED_REQUEST_PREFIX):
-            raise HttpError(400, "invalid_id", "ids of this kind are reserved")
+            raise HttpError(400, "invalid_id", f"ids below {SAVED_REQUEST_PREFIX} are reserved")
         return checked
 
     async def _begin(self, request: StreamRequest) -> StreamInfo:
+        """Start the model's run. The request is saved first, so that a crash right after the
+        start can be continued; it is forgotten again if there is no start."""
         model = self._requests.models[request.model]
         attributes = {MODEL_ATTRIBUTE: request.model}
         if can_continue(model):
@@ -179,7 +182,7 @@ class ResumableChat:
             raise
 
     async def _existing(self, stream_id: str) -> StreamInfo:
-        """The stream, where there was no room to start one."""
+        """The stream, if it exists. Else raise `TooManyRuns`: there is no room to start it."""
         try:
             return await self._look(stream_id)
         except StreamNotFound:
@@ -191,13 +194,14 @@ class ResumableChat:
         return info
 
     def _revive(self, info: StreamInfo) -> Source | None:
-        """The model's continuation, where it is marked `@continues`."""
+        """The continuation by the stream's model, if that is marked `@continues`."""
         model = self._requests.models.get(info.attributes.get(MODEL_ATTRIBUTE, ""))
         if model is None or not can_continue(model) or not saved_request.has_request(info):
             return None
         return saved_request.continued(self._store, info, model)
 
     async def _send(self, exchange: Exchange, info: StreamInfo, offset: int) -> None:
+        """Answer with the stream as events, from `offset` to its end."""
         follower = await self._runs.follow(info, offset)
         self._readers[info.id] += 1
         try:
@@ -219,7 +223,10 @@ class ResumableChat:
     async def _bodies(
         self, follower: RunFollower, stream_id: str, batch: list[Record], *, text_as_json: bool
     ) -> AsyncGenerator[bytes, None]:
-        """The stream as events, to its end; it just ends where the stream cannot be read on."""
+        """The stream as events.
+
+        If it cannot be read any further they end without `done`, so the client asks again.
+        """
         yield sse_event("stream-id", stream_id)
         try:
             while batch := batch or await follower.batch():
@@ -227,14 +234,14 @@ class ResumableChat:
                     yield self._encoder.encode(part, text_as_json)
                 batch = []
         except StreamStoreError as exc:
-            _log.info("a response was cut, its client will ask again: %s", exc)
+            _log.info("a response ended early, and its client will ask again: %s", exc)
             return
         yield _ending(follower.info)
 
     async def _first_batch(
         self, follower: RunFollower, info: StreamInfo, offset: int
     ) -> list[Record]:
-        """What is there already; refuses an offset inside a character or a named event."""
+        """The records that exist. Refuses an offset inside a character or a named event."""
         if not offset < info.tail:
             return []
         batch = await follower.batch()
@@ -257,7 +264,7 @@ class ResumableChat:
             try:
                 await self._runs.stop(stream_id)
             except StreamStoreError as exc:
-                _log.warning("stream %r, which nobody reads, runs on: %s", stream_id, exc)
+                _log.warning("stream %r has no readers but runs on: %s", stream_id, exc)
 
     async def _answer_status(self, exchange: Exchange, info: StreamInfo) -> None:
         status = {
@@ -272,6 +279,8 @@ class ResumableChat:
         await exchange.answer(JSONResponse(status, headers={"Cache-Control": "no-store"}))
 
     async def _close(self) -> None:
+        """Hand the runs over, and only then end the responses: a client that reconnects
+        elsewhere must find its stream free to be taken over."""
         try:
             await self._runs.aclose()
         finally:
@@ -282,9 +291,9 @@ class ResumableChat:
             await self._store.aclose()
 
 
-class _Encoder:
-    """Encodes once what goes to many clients: the followers of a stream are woken one after
-    another, with the same record."""
+class _SharedEncoder:
+    """Encodes a record once for all clients: the followers of a stream in one process are woken
+    one after another, with the same record."""
 
     def __init__(self) -> None:
         self._last: tuple[Record | None, bool] = (None, False)

@@ -1,7 +1,7 @@
-"""What a continuation needs of the request that began a stream, kept beside its text.
+"""The requests that began streams, saved for models that continue an answer.
 
-A short request is an attribute of the stream. A longer one, such as a whole conversation,
-is a stream of its own under a random id, which lives as long as the answer it belongs to.
+A short request is an attribute of the stream. A longer request, such as a whole conversation,
+is a stream of its own under a random id, and lives as long as the answer.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _log = logging.getLogger("streamstores.http")
 async def keep_request(
     store: StreamStore, request: StreamRequest, ttl: float | None
 ) -> dict[str, str]:
-    """Attributes that lead to `request`, for `continued`.
+    """Save `request`. Returns the attributes by which `continued` finds it.
 
-    None where it is over what one append may hold: then the answer cannot be continued.
-    Costs one `create` where the request is long.
+    They are empty if the request is longer than the store's `append_bytes`: then the answer
+    cannot be continued. A long request costs one `create`.
     """
     text = json.dumps(
         {
@@ -59,13 +59,13 @@ async def keep_request(
     try:
         await store.create(companion_id, *chunks, ttl=ttl, state=State.DONE)
     except LimitExceeded as exc:
-        _log.warning("a request is too long to be kept, its answer cannot continue: %s", exc)
+        _log.warning("a request is too long to save, so its answer cannot continue: %s", exc)
         return {}
     return {_ELSEWHERE: companion_id}
 
 
 async def forget_request(store: StreamStore, attributes: dict[str, str]) -> None:
-    """Undo `keep_request`; what cannot be deleted now expires."""
+    """Undo `keep_request`. If the deletion fails, the saved request expires by itself."""
     if _ELSEWHERE in attributes:
         with suppress(StreamStoreError):
             await store.delete(attributes[_ELSEWHERE])
@@ -76,20 +76,20 @@ def has_request(info: StreamInfo) -> bool:
 
 
 async def touch(store: StreamStore, info: StreamInfo) -> None:
-    """Begin the stream's time to live anew, and that of its request; a stream that is kept,
-    or ends at a set time, stays so."""
+    """Restart the ttl of the stream and of its saved request. A stream without a ttl keeps its
+    expiry."""
     if info.ttl is None:
         return
     await store.expire(info.id, info.ttl)
     if _ELSEWHERE in info.attributes:
-        with suppress(StreamNotFound):  # the answer is worth having without it
+        with suppress(StreamNotFound):  # the answer is useful without its request
             await store.expire(info.attributes[_ELSEWHERE], info.ttl)
 
 
 async def continued(
     store: StreamStore, info: StreamInfo, model: Model
 ) -> AsyncGenerator[bytes, None]:
-    """The records with which `model` goes on where the stream `info` ends."""
+    """The records with which `model` continues the stream `info`."""
     fields = await _load_request(store, info)
     partial = text_of(await _read_all(store, info.id, info.tail))
     request = StreamRequest(

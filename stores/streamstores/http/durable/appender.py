@@ -1,16 +1,17 @@
-"""Appending: what waits goes out together, under the version that it was judged by.
+"""Appends: waiting requests go out together, under the version that they were judged by.
 
-**Exact.** An append carries the `version` of the info that its requests were judged by, so it
-happens to that very stream in that very state or not at all: never to a namesake of another
-content type, never beside a producer's sequence that has moved on. A `Conflict` brings the
-new info, and the requests are judged again.
+**Exact.** An append carries the `version` of the info that its requests were judged by. So it
+happens to that very stream in that very state or not at all: never to a namesake with another
+content type, and never after a producer's sequence has moved on. A `Conflict` brings the new
+info, and the requests are judged again.
 
-**One call.** The info after an append is kept (of the streams that this process appended to
-last), so the next append needs no look. What is kept can be old: then it may lead to a
-`Conflict`, but to no refusal. A request is refused only by an info that was read for it.
+**One call.** The info after an append is cached, for the streams that this process appended to
+most recently, so the next append needs no read. A cached info may be stale. That can cause a
+`Conflict` but never a refusal, because a request is refused only by an info that was read for
+it.
 
-**Batches.** While an append to a stream is under way, the requests for that stream in this
-process gather, and go out as one.
+**Batches.** While an append to a stream is under way, further requests for that stream in this
+process gather, and go out as a single append.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from streamstores.errors import (
     StreamStoreError,
 )
 from streamstores.http._asgi.errors import HttpError
-from streamstores.http.durable.attributes import Known
-from streamstores.http.durable.drafts import Append, Draft, Taken
+from streamstores.http.durable.attributes import ParsedStream
+from streamstores.http.durable.drafts import AppendRequest, Draft, Taken
 from streamstores.http.durable.forks import Forks
 from streamstores.store import State, StreamStore
 
@@ -41,26 +42,26 @@ _MOST_KNOWN = 512
 _MOST_ATTEMPTS = 100
 _CALM_ATTEMPTS = 10
 
-_Waiting = tuple[Append, "asyncio.Future[Outcome]"]
+_Waiting = tuple[AppendRequest, "asyncio.Future[Outcome]"]
 
 
 class Appender:
-    """The appends of one process."""
+    """The appends of one process, with the cached infos of their streams."""
 
     def __init__(self, store: StreamStore, forks: Forks, producer_memory: float) -> None:
         self._store = store
         self._forks = forks
         self._producer_memory = producer_memory
-        self._known: dict[str, Known] = {}  # in the order of their last appends
+        self._known: dict[str, ParsedStream] = {}  # in the order of their last appends
         self._lines: dict[str, list[_Waiting]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def append(self, stream_id: str, request: Append) -> Taken:
-        """Append, or find that it was done before.
+    async def append(self, stream_id: str, request: AppendRequest) -> Taken:
+        """Append, or find that the producer's request was done before.
 
-        Raises `HttpError` where it is refused, `OutcomeUnknown` where a request without a
-        producer was perhaps applied, and the store's errors. One store call where this
-        process was the last to append; else one more.
+        Raises `HttpError` for a refusal, `OutcomeUnknown` if a request without a producer may
+        have been applied, and the store's errors. Costs one store call if this process was the
+        last to append to the stream, else two.
         """
         line = self._lines.get(stream_id)
         if line is not None:
@@ -83,12 +84,12 @@ class Appender:
         self._known.pop(stream_id, None)
 
     async def aclose(self) -> None:
-        """Wait for the appends that are under way."""
+        """Wait until the appends that are under way have ended."""
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
     async def _serve(self, stream_id: str, line: list[_Waiting]) -> None:
-        """Append for those who wait, until nobody does."""
+        """Append for the requests in `line`, batch after batch, until it is empty."""
         while line:
             batch = self._next_batch(line)
             del line[: len(batch)]
@@ -107,8 +108,11 @@ class Appender:
         del self._lines[stream_id]
 
     def _next_batch(self, line: list[_Waiting]) -> list[_Waiting]:
-        """The first ones of a kind, as many as one append takes: those with a producer can be
-        judged again after `OutcomeUnknown`, the others not."""
+        """The first requests of one kind, as many as one append takes.
+
+        Requests with a producer and without do not mix, because only the former can be judged
+        again after `OutcomeUnknown`.
+        """
         limits = self._store.limits
         has_claim = line[0][0].claim is not None
         size = records = count = 0
@@ -121,17 +125,17 @@ class Appender:
             count += 1
         return line[:count]
 
-    async def _commit(self, stream_id: str, requests: Sequence[Append]) -> list[Outcome]:
-        """Judge the requests, which are all of one kind, and append what joins in."""
-        known = self._known.pop(stream_id, None)  # put back when it is true again
+    async def _commit(self, stream_id: str, requests: Sequence[AppendRequest]) -> list[Outcome]:
+        """Judge the requests, which are all of one kind, and append those that are accepted."""
+        known = self._known.pop(stream_id, None)  # it is stale during the append
         is_fresh = known is None
         known = known or await self._look(stream_id)
         for attempt in range(_MOST_ATTEMPTS):
-            if attempt > _CALM_ATTEMPTS:
+            if attempt > _CALM_ATTEMPTS:  # several processes append to this stream at once
                 await asyncio.sleep(random.uniform(0, 0.002) * attempt)
             draft = Draft(known, self._store.limits, self._producer_memory)
             outcomes = [draft.take(request) for request in requests]
-            if not is_fresh and draft.accepted < len(requests):
+            if not is_fresh and draft.accepted < len(requests):  # never refuse on stale info
                 known, is_fresh = await self._look(stream_id), True
                 continue
             if not draft.accepted:
@@ -147,9 +151,9 @@ class Appender:
                     self._keep(await self._insist(draft))
                     return outcomes
                 known, is_fresh = await self._look(stream_id), True
-        raise StoreUnavailable(f"others append to {stream_id!r} all the time")
+        raise StoreUnavailable(f"{_MOST_ATTEMPTS} appends to {stream_id!r} met a conflict")
 
-    async def _apply(self, draft: Draft) -> Known:
+    async def _apply(self, draft: Draft) -> ParsedStream:
         known = draft.known
         info = await self._store.append(
             known.info.id,
@@ -160,28 +164,28 @@ class Appender:
         )
         return known.at(info)
 
-    async def _insist(self, draft: Draft) -> Known:
-        """Make an append again of which nobody knows whether it happened.
+    async def _insist(self, draft: Draft) -> ParsedStream:
+        """Repeat an append of unknown outcome, under the same version.
 
-        Where the version has not moved it has not happened yet, and of the two only one can.
-        Where it has moved, by it or by another's, nothing tells: there is no producer's
-        sequence to look for. Raises `OutcomeUnknown`.
+        If it succeeds, the first attempt was not applied and can no longer be. If it conflicts,
+        nothing tells whether the first attempt or another writer moved the version, because
+        there is no producer's sequence to compare. Raises `OutcomeUnknown` then.
         """
         try:
             return await self._apply(draft)
         except StreamStoreError as exc:
             stream_id = draft.known.info.id
-            raise OutcomeUnknown(f"an append to {stream_id!r} was perhaps applied") from exc
+            raise OutcomeUnknown(f"an append to {stream_id!r} may have been applied") from exc
 
-    async def _look(self, stream_id: str) -> Known:
-        return await self._checked(Known.of(await self._store.info(stream_id)))
+    async def _look(self, stream_id: str) -> ParsedStream:
+        return await self._checked(ParsedStream.of(await self._store.info(stream_id)))
 
-    async def _checked(self, known: Known) -> Known:
-        """Raises where the stream is not one to append to."""
+    async def _checked(self, known: ParsedStream) -> ParsedStream:
+        """The same. Raises if the stream is a tombstone or an unfinished copy."""
         await self._forks.check_exists(known.info)
         return known
 
-    def _keep(self, known: Known) -> None:
+    def _keep(self, known: ParsedStream) -> None:
         self._known[known.info.id] = known
         if len(self._known) > _MOST_KNOWN:
             del self._known[next(iter(self._known))]

@@ -1,7 +1,8 @@
 """What a stream of the protocol keeps in its attributes, beside its bytes.
 
-Everything that decides an append is here, so that it changes in the same step as the bytes:
-the producers' epochs and sequence numbers, the last `Stream-Seq`, who closed the stream.
+Everything that decides an append is an attribute, so that it changes in the same step as the
+bytes: the producers' epochs and sequence numbers, the last `Stream-Seq`, and the request that
+closed the stream.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = [
     "FORK_SUB_OFFSET",
     "LEDGER",
     "REMOVING",
-    "Known",
+    "ParsedStream",
     "Producer",
     "hour_now",
     "is_being_removed",
@@ -39,38 +40,38 @@ FORKED_FROM = "forked-from"
 FORK_OFFSET = "fork-offset"
 FORK_SUB_OFFSET = "fork-sub-offset"
 FORK_LEDGER = "fork-ledger"
-"""In a fork: the ledger of its source, where it is entered."""
+"""In a fork: the ledger of its source, which lists this fork."""
 COPYING = "copying"
-"""In a fork whose bytes are not all there yet: it does not exist for anybody."""
+"""In a fork whose bytes are still being copied: to clients it does not exist yet."""
 LEDGER = "ledger"
-"""In what is left of a deleted source: its own ledger."""
+"""In a tombstone: the ledger of the deleted stream."""
 REMOVING = "removing"
-"""In what is left of it: since when somebody removes it, in seconds since 1970."""
+"""In a tombstone: when its removal began, in seconds since 1970."""
 
-_REMOVAL_SECONDS = 60  # after which whoever removes it is taken for dead
+_REMOVAL_SECONDS = 60  # a removal that takes longer counts as abandoned
 
 
 class Producer(NamedTuple):
-    """What is known of one `Producer-Id`."""
+    """The last accepted request of one `Producer-Id`."""
 
     epoch: int
     seq: int
     hour: int
-    """When it appended last, in hours since 1970 on the clock of the process that took it."""
+    """When it last appended, in hours since 1970, by the clock of the process that appended."""
 
 
-class Known(NamedTuple):
-    """A stream's info, and what its attributes say."""
+class ParsedStream(NamedTuple):
+    """A stream's info, with its attributes parsed."""
 
     info: StreamInfo
     content: Content
     seq: str | None
     producers: Mapping[str, Producer]
-    """By the digest of the producer's id; the one that appended last is last."""
+    """By the digest of the producer's id, in the order of their last appends."""
     closed_by: str | None
 
     @classmethod
-    def of(cls, info: StreamInfo) -> Known:
+    def of(cls, info: StreamInfo) -> ParsedStream:
         attributes = info.attributes
         return cls(
             info,
@@ -80,11 +81,11 @@ class Known(NamedTuple):
             attributes.get(CLOSED_BY),
         )
 
-    def at(self, info: StreamInfo) -> Known:
-        """The same stream later."""
+    def at(self, info: StreamInfo) -> ParsedStream:
+        """The same stream at a later info; parses the attributes only if they changed."""
         if info.attributes is self.info.attributes or info.attributes == self.info.attributes:
-            return Known(info, self.content, self.seq, self.producers, self.closed_by)
-        return Known.of(info)
+            return ParsedStream(info, self.content, self.seq, self.producers, self.closed_by)
+        return ParsedStream.of(info)
 
     @property
     def is_closed(self) -> bool:
@@ -92,7 +93,7 @@ class Known(NamedTuple):
 
 
 def is_tombstone(info: StreamInfo) -> bool:
-    """Whether this is what is left of a stream that was deleted while it had forks."""
+    """Whether this replaces a stream that was deleted while it had living forks."""
     return LEDGER in info.attributes
 
 
@@ -109,7 +110,7 @@ def hour_now() -> int:
 
 
 def write_producers(producers: Mapping[str, Producer]) -> str:
-    """One producer takes about 30 bytes, so that the store's 16 KiB hold some 500."""
+    """The attribute's text. A producer takes about 30 bytes, so 16 KiB hold about 500."""
     return ";".join(
         f"{key} {epoch} {seq} {hour}" for key, (epoch, seq, hour) in producers.items()
     )

@@ -1,7 +1,7 @@
-"""Content types, and what they mean for a stream's records and for the bodies of answers.
+"""Content types, and what they mean for a stream's records and for the bodies of responses.
 
-In JSON mode each message is one record, as the client wrote it; in other modes a body is one
-record, or several where it is longer than a record may be. Pure: no I/O.
+In JSON mode each message is one record, as the client wrote it. In other modes a body is one
+record, or several if it is longer than a record may be. No I/O.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _LINE_ENDS = re.compile(rb"\r\n|\r|\n")
 
 
 class Content(NamedTuple):
-    """A content type and what follows from it."""
+    """A content type, parsed."""
 
     header: str
-    """As the client that created the stream gave it."""
+    """The text that the client gave when it created the stream."""
     mime: str
-    """Without parameters and in lower case: what appends are compared with."""
+    """Without parameters and in lower case. Appends must match it."""
     is_json: bool
     is_text: bool
-    """Whether its bytes go into server-sent events as they are; JSON too."""
+    """Whether its bytes go into server-sent events unencoded. True for JSON too."""
 
     @staticmethod
     @lru_cache(maxsize=1024)
     def of(header: str | None) -> Content:
-        """Raises `HttpError` `invalid_content_type`."""
+        """Parse a header, or None for the default type. Raises `HttpError` 400."""
         header = (header or DEFAULT_TYPE).strip()
         if len(header) > _MOST_TYPE_CHARS or not _TYPE.fullmatch(header):
             raise HttpError(400, "invalid_content_type", "not a content type")
@@ -49,7 +49,7 @@ class Content(NamedTuple):
         return Content(header, mime, is_json, is_json or mime.startswith("text/"))
 
     def body_of(self, chunks: Iterable[bytes]) -> bytes:
-        """The body of an answer that has these records."""
+        """The body of a response with these records."""
         return b"[%b]" % b",".join(chunks) if self.is_json else b"".join(chunks)
 
     def data_event(self, chunks: Iterable[bytes]) -> bytes:
@@ -57,7 +57,8 @@ class Content(NamedTuple):
         body = self.body_of(chunks)
         if not self.is_text:
             return b"event: data\ndata:%b\n\n" % b64encode(body)
-        # A client takes one space away where there is one; none is added without need.
+        # A parser drops one space after the colon, so a line that begins with a space needs an
+        # extra one. Other lines get none: the public suite compares the raw text.
         lines = (
             b"data: %b" % line if line[:1] == b" " else b"data:%b" % line
             for line in _LINE_ENDS.split(body)
@@ -65,8 +66,11 @@ class Content(NamedTuple):
         return b"event: data\n%b\n\n" % b"\n".join(lines)
 
     def whole_bytes(self, data: bytes) -> int:
-        """How many bytes of `data` go into an event now: in text, not the beginning of a
-        character whose rest has not come, which no client could put together again."""
+        """How many bytes of `data` an event may carry now.
+
+        In text, a character whose last bytes have not arrived yet is held back, because
+        clients decode each event by itself.
+        """
         if not self.is_text:
             return len(data)
         for back in range(1, min(len(data), 3) + 1):
@@ -79,15 +83,15 @@ class Content(NamedTuple):
 
 
 def chunks_of(content: Content, body: bytes, limits: Limits) -> tuple[bytes, ...]:
-    """The records that a body becomes; none for an empty one or an empty JSON array.
+    """The records for a body. An empty body or an empty JSON array gives none.
 
     Raises `HttpError` `invalid_json`, and `too_large` for a message over the store's
-    `record_bytes` or more messages than one append takes.
+    `record_bytes` or for more messages than one append takes.
     """
     if not body:
         return ()
     if not content.is_json:
-        if len(body) <= limits.record_bytes:  # by far the commonest
+        if len(body) <= limits.record_bytes:  # by far the most common case
             return (body,)
         return tuple(_split(body, limits.record_bytes))
     messages = _messages(body)
@@ -103,10 +107,10 @@ def _split(body: bytes, size: int) -> Iterable[bytes]:
 
 
 def _messages(body: bytes) -> tuple[bytes, ...]:
-    """The JSON values of a body, as they were written: the elements of an array, or one.
+    """The text of the JSON values in a body: the elements of an array, or the single value.
 
-    The text is kept, because to parse and write it again would change numbers that no double
-    holds.
+    The text is stored unchanged, because parsing and writing it again would round numbers
+    that a double cannot hold.
     """
     try:
         text = body.decode()
@@ -124,7 +128,7 @@ def _messages(body: bytes) -> tuple[bytes, ...]:
 
 
 def _elements(text: str, position: int) -> tuple[list[tuple[int, int]], int]:
-    """The spans of an array's elements, and where the array ends."""
+    """The spans of an array's elements, and the end of the array."""
     spans: list[tuple[int, int]] = []
     position = _after_space(text, position)
     if text[position : position + 1] == "]":
@@ -143,7 +147,7 @@ def _elements(text: str, position: int) -> tuple[list[tuple[int, int]], int]:
 
 def _after_space(text: str, position: int) -> int:
     match = _SPACE.match(text, position)
-    assert match is not None, "the pattern matches nothing too"
+    assert match is not None, "the pattern also matches the empty string"
     return match.end()
 
 
@@ -151,10 +155,10 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-# Numbers are kept as text: int() refuses long ones, and nobody looks at them.
+# Numbers are parsed as text: int() refuses long ones (since Python 3.11), and none is used.
 _decoder = JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
 
 
 def _scan(text: str, position: int) -> int:
-    """Where the value that begins here ends."""
+    """The end of the value that begins at `position`."""
     return _decoder.raw_decode(text, position)[1]

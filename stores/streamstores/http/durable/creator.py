@@ -1,4 +1,4 @@
-"""Creating a stream, or finding that it is there already as it is asked for."""
+"""Creation of streams and forks, idempotent as the protocol's `PUT` is."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ from streamstores.http.durable import attributes as kept
 from streamstores.http.durable.content import Content, chunks_of
 from streamstores.http.durable.expiry import Expiry, set_expiry
 from streamstores.http.durable.forks import Forks, records_below
-from streamstores.http.durable.request_headers import Creation, Fork
+from streamstores.http.durable.request_headers import CreateRequest, Fork
 from streamstores.store import State, StreamInfo, StreamStore
 
-__all__ = ["Creator"]
+__all__ = ["StreamCreator"]
 
-_COPYING_TTL = 60.0  # what is left of a copy that was cut short, and of one nobody heard of
+_COPYING_TTL = 60.0  # how long a copy outlives a process that died while making it
 _COPY_BYTES = 4_194_304
 _RETRY = {"Retry-After": "2"}
 
 
-class Creator:
+class StreamCreator:
+    """Creates streams in one store."""
+
     def __init__(self, store: StreamStore, forks: Forks) -> None:
         self._store = store
         self._forks = forks
 
     async def create(
-        self, stream_id: str, creation: Creation, body: bytes
+        self, stream_id: str, creation: CreateRequest, body: bytes
     ) -> tuple[StreamInfo, bool]:
-        """The stream, and whether it is new. One store call where it is and is no fork.
+        """The stream, and whether it is new.
 
-        Raises `HttpError`: 400, 404 and 409 for a source that cannot be forked so, 409 for a
-        stream that is there and is not what was asked for, 413.
+        Raises `HttpError`: 400, 404 or 409 for a source that cannot be forked as requested,
+        409 for an existing stream with another configuration, and 413. Costs one store call
+        for a new stream that is not a fork.
         """
         try:
             if creation.fork is not None:
@@ -48,13 +51,15 @@ class Creator:
             existing = exc.info
         try:
             await self._check_existing(existing, creation)
-        except StreamNotFound:  # a tombstone that has just gone
+        except StreamNotFound:  # it was a tombstone, which has just been removed
             return await self.create(stream_id, creation, body)
         return existing, False
 
-    async def _check_existing(self, info: StreamInfo, creation: Creation) -> None:
-        """Raise `HttpError` unless the stream is what the request would have made. A fork whose
-        copying ended before its last step is given its expiry."""
+    async def _check_existing(self, info: StreamInfo, creation: CreateRequest) -> None:
+        """Raise `HttpError` unless the stream is what the request would have created.
+
+        A fork whose creator died before the last step, which sets the expiry, gets it now.
+        """
         if kept.is_copying(info):
             raise HttpError(503, "being_copied", "the fork is being copied", headers=_RETRY)
         if kept.is_being_removed(info):
@@ -70,11 +75,15 @@ class Creator:
             await set_expiry(self._store, info.id, asked)
 
     async def _fork(
-        self, stream_id: str, creation: Creation, fork: Fork, body: bytes
+        self, stream_id: str, creation: CreateRequest, fork: Fork, body: bytes
     ) -> StreamInfo:
+        """Copy the source's records below the fork point into a new stream, then the body.
+
+        The fork is entered in the source's ledger before the first byte is copied.
+        """
         await self._refuse_existing(stream_id)
         source = await self._source(fork.source_id)
-        known = kept.Known.of(source)
+        known = kept.ParsedStream.of(source)
         asked = Content.of(creation.content_type or known.content.header)
         if asked.mime != known.content.mime:
             message = f"the source is {known.content.mime}"
@@ -121,8 +130,8 @@ class Creator:
             raise HttpError(409, "source_gone", "the stream to fork was deleted") from exc
         return source
 
-    async def _fork_point(self, source: kept.Known, anchor: int, sub_offset: int) -> int:
-        """The byte offset at which the fork ends to be its source."""
+    async def _fork_point(self, source: kept.ParsedStream, anchor: int, sub_offset: int) -> int:
+        """The byte offset up to which the fork has its source's bytes."""
         tail = source.info.tail
         point = anchor
         if anchor <= tail and sub_offset and source.content.is_json:
@@ -132,7 +141,7 @@ class Creator:
                 left -= 1
                 if left == 0:
                     break
-            point += left  # beyond the tail, where there are not as many messages
+            point += left  # beyond the tail if there are too few messages
         else:
             point += sub_offset
         if point > tail:
@@ -141,8 +150,11 @@ class Creator:
 
 
 class _Copy:
-    """A fork in the making: in one step where one append takes it all, else hidden until the
-    last step, with a short life until then."""
+    """A fork that is being copied.
+
+    One `create` makes it if one append can hold all its records. Otherwise it grows in steps,
+    hidden from clients and with a short ttl until the last step.
+    """
 
     def __init__(
         self,
@@ -170,6 +182,7 @@ class _Copy:
         self._bytes += len(chunk)
 
     async def finish(self) -> StreamInfo:
+        """Make the fork visible, with its real attributes, state and expiry."""
         if self._info is None:
             return await self._store.create(
                 self._stream_id,
@@ -205,22 +218,24 @@ class _Copy:
                 attributes=attributes,
                 state=state,
             )
-        except Conflict as exc:  # it ended in the middle, and another began under its id
+        except Conflict as exc:  # it expired meanwhile, and a namesake was created
             raise StreamNotFound(self._stream_id) from exc
 
 
-def _is_as_asked(info: StreamInfo, creation: Creation) -> bool:
+def _is_as_asked(info: StreamInfo, creation: CreateRequest) -> bool:
+    """Whether the request would have created this stream: the same source, content type,
+    closed state and expiry."""
     fork = creation.fork
     if not _is_this_fork(info, fork):
         return False
-    content = kept.Known.of(info).content
+    content = kept.ParsedStream.of(info).content
     default = None if fork is None else content.header
     if Content.of(creation.content_type or default).mime != content.mime:
         return False
     if creation.is_closed is not (info.state is not State.STREAMING):
         return False
     if fork is not None and creation.expiry == Expiry():
-        return True  # it took its source's
+        return True  # it inherited its source's expiry
     return creation.expiry.equals(Expiry.asked_of(info))
 
 

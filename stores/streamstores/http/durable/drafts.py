@@ -1,8 +1,8 @@
 """What an append may do to a stream of the protocol, decided without I/O.
 
-A `Draft` takes the requests of one append in their order and says of each whether it joins
-in, was done before, or is refused. Nothing of it is true before the store has taken the
-append under the version that the draft was made from.
+A `Draft` takes the requests of one append in order, and decides for each whether it is
+accepted, was done before, or is refused. The decisions hold only once the store has applied
+the append under the version that the draft was made from.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from streamstores.http.durable.attributes import (
     CLOSED_BY,
     PRODUCERS,
     STREAM_SEQ,
-    Known,
+    ParsedStream,
     Producer,
     hour_now,
     write_producers,
@@ -25,13 +25,13 @@ from streamstores.http.durable.attributes import (
 from streamstores.http.durable.offsets import format_offset
 from streamstores.limits import Limits
 
-__all__ = ["Append", "Claim", "Draft", "Taken", "closed_error"]
+__all__ = ["AppendRequest", "Claim", "Draft", "Taken", "closed_error"]
 
-_KEPT_FOR_OTHERS = 1024  # bytes of the attributes that producers never fill
+_KEPT_FOR_OTHERS = 1024  # bytes of the attributes that producers may not use
 
 
 class Claim(NamedTuple):
-    """What a request says of its producer."""
+    """The producer of a request, and the request's place in the producer's sequence."""
 
     key: str
     epoch: int
@@ -39,7 +39,7 @@ class Claim(NamedTuple):
 
     @classmethod
     def of(cls, producer_id: str, epoch: int, seq: int) -> Claim:
-        """The id is kept as a digest, so that its length costs nothing."""
+        """The id is stored as a digest, so its length does not matter."""
         digest = hashlib.sha256(producer_id.encode()).digest()[:12]
         return cls(base64.urlsafe_b64encode(digest).decode(), epoch, seq)
 
@@ -47,31 +47,31 @@ class Claim(NamedTuple):
         return f"{self.key} {self.epoch} {self.seq}"
 
 
-class Append(NamedTuple):
-    """A POST."""
+class AppendRequest(NamedTuple):
+    """A `POST`, parsed."""
 
     chunks: tuple[bytes, ...]
     size: int
     mime: str | None
-    """None where there is no body, which only closes."""
+    """None for a request without a body, which only closes the stream."""
     closes: bool = False
     seq: str | None = None
     claim: Claim | None = None
 
 
 class Taken(NamedTuple):
-    """The answer to a request that was done, now or before."""
+    """The result of a request that was done, now or before."""
 
     tail: int
     is_closed: bool
     is_new: bool
     epoch: int | None = None
     seq: int | None = None
-    """The producer's highest."""
+    """The highest sequence number accepted from the producer."""
 
 
 class Draft:
-    """A stream as it will be after an append, request by request."""
+    """A stream as it will be after an append that is being put together."""
 
     __slots__ = (
         "_attributes",
@@ -87,13 +87,13 @@ class Draft:
         "tail",
     )
 
-    def __init__(self, known: Known, limits: Limits, producer_memory: float) -> None:
+    def __init__(self, known: ParsedStream, limits: Limits, producer_memory: float) -> None:
         self.known = known
         self.chunks: list[bytes] = []
         self.tail = known.info.tail
         self.is_closed = known.is_closed
         self.accepted = 0
-        """How many requests join in; with none there is nothing to append."""
+        """How many requests are part of the append. With none there is nothing to append."""
         self._attributes: dict[str, str] | None = None
         self._seq = known.seq
         self._producers: Mapping[str, Producer] = known.producers
@@ -103,21 +103,22 @@ class Draft:
 
     @property
     def attributes(self) -> dict[str, str] | None:
-        """The new attributes; None where they stay."""
+        """The new attributes; None if they do not change."""
         return self._attributes
 
-    def take(self, request: Append) -> Taken | HttpError:
-        """Whether the request joins in (`is_new`), was done before, or is refused.
+    def take(self, request: AppendRequest) -> Taken | HttpError:
+        """Accept the request (`is_new`), or say that it was done before or is refused.
 
-        In the protocol's order: the closed stream, the content type, the producer, the
-        sequence.
+        The checks are in the protocol's order, which decides the refusal if several apply:
+        the closed stream, the content type, the producer, the sequence.
         """
         try:
             return self._take(request)
         except HttpError as exc:
             return exc
 
-    def _take(self, request: Append) -> Taken:
+    def _take(self, request: AppendRequest) -> Taken:
+        """The same, but raises the refusal."""
         if self.is_closed:
             return self._take_closed(request)
         if request.mime is not None and request.mime != self.known.content.mime:
@@ -129,14 +130,14 @@ class Draft:
         if claim is not None:
             current = self._producers.get(claim.key)
             if _was_done(current, claim):
-                assert current is not None, "nothing was done by nobody"
+                assert current is not None, "an unknown producer has done nothing"
                 return Taken(self.tail, False, False, current.epoch, current.seq)
         if request.seq is not None and self._seq is not None and request.seq <= self._seq:
             raise HttpError(409, "sequence_conflict", "Stream-Seq does not grow")
         self._remember(request)
         return self._accept(request)
 
-    def _accept(self, request: Append) -> Taken:
+    def _accept(self, request: AppendRequest) -> Taken:
         self.accepted += 1
         self.chunks += request.chunks
         self.tail += request.size
@@ -145,8 +146,8 @@ class Draft:
             return Taken(self.tail, request.closes, True)
         return Taken(self.tail, request.closes, True, request.claim.epoch, request.claim.seq)
 
-    def _take_closed(self, request: Append) -> Taken:
-        """Only the close itself can be repeated."""
+    def _take_closed(self, request: AppendRequest) -> Taken:
+        """On a closed stream, only the request that closed it can be repeated."""
         claim = request.claim
         if claim is None and request.closes and not request.chunks:
             return Taken(self.tail, True, False)
@@ -154,10 +155,11 @@ class Draft:
             return Taken(self.tail, True, False, claim.epoch, claim.seq)
         raise closed_error(self.tail)
 
-    def _remember(self, request: Append) -> None:
+    def _remember(self, request: AppendRequest) -> None:
+        """Enter the request's producer and sequence into the new attributes."""
         attributes = dict(self._attributes or self.known.info.attributes)
         claim = request.claim
-        if claim is not None:  # first, because it can be refused
+        if claim is not None:  # first, because this can refuse, and must then change nothing
             producers = {key: each for key, each in self._producers.items() if key != claim.key}
             producers[claim.key] = Producer(claim.epoch, claim.seq, hour_now())
             attributes[PRODUCERS] = self._fitting(producers, attributes)
@@ -169,8 +171,12 @@ class Draft:
         self._attributes = attributes
 
     def _fitting(self, producers: dict[str, Producer], attributes: dict[str, str]) -> str:
-        """The producers as text that fits. Where it must, it takes out those that have been
-        silent for so long that nobody repeats their last request, the longest first."""
+        """The attribute's text with these producers.
+
+        If they do not fit, those silent for longer than `producer_memory` are removed, the
+        longest silent first: they no longer repeat their last request. Raises `HttpError` 429
+        if that is not enough.
+        """
         room = self._limits.attributes_bytes - _KEPT_FOR_OTHERS
         room -= sum(
             len(key) + len(value.encode())
@@ -186,7 +192,7 @@ class Draft:
                 del producers[key]
                 text = write_producers(producers)
         if len(text) > room:
-            message = f"the stream knows {len(producers) - 1} producers, which is all it can"
+            message = f"the stream has {len(producers) - 1} producers, and no room for another"
             raise HttpError(429, "too_many_producers", message, headers={"Retry-After": "3600"})
         return text
 
@@ -197,8 +203,8 @@ def closed_error(tail: int) -> HttpError:
 
 
 def _was_done(current: Producer | None, claim: Claim) -> bool:
-    """Whether the claim repeats what was taken. Raises `HttpError` for a stale epoch, an epoch
-    that does not begin with 0, and a gap."""
+    """Whether the claim repeats an accepted request. Raises `HttpError` for a stale epoch, an
+    epoch that does not begin with sequence 0, and a gap."""
     if current is not None and claim.epoch < current.epoch:
         headers = {"Producer-Epoch": str(current.epoch)}
         raise HttpError(403, "stale_epoch", "a newer epoch has begun", headers=headers)

@@ -1,8 +1,8 @@
-"""When streams end, and reads that put it off.
+"""When streams expire, and reads that postpone it.
 
-A stream keeps the expiry that it was asked for in its attributes too. `expire` knows no
-version, so it can hit a namesake that has begun in the meantime; that is seen by its answer,
-and then the namesake is given its own expiry back.
+A stream keeps the expiry it was created with in its attributes too. `expire` takes no version,
+so it can hit a namesake that was created in the meantime. The returned info shows that, and
+then the namesake gets its own expiry back.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ _SAME_MOMENT = timedelta(milliseconds=2)  # stores keep a time to the millisecon
 
 
 class Expiry(NamedTuple):
-    """When a stream ends; with neither, never."""
+    """When a stream expires: `ttl` seconds after its last use, or `at` a time, or never."""
 
     ttl: float | None = None
     at: datetime | None = None
 
     @classmethod
     def asked_of(cls, info: StreamInfo) -> Expiry:
-        """What the stream was created with; what it has, where somebody else created it."""
+        """The expiry that the stream was created with. For streams that another writer created,
+        the current one."""
         kind, _, value = info.attributes.get(_ATTRIBUTE, "").partition(" ")
         if kind == "never":
             return cls()
@@ -45,7 +46,7 @@ class Expiry(NamedTuple):
         return cls(info.ttl, None if info.ttl is not None else info.expires_at)
 
     def attributes(self) -> Mapping[str, str]:
-        """What a stream that is created with this keeps."""
+        """The attribute that records this expiry."""
         if self.ttl is not None:
             return {_ATTRIBUTE: f"ttl {self.ttl}"}
         return {_ATTRIBUTE: "never" if self.at is None else f"at {self.at.isoformat()}"}
@@ -57,7 +58,7 @@ class Expiry(NamedTuple):
 
 
 async def touch(store: StreamStore, info: StreamInfo) -> None:
-    """Begin a sliding ttl afresh. One call, where there is one."""
+    """Restart the ttl, if the stream has one. Costs one store call then, else none."""
     if info.ttl is None:
         return
     touched = await store.expire(info.id, info.ttl)
@@ -73,7 +74,7 @@ async def set_expiry(store: StreamStore, stream_id: str, expiry: Expiry) -> Stre
 async def kept_alive(
     store: StreamStore, info: StreamInfo, seconds: float
 ) -> AsyncIterator[None]:
-    """Keep a stream whose ttl is shorter than a live read from ending under its reader."""
+    """Keep a stream with a short ttl from expiring during a live read of `seconds`."""
     if info.ttl is None or info.ttl > 2 * seconds:
         yield
         return

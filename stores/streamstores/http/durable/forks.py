@@ -1,11 +1,11 @@
-"""Forks: copies, and what is remembered of them.
+"""The ledgers and tombstones of forks.
 
 A fork is a copy of its source's records below the fork point, so it lives and is read like
-any stream, whatever becomes of the source. Only the protocol's answers at the path of a
-deleted source depend on its forks: 410 while one lives. For those a source has a *ledger*, a
-stream beside it in which its forks are entered, and a source that is deleted while one lives
-leaves a *tombstone*, an empty stopped stream under its id. Every crash between two steps leaves
-bytes alone; see `docs/decisions/durable-streams.md`.
+any stream, whatever becomes of the source. Only the protocol's answer at the path of a deleted
+source depends on its forks: 410 while any fork lives. For that a source has a *ledger*, a
+stream of its own that lists the forks. A source that is deleted while it has living forks
+leaves a *tombstone*, an empty stopped stream under its id. A crash between two steps never
+touches bytes; `docs/decisions/durable-streams.md` says what each leaves.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from streamstores.store import Record, State, StreamInfo, StreamStore
 
 __all__ = ["Forks", "records_below"]
 
-_LEDGER_TTL = 30 * 86_400.0  # of a source that ends by itself, and so leaves its ledger behind
+_LEDGER_TTL = 30 * 86_400.0  # of sources that expire, and so cannot delete their ledgers
 
 _log = logging.getLogger("streamstores.http")
 
@@ -37,8 +37,11 @@ class Forks:
         self._store = store
 
     async def check_exists(self, info: StreamInfo) -> None:
-        """Raise `HttpError` 410 for a tombstone whose forks live, and `StreamNotFound` for one
-        that has outlived them, which this removes, and for a fork that is being copied."""
+        """Raise if the stream is a tombstone or an unfinished copy.
+
+        `HttpError` 410 for a tombstone with living forks. `StreamNotFound` for a tombstone
+        without, which this also removes, and for a fork that is still being copied.
+        """
         if kept.is_copying(info):
             raise StreamNotFound(info.id)
         if kept.is_tombstone(info):
@@ -48,9 +51,10 @@ class Forks:
             raise StreamNotFound(info.id)
 
     async def enter(self, source: StreamInfo, fork_id: str) -> str:
-        """Enter a fork that is about to be made into its source's ledger; the ledger's id.
+        """Enter a fork that is about to be created in its source's ledger; returns its id.
 
-        Before, because an entry without a fork harms nobody.
+        The order matters: an entry without a fork is harmless, but a fork without an entry
+        would be forgotten when its source is deleted.
         """
         ledger = _ledger_id(source)
         entry = b"+" + fork_id.encode()
@@ -65,10 +69,10 @@ class Forks:
         return ledger
 
     async def delete(self, info: StreamInfo) -> None:
-        """Delete a stream. While it has living forks a tombstone takes its place.
+        """Delete a stream, and leave a tombstone if it has living forks.
 
-        Its followers learn of it at once. Then its own source, where that is a tombstone with
-        no other fork, goes too.
+        Its followers learn of the deletion at once. If the stream was the last fork of a
+        tombstone, that is removed too. Four store calls, and more with forks.
         """
         ledger = _ledger_id(info)
         if not await self._has_living(ledger):
@@ -80,7 +84,7 @@ class Forks:
             for key in (kept.FORKED_FROM, kept.FORK_LEDGER)
             if key in info.attributes
         }
-        with suppress(StreamExists):  # somebody was quicker to begin the id anew
+        with suppress(StreamExists):  # another client has created the id again
             await self._store.create(
                 info.id,
                 attributes={**left, kept.LEDGER: ledger},
@@ -90,8 +94,11 @@ class Forks:
             )
 
     async def _remove_tombstone(self, info: StreamInfo) -> None:
-        """Remove it where nobody else does. Whoever changes it first may: a `delete` knows no
-        version, and could hit a stream that has begun under the id meanwhile."""
+        """Remove a tombstone, unless another process is doing so.
+
+        The process that changes it first, under its version, removes it: `delete` takes no
+        version, and could hit a new stream under the same id.
+        """
         if kept.is_being_removed(info):
             return
         removing = {**info.attributes, kept.REMOVING: str(int(time.time()))}
@@ -108,11 +115,11 @@ class Forks:
         try:
             await self._release(info)
         except StreamStoreError as exc:
-            # The tombstone finds out when somebody asks for it.
-            _log.warning("fork %r is deleted, its source was not told: %s", info.id, exc)
+            # Harmless: the next request for the tombstone checks its forks again.
+            _log.warning("fork %r is deleted but still in its ledger: %s", info.id, exc)
 
     async def _release(self, fork: StreamInfo) -> None:
-        """Tell the ledger of a fork's source that it is gone."""
+        """Strike a deleted fork off its source's ledger."""
         source_id = fork.attributes.get(kept.FORKED_FROM)
         if source_id is None:
             return
@@ -122,7 +129,7 @@ class Forks:
             await self.check_exists(await self._store.info(source_id))
 
     async def _has_living(self, ledger: str) -> bool:
-        """Whether a fork lives, or a fork of one."""
+        """Whether any fork in the ledger lives, directly or through forks of its own."""
         for fork_id in await self._entered(ledger):
             try:
                 fork = await self._store.info(fork_id)
@@ -137,7 +144,7 @@ class Forks:
         return False
 
     async def _entered(self, ledger: str) -> list[str]:
-        """The forks that were entered and not released, the newest first."""
+        """The ids of the forks that were entered and not released, the newest first."""
         entered: dict[str, None] = {}
         with suppress(StreamNotFound):
             info = await self._store.info(ledger)
@@ -152,9 +159,9 @@ class Forks:
 async def records_below(
     store: StreamStore, info: StreamInfo, end: int, start: int = 0
 ) -> AsyncIterator[Record]:
-    """The records of this very stream from `start` to `end`, the last one cut there.
+    """The records of this very stream from `start` to `end`, where the last record is cut.
 
-    Raises `StreamNotFound` when it has gone or a namesake has come.
+    Raises `StreamNotFound` if the stream is gone, or was replaced by a namesake.
     """
     while start < end:
         page = await store.read(info.id, start)
@@ -167,6 +174,6 @@ async def records_below(
 
 
 def _ledger_id(source: StreamInfo) -> str:
-    """Of this very source: a namesake has another."""
+    """The id of a source's ledger; a namesake of the source has another."""
     identity = f"{to_microseconds(source.created_at)} {source.id}"
     return f"{RESERVED}forks/{hashlib.sha256(identity.encode()).hexdigest()[:40]}"

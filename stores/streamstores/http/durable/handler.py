@@ -1,4 +1,4 @@
-"""The requests of the Durable Streams protocol, and who may make them."""
+"""The methods of the Durable Streams protocol, and the permission each of them needs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from streamstores.http._asgi.handler import StreamHandler
 from streamstores.http._asgi.requests import read_body
 from streamstores.http.durable import request_headers
 from streamstores.http.durable.appender import Appender
-from streamstores.http.durable.creator import Creator
-from streamstores.http.durable.drafts import Append, Taken
+from streamstores.http.durable.creator import StreamCreator
+from streamstores.http.durable.drafts import AppendRequest, Taken
 from streamstores.http.durable.forks import Forks
 from streamstores.http.durable.live_reader import LiveReader
 from streamstores.http.durable.offsets import format_offset
 from streamstores.http.durable.reader import Reader, metadata_of
 from streamstores.http.durable.request_headers import RequestHeaders
-from streamstores.http.durable.responses import Answers, HeaderList
+from streamstores.http.durable.responses import HeaderList, Responses
 from streamstores.store import StreamStore
 
 __all__ = ["create_durable_streams_app"]
@@ -42,33 +42,34 @@ def create_durable_streams_app(
     """An ASGI application that speaks the Durable Streams protocol, to run or to mount.
 
     A stream's id is its path below the mount. Streams of other writers in the same store can
-    be read; of theirs, one without a content type counts as `application/octet-stream`.
+    be read; without a content type they count as `application/octet-stream`.
 
     - `authorize(request, stream_id, action)`, plain or async, is asked before anything else
-      happens; what is not true, or an exception, refuses. The action is `create`, `append`
-      (closing too), `read` or `delete`; a fork asks for `create` and, of its source, `read`.
-      Without it whoever reaches the application may do everything.
-    - `allow_origin`: which pages of other origins may use it from a browser; None leaves that
-      to the application around it.
-    - `max_body_bytes` bounds the body of a request.
-    - `long_poll_seconds` and `live_seconds`: how long a long-poll waits, and how long an
-      answer of server-sent events lasts; clients then come back.
-    - `producer_memory`: seconds of silence after which an idempotent producer may be forgotten
-      where a stream has more of them than its attributes hold.
-    - `watch_signals`: end live answers with the signal that tells the server to end, which
-      otherwise waits for them first.
+      happens; an exception refuses. The action is `create`, `append` (closing too), `read` or
+      `delete`. A fork needs `create` and, for its source, `read`. Without `authorize` every
+      client of the application may do everything.
+    - `allow_origin`: the origin whose pages may use the application from a browser, or `"*"`.
+      None leaves CORS to the application around it.
+    - `max_body_bytes`: the longest body of a request, at most the store's `append_bytes`.
+    - `long_poll_seconds` and `live_seconds`: how long a long-poll waits, and how long a
+      response of server-sent events lasts. Clients then ask again.
+    - `producer_memory`: seconds of silence after which an idempotent producer may be forgotten,
+      if a stream has more producers than its attributes can hold.
+    - `watch_signals`: end live responses on the signal that ends the server, which otherwise
+      waits for them first.
 
-    Raises `InvalidRequest` for settings that cannot be.
+    Raises `InvalidRequest` for settings out of range.
     """
     if not 0 < max_body_bytes <= store.limits.append_bytes:
         most = store.limits.append_bytes
-        raise InvalidRequest(f"max_body_bytes is 1 to {most}, what one append takes")
+        raise InvalidRequest(f"max_body_bytes is 1 to {most}, the most that one append takes")
     if not (long_poll_seconds > 0 and live_seconds > 0 and producer_memory >= 0):
-        raise InvalidRequest("the settings that are seconds are above 0")
+        message = "long_poll_seconds and live_seconds are above 0, producer_memory at least 0"
+        raise InvalidRequest(message)
     server = _DurableStreams(
         store,
         authorize,
-        Answers(allow_origin),
+        Responses(allow_origin),
         max_body_bytes=max_body_bytes,
         long_poll_seconds=long_poll_seconds,
         live_seconds=live_seconds,
@@ -80,11 +81,13 @@ def create_durable_streams_app(
 
 
 class _DurableStreams:
+    """The methods of the protocol, on one store."""
+
     def __init__(
         self,
         store: StreamStore,
         authorize: Authorize | None,
-        answers: Answers,
+        responses: Responses,
         *,
         max_body_bytes: int,
         long_poll_seconds: float,
@@ -93,24 +96,24 @@ class _DurableStreams:
     ) -> None:
         self._store = store
         self._authorize = authorize
-        self._answers = answers
+        self._responses = responses
         self._max_body_bytes = max_body_bytes
         self._gate = Gate()
         self._forks = Forks(store)
         self._appender = Appender(store, self._forks, producer_memory)
-        self._creator = Creator(store, self._forks)
-        # What only some may read is for no shared cache.
+        self._creator = StreamCreator(store, self._forks)
+        # A shared cache would serve clients that `authorize` was not asked about.
         scope = b"public" if authorize is None else b"private"
         self._reader = Reader(
             store,
             self._forks,
-            answers,
+            responses,
             cache_control=scope + b", max-age=60, stale-while-revalidate=300",
             long_poll_seconds=long_poll_seconds,
             gate=self._gate,
         )
         self._live_reader = LiveReader(
-            store, self._reader, answers, live_seconds=live_seconds, gate=self._gate
+            store, self._reader, responses, live_seconds=live_seconds, gate=self._gate
         )
         self._methods = {
             "GET": self._get,
@@ -121,10 +124,11 @@ class _DurableStreams:
         }
 
     async def serve(self, exchange: Exchange) -> None:
+        """Answer a request. Refusals too carry CORS headers, so that pages can read them."""
         method = exchange.scope["method"]
         try:
             if method == "OPTIONS":
-                await self._answers.allow(exchange.send)
+                await self._responses.allow(exchange.send)
                 return
             answer = self._methods.get(method)
             if answer is None:
@@ -134,14 +138,14 @@ class _DurableStreams:
             self._gate.check_open()
             await answer(exchange, dict(exchange.scope["headers"]))
         except (ClientDisconnect, OSError):
-            return  # nobody is left to answer
+            return  # the client has left
         except Exception as exc:
-            await self._answers.refuse(
+            await self._responses.refuse(
                 exchange.send, refusal_of(exc), with_body=method != "HEAD"
             )
 
     async def close(self) -> None:
-        """End the live answers, whose clients then come back elsewhere."""
+        """End the live responses, whose clients then reconnect elsewhere."""
         self._gate.close()
         await self._appender.aclose()
 
@@ -164,11 +168,12 @@ class _DurableStreams:
         request = request_headers.read_append(headers, body, self._store.limits)
         taken = await self._appender.append(stream_id, request)
         status = 200 if taken.is_new and request.claim is not None and request.chunks else 204
-        await self._answers.confirm(
+        await self._responses.confirm(
             exchange.send, status, _headers_of(request, taken), has_origin=b"origin" in headers
         )
 
     async def _put(self, exchange: Exchange, headers: RequestHeaders) -> None:
+        """Create a stream or a fork. Both permissions are checked before the body is read."""
         stream_id = await self._allowed(exchange, "create")
         creation = request_headers.read_creation(exchange, headers, self._store.limits)
         if creation.fork is not None:
@@ -181,7 +186,7 @@ class _DurableStreams:
             answer.append(
                 (b"location", request_headers.location_of(exchange, headers, stream_id))
             )
-        await self._answers.send(exchange.send, 201 if is_new else 200, answer, b"")
+        await self._responses.send(exchange.send, 201 if is_new else 200, answer, b"")
 
     async def _delete(self, exchange: Exchange, headers: RequestHeaders) -> None:
         stream_id = await self._allowed(exchange, "delete")
@@ -189,7 +194,7 @@ class _DurableStreams:
         await self._forks.check_exists(info)
         await self._forks.delete(info)
         self._appender.forget(stream_id)
-        await self._answers.send(exchange.send, 204)
+        await self._responses.send(exchange.send, 204)
 
     async def _allowed(self, exchange: Exchange, action: str) -> str:
         stream_id = request_headers.stream_id_of(exchange, self._store.limits)
@@ -206,7 +211,7 @@ class _DurableStreams:
         return exchange.body
 
 
-def _headers_of(request: Append, taken: Taken) -> HeaderList:
+def _headers_of(request: AppendRequest, taken: Taken) -> HeaderList:
     headers: HeaderList = [(b"stream-next-offset", format_offset(taken.tail).encode())]
     if taken.is_closed:
         headers.append((b"stream-closed", b"true"))

@@ -1,7 +1,7 @@
-"""Reading as server-sent events: what is there, and then what comes.
+"""Live reads as server-sent events: the records that exist, then new ones as they come.
 
-Most readers of a stream are at its end together and get the same bytes, so an event is
-encoded for the first of them and kept for the others, as long as it is among the last few.
+Most readers of a stream are at its end together and get the same bytes. So the last few
+events that were encoded are kept, and sent to all of them.
 """
 
 from __future__ import annotations
@@ -21,51 +21,55 @@ from streamstores.http.durable.content import Content
 from streamstores.http.durable.expiry import kept_alive
 from streamstores.http.durable.offsets import format_offset, next_cursor
 from streamstores.http.durable.reader import Reader, same_stream
-from streamstores.http.durable.request_headers import Reading
-from streamstores.http.durable.responses import Answers
+from streamstores.http.durable.request_headers import ReadRequest
+from streamstores.http.durable.responses import Responses
 from streamstores.store import Page, Record, State, StreamInfo, StreamStore
 
 __all__ = ["LiveReader"]
 
-_EVENT_BYTES = 262_144  # about how much a client that does not read has encoded for it
+_EVENT_BYTES = 262_144  # about the most that is encoded ahead for one client
 _SHARED_EVENTS = 64
 _SHARED_BYTES = 65_536
 _PING_SECONDS = 15.0
-_PING = b":\n\n"  # a comment: for proxies; an offset in it could be ahead of what was sent
+# For proxies. A comment, because a control event would need an offset, which could be ahead of
+# what was sent.
+_PING = b":\n\n"
 
 _Key = tuple[str, datetime, int, int, bool, bool, int]
 _Event = tuple[bytes, int, bytes]
-"""The bytes, the offset that they reach, and what of the records is held behind them."""
+"""The bytes, the offset that they reach, and the bytes of the records that are held back."""
 
 _log = logging.getLogger("streamstores.http")
 
 
 class LiveReader:
-    """The server-sent events of one process."""
+    """The live reads of one process, with the events that they share."""
 
     def __init__(
         self,
         store: StreamStore,
         reader: Reader,
-        answers: Answers,
+        responses: Responses,
         *,
         live_seconds: float,
         gate: Gate,
     ) -> None:
         self._store = store
         self._reader = reader
-        self._answers = answers
+        self._responses = responses
         self._live_seconds = live_seconds
         self._gate = gate
         self._shared: dict[_Key, _Event] = {}
 
-    async def send(self, exchange: Exchange, stream_id: str, reading: Reading) -> None:
-        """Answer with events until the stream is closed or the time is up, after which
-        clients come back. Two store calls to begin with; then followers share their reads."""
+    async def send(self, exchange: Exchange, stream_id: str, reading: ReadRequest) -> None:
+        """Answer with events until the stream is closed or `live_seconds` have passed.
+
+        Two store calls to begin with; after that the followers of a stream share their reads.
+        """
         page = await self._reader.page(stream_id, reading.offset)
         content = Content.of(page.info.attributes.get(CONTENT_TYPE))
         headers = [
-            *self._answers.common,
+            *self._responses.common,
             (b"content-type", b"text/event-stream"),
             (b"cache-control", b"no-cache, no-transform"),
             (b"x-accel-buffering", b"no"),
@@ -73,7 +77,7 @@ class LiveReader:
         if not content.is_text:
             headers.append((b"stream-sse-data-encoding", b"base64"))
         info, bodies = page.info, self._bodies(page, content, reading.cursor)
-        del page  # its records are a megabyte, and this goes on for a minute
+        del page  # up to a megabyte of records, which would live as long as the response
         async with kept_alive(self._store, info, self._live_seconds):
             await send_events(
                 exchange.receive,
@@ -89,27 +93,27 @@ class LiveReader:
     async def _bodies(
         self, page: Page, content: Content, echoed: str | None
     ) -> AsyncGenerator[bytes, None]:
-        """The stream as events. It just ends where the stream cannot be read on: clients ask
-        again, and are told."""
+        """The stream as events. If it cannot be read any further they end without an error,
+        and the client learns the reason when it asks again."""
         start = page.records[0].offset if page.records else page.next_offset
-        line = _Line(content, start, self._shared, next_cursor(echoed) if echoed else 0)
-        for event in line.events(page.info, page.records):
+        cursor = _Cursor(content, start, self._shared, next_cursor(echoed) if echoed else 0)
+        for event in cursor.events(page.info, page.records):
             yield event
         info, offset = page.info, page.next_offset
         del page
         try:
             async with follow(self._store, info.id, offset) as follower:
-                while not line.is_over:
+                while not cursor.is_over:
                     batch = await follower.batch()
-                    for event in line.events(same_stream(info, follower.info), batch):
+                    for event in cursor.events(same_stream(info, follower.info), batch):
                         yield event
                     del batch
         except StreamStoreError as exc:
-            _log.info("a response was cut, its client will ask again: %s", exc)
+            _log.info("a response ended early, and its client will ask again: %s", exc)
 
 
-class _Line:
-    """One client's place in one stream."""
+class _Cursor:
+    """One client's position in one stream."""
 
     def __init__(
         self, content: Content, offset: int, shared: dict[_Key, _Event], least_cursor: int
@@ -118,14 +122,14 @@ class _Line:
         """Whether the client was told that the stream is closed."""
         self._content = content
         self._offset = offset
-        """What was sent ends here, and what is held begins."""
+        """The offset after the last byte sent; `_held` begins here."""
         self._held = b""
-        """In text, the beginning of a character whose rest has not come."""
+        """In text, the first bytes of a character whose last byte has not arrived."""
         self._shared = shared
         self._least_cursor = least_cursor
 
     def events(self, info: StreamInfo, records: list[Record]) -> Iterator[bytes]:
-        """The events for what came; with nothing, the one that says how the stream is."""
+        """The events for new records. Without records, an event with the stream's status."""
         for part in in_parts(records, _EVENT_BYTES) if records else ([],):
             end = part[-1].end if part else info.tail
             is_end = end == info.tail
@@ -144,6 +148,7 @@ class _Line:
     def _make(
         self, part: list[Record], end: int, is_end: bool, is_closed: bool, cursor: int
     ) -> _Event:
+        """A data event, if there are whole characters to send, and its control event."""
         chunks = [record.data for record in part]
         if self._held:
             chunks.insert(0, self._held)

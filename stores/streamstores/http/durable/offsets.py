@@ -1,8 +1,8 @@
 """Offsets and cursors, as clients see them.
 
-An offset is our byte offset in a fixed width, so that the order of the texts is the order of
-the positions. The first half is always zero: the public conformance suite writes the start
-of a stream as two groups of sixteen zeros.
+An offset is the byte offset in a fixed width, so that texts sort as the positions do. The
+first half is always zero, because the public conformance suite writes the start of a stream as
+two groups of sixteen zeros.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ def format_offset(offset: int) -> str:
 
 
 def parse_offset(text: str) -> int:
-    """The byte offset, capped at one that no stream reaches. Raises `HttpError`
-    `invalid_offset`; the sentinels are no offsets."""
+    """The byte offset, at most `MAX_OFFSET`, which no stream reaches.
+
+    Raises `HttpError` `invalid_offset`, also for `-1` and `now`.
+    """
     match = _OFFSET.fullmatch(text)
     if match is None:
         raise HttpError(400, "invalid_offset", "not an offset that this server gave")
@@ -40,8 +42,11 @@ def parse_offset(text: str) -> int:
 
 
 def next_cursor(echoed: str | None) -> int:
-    """The cursor of a live answer: the number of the current interval of 20 seconds, or one
-    after the client's where that has come as far, so that no cache answers for ever."""
+    """The cursor of a live response: the number of the current interval of 20 seconds.
+
+    If the client's own cursor is already as high, it gets a higher one, so that a cache cannot
+    give it the same response for ever.
+    """
     current = int(time.time() - _CURSOR_EPOCH) // _CURSOR_SECONDS
     if echoed is None or not _CURSOR.fullmatch(echoed) or int(echoed) < current:
         return current

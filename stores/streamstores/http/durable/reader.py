@@ -1,4 +1,4 @@
-"""Reading what is there, at once or as soon as there is something: catch-up and long-poll."""
+"""Reads: catch-up, which answers at once, and long-poll, which waits for the next records."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from streamstores.http.durable.content import Content
 from streamstores.http.durable.expiry import kept_alive, touch
 from streamstores.http.durable.forks import Forks
 from streamstores.http.durable.offsets import format_offset, next_cursor
-from streamstores.http.durable.request_headers import Reading, RequestHeaders
-from streamstores.http.durable.responses import Answers, HeaderList
+from streamstores.http.durable.request_headers import ReadRequest, RequestHeaders
+from streamstores.http.durable.responses import HeaderList, Responses
 from streamstores.limits import to_microseconds
 from streamstores.store import Page, Record, State, StreamInfo, StreamStore
 
@@ -26,13 +26,13 @@ _TRUE = b"true"
 
 
 class Reader:
-    """The reads of one process; it keeps nothing between them."""
+    """The reads of one process. It keeps no state between them."""
 
     def __init__(
         self,
         store: StreamStore,
         forks: Forks,
-        answers: Answers,
+        responses: Responses,
         *,
         cache_control: bytes,
         long_poll_seconds: float,
@@ -40,39 +40,42 @@ class Reader:
     ) -> None:
         self._store = store
         self._forks = forks
-        self._answers = answers
+        self._responses = responses
         self._cache_control = cache_control
         self._long_poll_seconds = long_poll_seconds
         self._gate = gate
 
     async def head(self, exchange: Exchange, stream_id: str) -> None:
-        """Answer what the stream is. One store call."""
+        """Answer with the stream's headers. One store call."""
         info = await self._existing(stream_id)
         headers = metadata_of(info)
         headers.append((b"cache-control", b"no-store"))
         headers.append((b"etag", _etag(info, "-1", info.tail)))
-        await self._answers.send(exchange.send, 200, headers)
+        await self._responses.send(exchange.send, 200, headers)
 
     async def catch_up(
-        self, exchange: Exchange, headers: RequestHeaders, stream_id: str, reading: Reading
+        self, exchange: Exchange, headers: RequestHeaders, stream_id: str, reading: ReadRequest
     ) -> None:
-        """Answer what is there from the offset, a megabyte at a time. One store call, and
-        another where a ttl slides."""
+        """Answer with the records from the offset, up to a megabyte of them.
+
+        One store call, and another if the read restarts a ttl.
+        """
         page = await self.page(stream_id, reading.offset)
         if reading.offset is None:
             answer = _headers_of(page.info, page.info.tail)
             answer.append((b"cache-control", b"no-store"))
             body = Content.of(page.info.attributes.get(CONTENT_TYPE)).body_of(())
-            await self._answers.send(exchange.send, 200, answer, body)
+            await self._responses.send(exchange.send, 200, answer, body)
             return
         await self._send(exchange, headers, page.info, page.records, page.next_offset, reading)
 
     async def long_poll(
-        self, exchange: Exchange, headers: RequestHeaders, stream_id: str, reading: Reading
+        self, exchange: Exchange, headers: RequestHeaders, stream_id: str, reading: ReadRequest
     ) -> None:
-        """Answer what is there, or else what comes first; 204 where nothing does in time.
+        """Answer with the records from the offset, or with the next ones that come.
 
-        One store call where something is there. Those who wait share their reads.
+        204 if none comes in time. One store call if there are records; requests that wait
+        share their reads.
         """
         page = await self.page(stream_id, reading.offset)
         info, records, end = page.info, page.records, page.next_offset
@@ -88,11 +91,10 @@ class Reader:
         answer = _headers_of(info, end)
         answer.append((b"stream-cursor", b"%d" % next_cursor(reading.cursor)))
         answer.append((b"cache-control", b"no-store"))
-        await self._answers.send(exchange.send, 204, answer)
+        await self._responses.send(exchange.send, 204, answer)
 
     async def page(self, stream_id: str, offset: int | None) -> Page:
-        """What is there from the offset; None is the tail. A read keeps a sliding ttl from
-        running out."""
+        """The records from the offset on; None means the tail. Restarts the stream's ttl."""
         if offset is None:
             info = await self._existing(stream_id)
             page = Page([], info.tail, info)
@@ -101,7 +103,7 @@ class Reader:
                 page = await self._store.read(stream_id, offset)
             except OffsetOutOfRange as exc:
                 await self._forks.check_exists(await self._store.info(stream_id))
-                message = "the stream does not reach so far"
+                message = "the offset is beyond the end of the stream"
                 raise HttpError(400, "offset_out_of_range", message) from exc
             await self._forks.check_exists(page.info)
         await touch(self._store, page.info)
@@ -113,8 +115,8 @@ class Reader:
         return info
 
     async def _first_of(self, exchange: Exchange, follower: Follower) -> list[Record]:
-        """The first records that come; none where the time is up, the stream is closed, the
-        client has left, or the server ends."""
+        """The next records. None come if the time is up, the stream is closed, the client has
+        left, or the server ends."""
         batch = asyncio.ensure_future(follower.batch())
         leaving = asyncio.ensure_future(_until_disconnected(exchange))
         closing = asyncio.ensure_future(self._gate.wait_closed())
@@ -136,27 +138,28 @@ class Reader:
         info: StreamInfo,
         records: Sequence[Record],
         end: int,
-        reading: Reading,
+        reading: ReadRequest,
         *,
         is_live: bool = False,
     ) -> None:
+        """Answer 200 with the records, or 304 if the client's ETag still matches."""
         etag = _etag(info, reading.start, end)
         answer = _headers_of(info, end)
         answer.append((b"etag", etag))
-        # What is empty now may have something in a moment; a cache asks each time.
+        # An empty response must be checked each time: there may be records in a moment.
         answer.append((b"cache-control", self._cache_control if records else b"no-cache"))
         if is_live:
             answer.append((b"stream-cursor", b"%d" % next_cursor(reading.cursor)))
         if _matches(headers.get(b"if-none-match"), etag):
-            await self._answers.send(exchange.send, 304, answer)
+            await self._responses.send(exchange.send, 304, answer)
             return
         content = Content.of(info.attributes.get(CONTENT_TYPE))
         body = content.body_of([record.data for record in records])
-        await self._answers.send(exchange.send, 200, answer, body)
+        await self._responses.send(exchange.send, 200, answer, body)
 
 
 def metadata_of(info: StreamInfo) -> HeaderList:
-    """The headers that say what a stream is."""
+    """The headers that describe a stream."""
     headers: HeaderList = [
         (b"content-type", Content.of(info.attributes.get(CONTENT_TYPE)).header.encode()),
         (b"stream-next-offset", format_offset(info.tail).encode()),
@@ -172,7 +175,7 @@ def metadata_of(info: StreamInfo) -> HeaderList:
 
 
 def same_stream(earlier: StreamInfo, later: StreamInfo | None) -> StreamInfo:
-    """The later info. Raises `StreamNotFound` where it is a namesake's."""
+    """The later info, if there is one. Raises `StreamNotFound` if it is a namesake's."""
     if later is None:
         return earlier
     if later.created_at != earlier.created_at:
@@ -181,7 +184,7 @@ def same_stream(earlier: StreamInfo, later: StreamInfo | None) -> StreamInfo:
 
 
 def _headers_of(info: StreamInfo, end: int) -> HeaderList:
-    """The headers of an answer that has the stream up to `end`."""
+    """The headers of a response with the stream's bytes up to `end`."""
     headers: HeaderList = [
         (b"content-type", Content.of(info.attributes.get(CONTENT_TYPE)).header.encode()),
         (b"stream-next-offset", format_offset(end).encode()),
@@ -194,7 +197,7 @@ def _headers_of(info: StreamInfo, end: int) -> HeaderList:
 
 
 def _etag(info: StreamInfo, start: str, end: int) -> bytes:
-    """Differs between namesakes, and once the stream is closed at its end."""
+    """The ETag of a read. It differs between namesakes, and changes when the stream closes."""
     is_end = end >= info.tail and info.state is not State.STREAMING
     identity = to_microseconds(info.created_at)
     return f'"{identity:x}:{start}:{end}{":c" if is_end else ""}"'.encode()

@@ -1,4 +1,4 @@
-"""What a request asks: its path, headers and query, and what is wrong with them."""
+"""The path, headers and query of a request, parsed, and the refusals of bad ones."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from streamstores.http._asgi.errors import HttpError
 from streamstores.http._asgi.exchange import Exchange, path_below_mount
 from streamstores.http._asgi.requests import check_id
 from streamstores.http.durable.content import Content, chunks_of
-from streamstores.http.durable.drafts import Append, Claim
+from streamstores.http.durable.drafts import AppendRequest, Claim
 from streamstores.http.durable.expiry import Expiry
 from streamstores.http.durable.offsets import BEGINNING, NOW, parse_offset
 from streamstores.limits import MAX_TTL_SECONDS, Limits
 
-__all__ = ["RESERVED", "Creation", "Fork", "Reading", "RequestHeaders"]
+__all__ = ["RESERVED", "CreateRequest", "Fork", "ReadRequest", "RequestHeaders"]
 
 RESERVED = "__ds/"
-"""What the protocol keeps for control paths, and we for what forks leave behind."""
+"""The prefix of the protocol's control paths, and of the ledgers of forks."""
 
 RequestHeaders = dict[bytes, bytes]
 
@@ -40,32 +40,32 @@ _MOMENT = re.compile(
 
 
 class Fork(NamedTuple):
-    """What a fork is made of."""
+    """The source of a fork, and the point up to which it is copied."""
 
     source_id: str
     offset: int | None
     sub_offset: int
 
 
-class Creation(NamedTuple):
-    """A PUT."""
+class CreateRequest(NamedTuple):
+    """A `PUT`, parsed."""
 
     content_type: str | None
-    """None where the client gave none: a fork takes its source's."""
+    """None if the client gave none: a fork then has its source's."""
     expiry: Expiry
     is_closed: bool
     fork: Fork | None
 
 
-class Reading(NamedTuple):
-    """A GET."""
+class ReadRequest(NamedTuple):
+    """A `GET`, parsed."""
 
     offset: int | None
-    """None: the tail as it is now."""
+    """None means the current tail."""
     live: str | None
     cursor: str | None
     start: str
-    """The offset as the client wrote it."""
+    """The offset in the client's own text, which is part of the ETag."""
 
 
 def stream_id_of(exchange: Exchange, limits: Limits) -> str:
@@ -83,11 +83,11 @@ def location_of(exchange: Exchange, headers: RequestHeaders, stream_id: str) -> 
     )
 
 
-def read_creation(exchange: Exchange, headers: RequestHeaders, limits: Limits) -> Creation:
-    """Raises `HttpError` 400."""
+def read_creation(exchange: Exchange, headers: RequestHeaders, limits: Limits) -> CreateRequest:
+    """Parse the headers of a `PUT`. Raises `HttpError` 400."""
     content_type = _text(headers, b"content-type") or None
     Content.of(content_type)
-    return Creation(
+    return CreateRequest(
         content_type,
         _read_expiry(headers),
         _is_true(headers.get(b"stream-closed")),
@@ -95,12 +95,12 @@ def read_creation(exchange: Exchange, headers: RequestHeaders, limits: Limits) -
     )
 
 
-def read_append(headers: RequestHeaders, body: bytes, limits: Limits) -> Append:
-    """Raises `HttpError` 400 and 413."""
+def read_append(headers: RequestHeaders, body: bytes, limits: Limits) -> AppendRequest:
+    """Parse a `POST`. Raises `HttpError` 400 and 413."""
     if body and _MEANS_MORE.isdisjoint(headers):  # the hot path: bytes and nothing else
         content = _content_of(headers.get(b"content-type"))
         chunks = _some_chunks(content, body, limits)
-        return Append(chunks, sum(map(len, chunks)), content.mime)
+        return AppendRequest(chunks, sum(map(len, chunks)), content.mime)
     closes = _is_true(headers.get(b"stream-closed"))
     seq = _text(headers, b"stream-seq")
     if seq is not None and len(seq) > _MOST_SEQ_CHARS:
@@ -109,14 +109,14 @@ def read_append(headers: RequestHeaders, body: bytes, limits: Limits) -> Append:
     if not body:
         if not closes:
             raise HttpError(400, "empty_body", "there is nothing to append")
-        return Append((), 0, None, closes, None, claim)
+        return AppendRequest((), 0, None, closes, None, claim)
     content = _content_of(headers.get(b"content-type"))
     chunks = _some_chunks(content, body, limits)
-    return Append(chunks, sum(map(len, chunks)), content.mime, closes, seq, claim)
+    return AppendRequest(chunks, sum(map(len, chunks)), content.mime, closes, seq, claim)
 
 
-def read_reading(exchange: Exchange) -> Reading:
-    """Raises `HttpError` 400."""
+def read_reading(exchange: Exchange) -> ReadRequest:
+    """Parse the query of a `GET`. Raises `HttpError` 400."""
     raw: bytes = exchange.scope.get("query_string", b"")
     query = parse_qs(raw.decode("latin-1"), keep_blank_values=True) if raw else {}
     live = _single(query, "live")
@@ -128,14 +128,14 @@ def read_reading(exchange: Exchange) -> Reading:
     start = BEGINNING if start is None else start
     cursor = _single(query, "cursor")
     if start == NOW:
-        return Reading(None, live, cursor, start)
-    return Reading(0 if start == BEGINNING else parse_offset(start), live, cursor, start)
+        return ReadRequest(None, live, cursor, start)
+    return ReadRequest(0 if start == BEGINNING else parse_offset(start), live, cursor, start)
 
 
 def _own(stream_id: str, limits: Limits) -> str:
     checked = check_id(stream_id, limits)
     if f"{checked}/".startswith(RESERVED):
-        raise HttpError(404, "reserved_path", "paths of this kind are reserved")
+        raise HttpError(404, "reserved_path", f"paths below {RESERVED} are reserved")
     return checked
 
 
@@ -178,11 +178,15 @@ def _read_expiry(headers: RequestHeaders) -> Expiry:
     if ttl is not None:
         if not _WHOLE_NUMBER.fullmatch(ttl) or int(ttl) > MAX_TTL_SECONDS:
             raise HttpError(400, "invalid_ttl", "Stream-TTL is whole seconds, up to 100 years")
-        return Expiry(ttl=float(ttl) or 0.001)  # 0 ends at once, which no store takes as a ttl
+        return Expiry(ttl=float(ttl) or 0.001)  # 0 expires at once; no store takes it
     return Expiry(at=None if at is None else _moment(at))
 
 
 def _moment(text: str) -> datetime:
+    """A timestamp of RFC 3339 in UTC. `fromisoformat` of Python 3.10 cannot parse all of them.
+
+    Raises `HttpError` `invalid_expires_at`.
+    """
     match = _MOMENT.fullmatch(text)
     try:
         if match is None:
@@ -198,6 +202,7 @@ def _moment(text: str) -> datetime:
 
 
 def _read_fork(exchange: Exchange, headers: RequestHeaders, limits: Limits) -> Fork | None:
+    """The fork that a `PUT` asks for; None if it creates an independent stream."""
     source, offset = (
         _text(headers, b"stream-forked-from"),
         _text(headers, b"stream-fork-offset"),
@@ -219,7 +224,7 @@ def _read_fork(exchange: Exchange, headers: RequestHeaders, limits: Limits) -> F
 
 
 def _source_id(exchange: Exchange, source: str, limits: Limits) -> str:
-    """The id in a path of this server, which begins as the paths of this application do."""
+    """The stream id in a path of this server, which begins with the application's mount."""
     scope = exchange.scope
     root = scope.get("root_path", "").rstrip("/")
     path = unquote(source)

@@ -1,4 +1,4 @@
-"""The answers: a status, headers, and a body that is there."""
+"""Responses whose body is complete: a status, headers and bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from starlette.types import Send
 
 from streamstores.http._asgi.errors import HttpError
 
-__all__ = ["Answers", "HeaderList"]
+__all__ = ["HeaderList", "Responses"]
 
 HeaderList = list[tuple[bytes, bytes]]
 
@@ -26,8 +26,8 @@ _EXPOSED_HEADERS = (
 )
 
 
-class Answers:
-    """Sends answers, each with the headers that all of them have."""
+class Responses:
+    """Sends responses, each with the headers that all of them have."""
 
     def __init__(self, allow_origin: str | None) -> None:
         self.common: HeaderList = [
@@ -53,7 +53,7 @@ class Answers:
         headers: Iterable[tuple[bytes, bytes]] = (),
         body: bytes | None = None,
     ) -> None:
-        """`body` None: the status has none, or the method."""
+        """Send a response. `body` is None if the status or the method allows none."""
         all_headers = [*self.common, *headers]
         if body is not None:
             all_headers.append((b"content-length", b"%d" % len(body)))
@@ -63,18 +63,22 @@ class Answers:
     async def confirm(
         self, send: Send, status: int, headers: HeaderList, *, has_origin: bool
     ) -> None:
-        """Answer an append, which no cache keeps: what only pages of other origins need is
-        left out for everybody else, since writing it costs more than the append in memory."""
+        """Answer an append.
+
+        The CORS headers are sent only if the request has an `Origin`: writing them costs more
+        than an append in memory. No cache keeps this response, so it need not vary.
+        """
         all_headers = [*(self.common if has_origin else (_NOSNIFF,)), *headers]
         await send({"type": "http.response.start", "status": status, "headers": all_headers})
         await send({"type": "http.response.body", "body": b""})
 
     async def refuse(self, send: Send, error: HttpError, *, with_body: bool = True) -> None:
+        """Answer with a refusal. `HEAD` must not have a body."""
         response = error.response()
         headers = [each for each in response.raw_headers if each[0] != b"content-length"]
         body = bytes(response.body) if with_body else None
         await self.send(send, error.status, headers, body)
 
     async def allow(self, send: Send) -> None:
-        """The answer to a preflight."""
+        """Answer a preflight request."""
         await self.send(send, 204, self._preflight)
