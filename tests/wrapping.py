@@ -1,4 +1,4 @@
-"""A store around a store: what tests derive from to count calls or to make them fail."""
+"""Stores around a store: what tests derive from to count calls or to make them fail."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from collections import Counter
 from typing import Any
 
 from streamstores import MemoryStreamStore, OutcomeUnknown, StoreUnavailable, StreamStore
+from streamstores.changes import Changes
 
 
 class Wrapping:
-    """Passes every call on, through the contract alone: followers cannot look inside."""
+    """Passes every call on, and shares no changes: its followers see only what it returns.
+
+    A wrapper that alters ids, bytes or infos has to be like this one.
+    """
 
     def __init__(self, inner: StreamStore | None = None) -> None:
         self.inner = inner or MemoryStreamStore()
         self.limits = self.inner.limits
-        self.capabilities = self.inner.capabilities
+        self.capabilities = self.inner.capabilities - {"changes"}
 
     async def create(self, stream_id: str, *chunks: bytes, **options: Any) -> Any:
         return await self.inner.create(stream_id, *chunks, **options)
@@ -56,6 +60,20 @@ class Wrapping:
         await self.aclose()
 
 
+class Delegating(Wrapping):
+    """Passes every call on and loses nothing: its followers hear of changes as the inner
+    store's do. A wrapper for metrics, retries or access rights can be like this one, even if
+    it is made anew for each request."""
+
+    def __init__(self, inner: StreamStore | None = None) -> None:
+        super().__init__(inner)
+        self.capabilities = self.inner.capabilities
+
+    @property
+    def changes(self) -> Changes:
+        return self.inner.changes
+
+
 class Counting(Wrapping):
     """Counts the calls that reach the store."""
 
@@ -73,8 +91,11 @@ class Counting(Wrapping):
 
 
 class Faulty(Counting):
-    """Fails the next appends as `faults` says, one word an append: `"before"` it was
-    applied (`StoreUnavailable`), or in doubt, `"lost"` or `"landed"` (`OutcomeUnknown`)."""
+    """Fails the next appends as `faults` says, with one word for each append.
+
+    `"before"` refuses it with `StoreUnavailable`. `"lost"` and `"landed"` raise
+    `OutcomeUnknown`; the second after it was applied. None lets it pass.
+    """
 
     def __init__(self, *faults: str | None) -> None:
         super().__init__()

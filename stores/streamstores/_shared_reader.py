@@ -1,22 +1,25 @@
 """The live end of a stream, which its followers in one process share.
 
-See `docs/decisions/shared-followers.md` for why it is here and not in the stores.
+`docs/decisions/shared-followers.md` says why the sharing is here and not in the stores.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import weakref
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any
 
-from streamstores.changes import Changes, Subscription, is_namesake, recheck_after
+from streamstores.changes import Bell, Subscription, changes_of, is_namesake, recheck_after
 from streamstores.errors import OffsetOutOfRange, StreamNotFound
-from streamstores.store import Page, Record, StreamInfo, StreamStore
+from streamstores.store import StreamStore
+from streamstores.values import Page, Record, StreamInfo
 
 RECENT_BYTES = 1_048_576
-"""How much of a stream's end its followers share; one further behind reads for itself."""
+"""How many of a stream's last bytes its followers share. A follower further behind reads for
+itself."""
 
 RECENT_RECORDS = 16_384
 
@@ -24,84 +27,101 @@ RECENT_RECORDS = 16_384
 class SharedReader:
     """The live end of one stream, shared by its followers in this process.
 
-    It keeps the records of `[_start, _end)`. They are numbered as they come; `_first` is the
-    number of the oldest one kept.
+    It keeps the records of `[_start, _end)`, which are numbered as they come; `_first` is the
+    number of the oldest record kept. One task reads what this process did not append itself.
     """
 
     __slots__ = (
-        *("_alarms", "_changed_at", "_end", "_first", "_followers", "_info", "_loop", "_pump"),
-        *("_records", "_start", "_store", "_stream_id", "_waiters", "_subscription"),
-        *("count", "failure"),
+        "_alarms",
+        "_bell",
+        "_changed_at",
+        "_end",
+        "_first",
+        "_info",
+        "_loop",
+        "_readers",
+        "_reading",
+        "_records",
+        "_start",
+        "_stores",
+        "_stream_id",
+        "_waiters",
+        "count",
+        "failure",
     )
 
-    # By id(store): the tail keeps the store alive, so an id here is never another's.
-    _readers: ClassVar[dict[tuple[int, str], SharedReader]] = {}
-
-    def __init__(self, store: StreamStore, stream_id: str) -> None:
+    def __init__(self, store: StreamStore, stream_id: str, readers: dict[str, Any]) -> None:
         self.failure: Exception | None = None
-        self._store = store
+        self.count = 0
+        """The number that the next record will have."""
         self._stream_id = stream_id
         self._loop = asyncio.get_running_loop()
-        self._followers = 0
+        # By identity: each follower's store, and how many followers have it. There are several
+        # if a wrapper is made for each request.
+        self._stores: dict[int, tuple[StreamStore, int]] = {}
+        self._readers = readers
         self._info: StreamInfo | None = None
         self._changed_at = 0.0
         self._start = self._end = 0
         self._records: list[Record] = []
         self._first = 0
-        self.count = 0
-        """The number that the next record will have."""
         self._waiters: set[asyncio.Future[bool]] = set()
         self._alarms: dict[float, asyncio.TimerHandle] = {}
-        self._pump: asyncio.Task[None] | None = None
-        self._subscription: Subscription | None = None
-        changes = getattr(store, "changes", None)
-        if isinstance(changes, Changes):
-            self._subscription = changes.subscribe(stream_id, self._absorb).start()
+        self._reading: asyncio.Task[None] | None = None
+        changes = changes_of(store)
+        self._bell: Bell = Bell()
+        if changes is not None:
+            self._bell = changes.subscribe(stream_id, self._absorb).start()
 
     @classmethod
     def join(cls, store: StreamStore, stream_id: str) -> SharedReader:
-        key = (id(store), stream_id)
-        tail = cls._readers.get(key)
-        if tail is None or tail._loop.is_closed():
-            tail = cls._readers[key] = cls(store, stream_id)
-        tail._followers += 1
-        return tail
+        """The reader of this stream, on behalf of one more follower, which has to `leave`."""
+        readers = _readers_of(store)
+        reader: SharedReader | None = readers.get(stream_id)
+        if reader is None or reader._loop.is_closed():
+            reader = readers[stream_id] = cls(store, stream_id, readers)
+        _, count = reader._stores.get(id(store), (store, 0))
+        reader._stores[id(store)] = store, count + 1
+        return reader
 
-    def leave(self) -> None:
-        self._followers -= 1
-        if self._followers == 0:
+    def leave(self, store: StreamStore) -> None:
+        """End one follower's part. When the last follower has left, so has the reader."""
+        _, count = self._stores.pop(id(store))
+        if count > 1:
+            self._stores[id(store)] = store, count - 1
+        if not self._stores:
             self._retire()
 
     def fail(self, exc: Exception) -> None:
-        """Nothing more will come: followers get `exc` after the records they have."""
+        """End the reader: its followers get `exc` after the records that are there."""
         self.failure = exc
         self._retire()
         self._wake()
 
     def _retire(self) -> None:
-        key = (id(self._store), self._stream_id)
-        if self._readers.get(key) is self:
-            del self._readers[key]
-        if self._subscription is not None:
-            self._subscription.stop()
+        if self._readers.get(self._stream_id) is self:
+            del self._readers[self._stream_id]
+        if isinstance(self._bell, Subscription):
+            self._bell.stop()
         for alarm in self._alarms.values():
             alarm.cancel()
         self._alarms.clear()
-        if self._pump is not None and not self._loop.is_closed():
-            self._pump.cancel()
+        if self._reading is not None and not self._loop.is_closed():
+            self._reading.cancel()
 
     @property
     def info(self) -> StreamInfo:
-        assert self._info is not None, "a tail has an info once a follower is live"
+        assert self._info is not None, "there is an info as soon as a follower is live"
         return self._info
 
     @property
     def is_whole(self) -> bool:
-        """Whether all is here that the stream has."""
+        """Whether the records reach the end of the stream."""
         return self._end == self.info.tail
 
     def belongs_to_namesake_of(self, info: StreamInfo) -> bool:
-        """Whether a fresh read shows that this tail's stream is gone and its id reused."""
+        """Whether a fresh read shows that the stream of this reader is gone and its id in use
+        again. The version says nothing here: the reader may be ahead of that read."""
         return self._info is not None and self._info.created_at != info.created_at
 
     def number_of(self, offset: int) -> int | None:
@@ -117,7 +137,7 @@ class SharedReader:
         return self._records[number - self._first :]
 
     def offer(self, info: StreamInfo, records: Sequence[Record], next_offset: int) -> bool:
-        """Take what a read or a commit showed; False where it leaves something to read.
+        """Take what a read or a commit showed; False if something is still to be read.
 
         `records` end at `next_offset`, and `info` was true when they were read.
         """
@@ -134,14 +154,14 @@ class SharedReader:
             self._skip_to(next_offset)
         else:
             return False
-        self._update(max(info, self._info, key=_version_of), woken=bool(records))
-        return self._end == self._info.tail
+        self._update(max(info, self._info, key=_version_of), has_records=bool(records))
+        return self.is_whole
 
     def _begin(self, info: StreamInfo) -> None:
         self._know(info)
         self._start = self._end = info.tail
         name = f"streamstores: follow {self._stream_id}"
-        self._pump = self._loop.create_task(self._run(), name=name)
+        self._reading = self._loop.create_task(self._keep_reading(), name=name)
 
     def _extend(self, records: Sequence[Record], next_offset: int) -> None:
         if records and records[0].offset < self._end:
@@ -150,6 +170,7 @@ class SharedReader:
         self.count += len(records)
         self._end = next_offset
         kept = self._end - self._start
+        # At twice the amount, so that trimming costs little for each record.
         if kept > 2 * RECENT_BYTES or len(self._records) > 2 * RECENT_RECORDS:
             self._trim()
 
@@ -161,22 +182,29 @@ class SharedReader:
         self._start = self._records[0].offset if self._records else self._end
 
     def _skip_to(self, offset: int) -> None:
-        """Keep nothing: a follower's own read was ahead, and the others read for themselves."""
+        """Keep nothing: one follower's own read was ahead, and the others read for themselves.
+
+        The number that is left out makes `records_from` answer None to them.
+        """
         self._first = self.count = self.count + 1
         self._records = []
         self._start = self._end = offset
 
-    def _update(self, info: StreamInfo, *, woken: bool) -> None:
+    def _update(self, info: StreamInfo, *, has_records: bool) -> None:
         before = self.info
         self._know(info)
-        if woken or info.state is not before.state or info.attributes != before.attributes:
+        if (
+            has_records
+            or info.state is not before.state
+            or info.attributes != before.attributes
+        ):
             self._wake()
 
     def _know(self, info: StreamInfo) -> None:
         self._info = info
         self._changed_at = self._loop.time()
-        if self._subscription is not None:
-            self._subscription.info = info
+        if isinstance(self._bell, Subscription):
+            self._bell.info = info
 
     def _wake(self, has_changed: bool = True) -> None:
         waiters, self._waiters = self._waiters, set()
@@ -185,8 +213,8 @@ class SharedReader:
                 waiter.set_result(has_changed)
 
     def _absorb(self, info: StreamInfo, records: Sequence[Record]) -> bool:
-        """Hear of a commit of this process, or of one elsewhere whose notice tells all: no
-        read is needed if nothing lies between."""
+        """Take a mutation that is known in full; True if it follows on what is here, so that
+        no read is needed."""
         if self._info is None or is_namesake(self._info, info):
             return False
         end = records[-1].end if records else info.tail
@@ -194,15 +222,17 @@ class SharedReader:
         return start == self._end and self.offer(info, records, end)
 
     def noticed(self) -> None:
-        """Somebody saw a change that the pump has not brought yet."""
+        """A follower saw a change that the reader does not have yet."""
         self._changed_at = self._loop.time()
-        if self._subscription is not None:
-            self._subscription.ring()
+        self._bell.ring()
 
     def enqueue(self, producer_timeout: float | None) -> asyncio.Future[bool]:
-        """A future of the next record, change of state or failure: True. False where there
-        was no change of any kind for `producer_timeout` seconds, of this waiter or another:
-        one timer serves all. Whoever awaits it dequeues it."""
+        """A future that becomes True with the next record, change of state or failure, and
+        False after `producer_timeout` seconds without any change.
+
+        It may become False for another waiter's shorter timeout: one timer serves all that have
+        the same. The caller awaits it and dequeues it.
+        """
         waiter: asyncio.Future[bool] = self._loop.create_future()
         self._waiters.add(waiter)
         if producer_timeout not in self._alarms and producer_timeout not in (None, math.inf):
@@ -219,34 +249,73 @@ class SharedReader:
     def _alarm(self, producer_timeout: float) -> None:
         del self._alarms[producer_timeout]
         if self._waiters and not self.is_silent_for(producer_timeout):
-            self._arm(producer_timeout)  # something came meanwhile
+            self._arm(producer_timeout)  # there was a change meanwhile
         else:
             self._wake(False)
 
     def is_silent_for(self, seconds: float) -> bool:
-        """Whether nothing was heard of the stream for so long, on the loop's clock."""
+        """Whether there was no change for so long, on the loop's clock."""
         return self._loop.time() >= self._changed_at + seconds
 
-    async def _run(self) -> None:
-        """The pump: the one reader of what this process did not append itself."""
+    async def _keep_reading(self) -> None:
+        """Read what this process did not append itself, to the end of the stream."""
         try:
-            while not self.info.state.is_final or self._end < self.info.tail:
-                if self._end == self.info.tail:
-                    await self._next_notice()
+            while not (self.info.state.is_final and self.is_whole):
+                if self.is_whole:
+                    await self._wait_for_change()
                 before = self.info  # a commit may be absorbed while the read is under way
-                page = await read_on(self._store, self._stream_id, self._end)
+                page = await self._read()
                 if is_namesake(before, page.info):
                     raise StreamNotFound(self._stream_id)
                 self.offer(page.info, page.records, page.next_offset)
         except Exception as exc:
             self.fail(exc)
 
-    async def _next_notice(self) -> None:
-        if self._subscription is not None:
-            poll_interval = self._store.limits.poll_interval
-            await self._subscription.wait(recheck_after(self.info, poll_interval))
+    async def _read(self) -> Page:
+        """The next page, through the store of a follower that is still there."""
+        while True:
+            store = self._store
+            try:
+                return await read_on(store, self._stream_id, self._end)
+            except Exception:
+                if id(store) in self._stores or not self._stores:
+                    raise
+                # Its followers left meanwhile, and may have closed it.
+
+    @property
+    def _store(self) -> StreamStore:
+        store, _ = next(iter(self._stores.values()))
+        return store
+
+    async def _wait_for_change(self) -> None:
+        timeout = recheck_after(self.info, self._store.limits.poll_interval)
+        if isinstance(self._bell, Subscription):
+            await self._bell.wait(timeout)
         else:
-            await self._store.wait(self._stream_id, version=self.info.version, timeout=30.0)
+            await self._wait_by_store(timeout)
+
+    async def _wait_by_store(self, timeout: float) -> None:
+        """Wait for a change with the store's own `wait`, because it shares no `Changes`.
+
+        Bounded here as well as there, and ended by `noticed`.
+        """
+        version = self.info.version
+        waiting = self._loop.create_task(
+            self._store.wait(self._stream_id, version=version, timeout=timeout)
+        )
+        waiting.add_done_callback(self._waited)
+        try:
+            await self._bell.wait(timeout)
+        finally:
+            is_over = waiting.done()
+            waiting.cancel()
+        if is_over:
+            waiting.result()
+
+    def _waited(self, waiting: asyncio.Task[StreamInfo]) -> None:
+        if not waiting.cancelled():
+            waiting.exception()  # retrieved, even if nothing waits for it any more
+            self._bell.ring()
 
 
 async def read_on(store: StreamStore, stream_id: str, offset: int) -> Page:
@@ -256,6 +325,41 @@ async def read_on(store: StreamStore, stream_id: str, offset: int) -> Page:
         return await store.read(stream_id, offset)
     except OffsetOutOfRange as exc:
         raise StreamNotFound(stream_id) from exc
+
+
+# ---- where the readers of a store are found
+
+_readers_by_store: dict[int, tuple[weakref.ref[StreamStore], dict[str, Any]]] = {}
+"""For stores that share no `Changes`, by identity: a store need not be hashable."""
+
+
+def _readers_of(store: StreamStore) -> dict[str, Any]:
+    """The shared readers of the store's streams, by stream id."""
+    changes = changes_of(store)
+    if changes is not None:
+        return changes.readers
+    key = id(store)
+    known = _readers_by_store.get(key)
+    if known is not None and known[0]() is store:
+        return known[1]
+    try:
+        ref = weakref.ref(store, lambda ref: _forget(key, ref))
+    except TypeError:  # it has __slots__ without __weakref__: each follower reads for itself
+        return {}
+    readers: dict[str, Any] = {}
+    _readers_by_store[key] = (ref, readers)
+    return readers
+
+
+def shared_reader_of(store: StreamStore, stream_id: str) -> SharedReader | None:
+    """The reader that the stream's followers share now; None if none of them is there."""
+    return _readers_of(store).get(stream_id)
+
+
+def _forget(key: int, ref: weakref.ref[StreamStore]) -> None:
+    known = _readers_by_store.get(key)
+    if known is not None and known[0] is ref:  # else another store has this identity by now
+        del _readers_by_store[key]
 
 
 def _offset_of(record: Record) -> int:

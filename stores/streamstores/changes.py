@@ -1,10 +1,20 @@
-"""The in-process table of who wants to hear of which stream, held by each backend.
+"""News of changes inside one process: who subscribes to which stream, and what they are told.
 
-A backend tells it of every mutation it committed itself (`committed`), of every stream that
-ended, and of every notice that arrived from elsewhere (`noticed`, `noticed_all`). A notice
-only makes the watcher ask the backend again, so one too many does no harm, and one too few
-is mended by the poll. One that tells all that changed (`appended`) spares the question,
-where it follows directly on what the watcher knows; everywhere else it is like the others.
+A backend holds one `Changes` and tells it
+
+- `committed`: a mutation that this store object applied, with its result and its records;
+- `noticed`: a stream changed, ended or began anew, here or elsewhere;
+- `appended`: a mutation of another process whose notice brought its records along;
+- `noticed_all`: notices may have been lost, because a connection was;
+- `close`: the store is closed.
+
+To `wait` and to followers a notice only means that they should ask the backend again, so a
+superfluous one does no harm, and `poll_interval` makes up for a lost one. `committed` and
+`appended` spare that question if they follow directly on what a follower knows; otherwise they
+work like a notice.
+
+A store that offers its `Changes` to followers declares `"changes"` in its capabilities: see
+`SharesChanges`.
 """
 
 from __future__ import annotations
@@ -13,18 +23,79 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timezone
+from typing import Any, Protocol, runtime_checkable
 
 from streamstores.errors import StoreUnavailable, StreamNotFound
-from streamstores.store import Record, StreamInfo
+from streamstores.store import StreamStore
+from streamstores.values import Record, StreamInfo
 
-_LONGEST_SLEEP = 86_400.0
+__all__ = [
+    "Bell",
+    "Changes",
+    "SharesChanges",
+    "Subscription",
+    "changes_of",
+    "is_namesake",
+    "recheck_after",
+]
+
+_LONGEST_SLEEP = 86_400.0  # longer timers overflow in some event loops
 
 Absorb = Callable[[StreamInfo, Sequence[Record]], bool]
 
 
+@runtime_checkable
+class SharesChanges(Protocol):
+    """A store whose followers may subscribe to its `Changes`: an option of the contract.
+
+    It declares `"changes"` in its `capabilities` and promises about `changes`, which is the
+    same object for as long as the store lives:
+
+    - Before a mutation of this store object returns, `committed` was called with the info that
+      it returns and the records that it added; or `noticed` was, if these are not at hand.
+    - `committed` and `appended` tell only of what is in the backend, exactly as `read` and
+      `info` show it. A refused mutation tells nothing; one whose outcome is unknown is
+      `noticed`.
+    - When a stream is deleted, expired by `expire`, or begun anew, `noticed` is called.
+    - Changes by other processes are `noticed`, as a rule within a fraction of a second.
+    - When the store is closed, so is `changes`.
+
+    Followers then read nothing that their own process appended, and read once for each
+    change of another process. They find each other through `changes`, so stores that share
+    one share the reads of their followers too.
+
+    A wrapper around a store (for metrics, retries, access rights) delegates it in one line and
+    loses nothing, even if it is made anew for each request:
+
+        @property
+        def changes(self) -> Changes:
+            return self.inner.changes
+
+    A wrapper that shows other ids, bytes or infos than its inner store must not: its followers
+    would get what the inner store holds. It removes the capability instead, with
+    `capabilities = inner.capabilities - {"changes"}`; then its followers call only its own
+    `read`, `wait` and `info`, and those of one wrapper object share one reader. It may also
+    hold a `Changes` of its own, if it can keep the promises above.
+    """
+
+    @property
+    def changes(self) -> Changes: ...
+
+
+def changes_of(store: StreamStore) -> Changes | None:
+    """The `Changes` that the store offers to its followers; None if it offers none.
+
+    A wrapper that copies the capabilities and forgets to delegate `changes` offers none: its
+    followers go the slower way.
+    """
+    if "changes" not in store.capabilities or not isinstance(store, SharesChanges):
+        return None
+    changes: object = store.changes
+    return changes if isinstance(changes, Changes) else None
+
+
 class Bell:
-    """A flag that one party sets and one other waits for, much cheaper than an Event and a
-    `wait_for`."""
+    """A flag that one task waits for; much cheaper than an Event and `asyncio.wait_for`."""
 
     __slots__ = ("_rung", "_waiter")
 
@@ -41,7 +112,7 @@ class Bell:
         self._rung = False
 
     async def wait(self, timeout: float | None) -> bool:
-        """Wait for a ring, at most `timeout` seconds; True, and cleared, if there was one."""
+        """Wait at most `timeout` seconds for a ring and clear it; True if there was one."""
         if not self._rung and (timeout is None or timeout > 0):
             await self._sleep(timeout)
         rung, self._rung = self._rung, False
@@ -62,11 +133,10 @@ class Bell:
 
 
 class Subscription(Bell):
-    """One party's interest in one stream.
+    """A subscription to the changes of one stream, in force while it is entered.
 
-    `absorb` takes a mutation in full, of this process or from a notice; where it says True,
-    the watcher knows all that was changed and is not woken. `info` is the newest one that the
-    watcher knows, where it says so: a notice of its version or an older one does not wake it.
+    `absorb(info, records)` is given each mutation that is known in full. If it returns True,
+    the subscriber knows everything about it and the bell is not rung.
     """
 
     __slots__ = ("_absorb", "_changes", "_closed", "info", "stream_id")
@@ -74,8 +144,10 @@ class Subscription(Bell):
     def __init__(self, changes: Changes, stream_id: str, absorb: Absorb | None) -> None:
         super().__init__()
         self.stream_id = stream_id
-        self._changes = changes
         self.info: StreamInfo | None = None
+        """The newest info that the subscriber knows, if it says so here: a notice of this
+        version or an older one does not ring."""
+        self._changes = changes
         self._absorb = absorb
         self._closed = False
 
@@ -103,18 +175,19 @@ class Subscription(Bell):
             self.committed(info, records)
 
     def shut(self) -> None:
+        """The store is closed: end the wait, and every later one."""
         self._closed = True
         self.ring()
 
     async def wait(self, timeout: float | None) -> bool:
-        """As a bell's; raises `StoreUnavailable` when the store is closed."""
+        """As `Bell.wait`; raises `StoreUnavailable` when the store is closed."""
         rung = await super().wait(0 if self._closed else timeout)
         if self._closed:
             raise StoreUnavailable("the store was closed")
         return rung
 
     def start(self) -> Subscription:
-        """Begin to hear, until `stop`; or enter it."""
+        """Hear of changes from now on, until `stop`."""
         self._changes.add(self)
         return self
 
@@ -129,21 +202,27 @@ class Subscription(Bell):
 
 
 class Changes:
-    """The table of subscriptions.
+    """The subscriptions of one store, and what tells them of changes. For one event loop.
 
-    `on_interest(stream_id, watched)` hears of a stream's first watcher and of its last.
+    `on_interest(stream_id, True)` is called at the first subscription to a stream, and with
+    False when the last one has ended: a backend that can listen for single streams does so
+    in between.
     """
 
     def __init__(self, on_interest: Callable[[str, bool], None] | None = None) -> None:
         self.subscriptions: dict[str, list[Subscription]] = {}
-        """By stream id, for `add` and `remove` to change; a stream that nobody subscribes to is
+        """By stream id; only `add` and `remove` change it. A stream without a subscription is
         not in it."""
+        self.readers: dict[str, Any] = {}
+        """The shared readers of followed streams, by stream id. They belong to `follow`."""
         self._on_interest = on_interest
         self._closed = False
 
     def subscribe(self, stream_id: str, absorb: Absorb | None = None) -> Subscription:
-        """A subscription, registered while it is entered. Enter it before reading: then nothing
-        can slip between the read and the wait."""
+        """A subscription, in force while it is entered.
+
+        Enter it before reading, so that no change falls between the read and the wait.
+        """
         return Subscription(self, stream_id, absorb)
 
     def add(self, subscription: Subscription) -> None:
@@ -169,19 +248,20 @@ class Changes:
 
     @property
     def subscribed_ids(self) -> list[str]:
-        """The ids that somebody subscribes to now."""
+        """The ids of the streams that have a subscription now."""
         return list(self.subscriptions)
 
     def committed(self, info: StreamInfo, records: Sequence[Record] = ()) -> None:
-        """This store applied a mutation: `info` is its result, `records` what it added."""
+        """This store object applied a mutation with this result, which added `records`."""
         for subscription in self.subscriptions.get(info.id, ()):
             subscription.committed(info, records)
 
     def noticed(self, stream_id: str, version: int | None = None) -> None:
         """The stream may have changed, ended or begun anew, here or elsewhere.
 
-        `version` is the one it has reached, where the notice tells and the stream has not
-        ended: whoever knows it already is left alone, so one's own commits cost no read.
+        `version` is the one that the stream has reached, if the notice tells it and the stream
+        has not ended: subscribers that know this version are left alone, so a store's notices
+        of its own commits cost no read.
         """
         for subscription in self.subscriptions.get(stream_id, ()):
             subscription.noticed(version)
@@ -194,23 +274,24 @@ class Changes:
         ttl: float | None,
         expires_at: datetime | None,
     ) -> None:
-        """A notice of a mutation elsewhere that added `records`, perhaps none, reached
-        `version`, and changed neither state nor error nor attributes.
+        """A mutation of another process added `records` (perhaps none), reached `version`, and
+        changed neither state nor error nor attributes.
 
-        `ttl` and `expires_at` are the stream's after it. Who knows the stream as it was right
-        before has no need to read: versions begin at random and grow by one, so the next
-        one is the next mutation of the same stream. To everybody else it is a notice.
+        `ttl` and `expires_at` are the stream's after it. Versions begin at random and grow by
+        one, so a subscriber that knows the version before this one has seen all that came
+        before, and needs no read. To any other subscriber this is a notice.
         """
         for subscription in self.subscriptions.get(stream_id, ()):
             subscription.appended(version, records, ttl, expires_at)
 
     def noticed_all(self) -> None:
-        """Notices may have been lost: everybody asks again."""
+        """Notices may have been lost: every subscriber asks again."""
         for subscriptions in self.subscriptions.values():
             for subscription in subscriptions:
                 subscription.ring()
 
     def close(self) -> None:
+        """The store is closed: every wait, now or later, raises `StoreUnavailable`."""
         self._closed = True
         for subscriptions in self.subscriptions.values():
             for subscription in subscriptions:
@@ -225,8 +306,11 @@ class Changes:
         timeout: float,
         poll_interval: float,
     ) -> StreamInfo:
-        """`StreamStore.wait`, made of a store's `info` and its notices: one `info` at first
-        and one for each notice."""
+        """`StreamStore.wait`, made of a store's `info` and its notices.
+
+        Costs one `info` at first, one for each notice, and one for each `poll_interval` seconds
+        without a notice.
+        """
         deadline = time.monotonic() + timeout
         with self.subscribe(stream_id) as subscription:
             first = current = await info(stream_id)
@@ -242,19 +326,21 @@ class Changes:
 
 
 def is_namesake(earlier: StreamInfo, later: StreamInfo) -> bool:
-    """Whether `later` is another stream that was begun under the same id (clause 11)."""
+    """Whether `later`, which was asked for after `earlier`, is another stream that was begun
+    under the same id (clause 11)."""
     return later.created_at != earlier.created_at or later.version < earlier.version
 
 
 def recheck_after(info: StreamInfo, poll_interval: float) -> float:
-    """Seconds to the next look at a quiet stream: the poll, or its end if that is sooner.
+    """Seconds until a quiet stream has to be looked at again: the poll interval, or the time
+    to its expiry if that is shorter.
 
-    The end is on the backend's clock; where this machine's is wrong the poll still finds it.
+    The expiry is on the backend's clock. If this machine's is wrong, the poll still finds it.
     """
     if info.expires_at is None:
         return poll_interval
-    to_the_end = (info.expires_at - datetime.now(timezone.utc)).total_seconds()
-    return min(poll_interval, max(to_the_end, 0.0) + 0.05)
+    to_expiry = (info.expires_at - datetime.now(timezone.utc)).total_seconds()
+    return min(poll_interval, max(to_expiry, 0.0) + 0.05)
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

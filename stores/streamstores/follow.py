@@ -1,8 +1,8 @@
 """Following a stream: replay from an offset, then live, to its end.
 
-`Follower` is what a reader holds. The followers of one stream in one process share a
-`SharedReader`: one task that reads what is new, and the records it read last. So N
-followers cost one backend read a change, and none where this process itself appends.
+A `Follower` is what one reader holds. The followers of a stream in one process share a
+`SharedReader`: one task that reads what is new, and the records that it read last. So N
+followers cost one backend read for each change, and none if this process itself appends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from streamstores._shared_reader import SharedReader, read_on
 from streamstores.changes import is_namesake
 from streamstores.errors import ProducerHandedOver, ProducerLost, StreamNotFound
 from streamstores.limits import check_offset, check_seconds
-from streamstores.store import Record, State, StreamInfo, StreamStore
+from streamstores.store import StreamStore
+from streamstores.values import Record, State, StreamInfo
 
 __all__ = ["Follower", "follow"]
 
@@ -31,13 +32,18 @@ def follow(
 ) -> Follower:
     """Follow a stream from `offset` to its end, as an async iterator of `Record`.
 
-    Where the store sees no change (not even a heartbeat) for `producer_timeout` seconds on
-    this process's monotonic clock while the stream is streaming, `ProducerLost` is raised;
-    None waits for ever. `is_lost(info)` can say so at once, of a producer that left word in
-    the attributes, say: it is asked before each wait, and so after each change of them.
-
         async for record in follow(store, "answer", offset=120):
             ...
+
+    A dead producer is noticed by its silence: after `producer_timeout` seconds without any
+    change of a streaming stream, heartbeats included, on this process's monotonic clock, the
+    follower raises `ProducerLost`. None waits for ever.
+
+    A producer that hands its stream over can say so in the stream's attributes, and then
+    there is no silence to wait out: `is_lost(info)` tells from them whether it has, and the
+    follower raises `ProducerHandedOver` as soon as it has yielded what there is. It is called
+    before each wait, and so after every change of state or attributes; it must be quick and
+    must not raise.
 
     Nothing is read before the first step. Raises `InvalidRequest` for a bad argument.
     """
@@ -50,14 +56,19 @@ class Follower:
     """One reader's place in one stream; an async iterator of `Record`.
 
     The iteration ends normally exactly when the stream has left `streaming` and its last
-    byte was yielded; `info` then says how it ended. It raises `StreamNotFound` when the
-    stream is deleted, expires, or is begun anew under its id; `OffsetOutOfRange` when it
-    was begun beyond the tail; `ProducerLost` as `follow` says; and the store's errors. After
-    an error a new `follow(store, id, follower.offset)` goes on without loss or repetition.
+    byte was yielded; `info` then says how it ended. It raises
 
-    Cost: one read at the start and one for each page of replay; then the followers of a
-    stream share their reads. A follower that is not read from costs nobody anything: at
-    most two megabytes are kept a stream, and from further behind it reads for itself.
+    - `StreamNotFound` if the stream is deleted, expires, or is begun anew under its id;
+    - `OffsetOutOfRange` if the offset it began at is beyond the tail;
+    - `ProducerLost` and `ProducerHandedOver` as `follow` says;
+    - the errors of the store.
+
+    After an error, `follow(store, id, follower.offset)` goes on without loss or repetition. A
+    step that was cancelled can be made again.
+
+    Cost: one read at the start and one for each page of replay. From then on the followers
+    of a stream share their reads. A follower that nobody reads from costs the others nothing:
+    at most two megabytes of a stream are kept, and a follower further behind reads for itself.
     """
 
     def __init__(
@@ -70,17 +81,17 @@ class Follower:
     ) -> None:
         self.stream_id = stream_id
         self.offset = offset
-        """Where the next record begins: what has been yielded ends here."""
+        """The end of what has been yielded, and the offset of the next record."""
         self.info: StreamInfo | None = None
         """The stream as this follower last saw it; None before the first step."""
         self._store = store
         self._producer_timeout = producer_timeout
         self._is_lost = is_lost
-        self._tail: SharedReader | None = None
-        self._next = 0  # number of the next record in the tail, valid while live
+        self._reader: SharedReader | None = None
+        self._next = 0  # the number of the next record in the shared reader, while live
         self._live = False
         self._finished = False
-        self._ready: list[Record] = []  # reversed: the next one is last
+        self._ready: list[Record] = []  # reversed, so that the next one is popped
 
     def __aiter__(self) -> Follower:
         return self
@@ -90,7 +101,7 @@ class Follower:
             batch = await self._fetch()
             if not batch:
                 raise StopAsyncIteration
-            if len(batch) == 1:  # as a live follower mostly has it
+            if len(batch) == 1:  # as it mostly is for a live follower
                 self.offset = batch[0].end
                 return batch[0]
             batch.reverse()
@@ -100,9 +111,9 @@ class Follower:
         return record
 
     async def batch(self) -> list[Record]:
-        """All records that are there now, waiting for the first; empty at the end.
+        """Wait for a record, and return all that are there then; empty at the end.
 
-        At most about one megabyte at a time. Mixes freely with the iteration.
+        At most about one megabyte at a time. May be mixed with the iteration.
         """
         if self._ready:
             batch, self._ready = self._ready[::-1], []
@@ -113,8 +124,10 @@ class Follower:
         return batch
 
     async def aclose(self) -> None:
-        """Stop following. Needed only where the iteration is abandoned half-way and the
-        follower is still referenced; safe at any time."""
+        """Stop following; safe at any time.
+
+        Needed only if the iteration is abandoned half-way and the follower is kept.
+        """
         self._finished = True
         self._ready = []
         self._leave()
@@ -133,91 +146,92 @@ class Follower:
         if self._finished:
             return []
         try:
-            # One coroutine, because each wake-up goes through all that are nested.
+            # One coroutine, because each wake-up passes through all that are nested.
             while True:
                 batch: list[Record] = []
-                tail = self._tail if self._live else None
-                if tail is None:
+                reader = self._reader if self._live else None
+                if reader is None:
                     batch = await self._replay()
-                elif self._next < tail.count:
-                    batch = self._take_shared(tail)
-                elif self._has_ended(tail):
+                elif self._next < reader.count:
+                    batch = self._take_shared(reader)
+                elif self._has_ended(reader):
                     break
                 else:
-                    waiter = tail.enqueue(self._producer_timeout)
+                    waiter = reader.enqueue(self._producer_timeout)
                     try:
                         has_changed = await waiter
                     finally:
-                        tail.dequeue(waiter)
+                        reader.dequeue(waiter)
                     if not has_changed:
-                        await self._check_producer(tail)
+                        await self._check_producer(reader)
                 if batch:
                     return batch
-        except Exception:  # a cancelled step can be made again
+        except Exception:  # not CancelledError: a cancelled step can be made again
             await self.aclose()
             raise
         await self.aclose()
         return []
 
-    def _take_shared(self, tail: SharedReader) -> list[Record]:
-        """What the tail has for this follower, which may be no longer all."""
-        shared = tail.records_from(self._next)
+    def _take_shared(self, reader: SharedReader) -> list[Record]:
+        """What the reader has for this follower; empty, and no longer live, if part of it is
+        no longer kept."""
+        shared = reader.records_from(self._next)
         if shared is None:
-            self._live = False  # too far behind what is shared
+            self._live = False
             return []
-        self.info = tail.info
+        self.info = reader.info
         self._next += len(shared)
         return shared
 
     async def _replay(self) -> list[Record]:
-        """One page from the store. Where it reaches what the tail shares, live begins."""
-        tail = self._tail or self._join()
+        """One page from the store. If it reaches what the reader shares, live begins."""
+        reader = self._reader or self._join()
         read = self._store.read if self.info is None else partial(read_on, self._store)
         page = await read(self.stream_id, self.offset)
         if self.info is not None and is_namesake(self.info, page.info):
             raise StreamNotFound(self.stream_id)
-        if tail.belongs_to_namesake_of(page.info):
-            tail.fail(StreamNotFound(self.stream_id))
+        if reader.belongs_to_namesake_of(page.info):
+            reader.fail(StreamNotFound(self.stream_id))
             self._leave()
-            return []  # joins afresh, and reads once more: only a later read can start a tail
+            return []  # join a new reader and read again: only a later read can begin it
         self.info = page.info
-        if not tail.offer(page.info, page.records, page.next_offset):
-            tail.noticed()  # else who is live would wait for a notice to read the rest
-        number = tail.number_of(page.next_offset)
+        if not reader.offer(page.info, page.records, page.next_offset):
+            reader.noticed()  # or the live followers would wait for a notice to read the rest
+        number = reader.number_of(page.next_offset)
         if number is not None:
             self._live = True
             self._next = number
         return page.records
 
-    def _has_ended(self, tail: SharedReader) -> bool:
-        """Whether no record will follow; raises where that is not as it should be."""
-        if tail.failure is not None:
-            raise tail.failure.with_traceback(None)
-        self.info = info = tail.info
+    def _has_ended(self, reader: SharedReader) -> bool:
+        """Whether the stream has ended normally; raises if it ended in another way."""
+        if reader.failure is not None:
+            raise reader.failure.with_traceback(None)
+        self.info = info = reader.info
         if info.state is not _STREAMING:
-            return tail.is_whole  # else its last pages are still being read
+            return reader.is_whole  # else its last pages are still being read
         if self._is_lost is not None and self._is_lost(info):
             raise ProducerHandedOver(info)
         return False
 
-    async def _check_producer(self, tail: SharedReader) -> None:
-        """Raise `ProducerLost` where the silence was too long for this follower."""
+    async def _check_producer(self, reader: SharedReader) -> None:
+        """Raise `ProducerLost` if the silence was too long for this follower."""
         timeout = self._producer_timeout
-        if timeout is None or not tail.is_silent_for(timeout):
+        if timeout is None or not reader.is_silent_for(timeout):
             return
-        seen = tail.info
-        # Notices can be lost, so the verdict needs one look of its own.
+        seen = reader.info
+        # Notices can be lost, so one look at the store comes before the verdict.
         info = await self._store.info(self.stream_id)
         if info.version == seen.version and info.state is _STREAMING:
             raise ProducerLost(info, timeout)
-        tail.noticed()
+        reader.noticed()
 
     def _join(self) -> SharedReader:
-        self._tail = SharedReader.join(self._store, self.stream_id)
-        return self._tail
+        self._reader = SharedReader.join(self._store, self.stream_id)
+        return self._reader
 
     def _leave(self) -> None:
-        tail, self._tail = self._tail, None
+        reader, self._reader = self._reader, None
         self._live = False
-        if tail is not None:
-            tail.leave()
+        if reader is not None:
+            reader.leave(self._store)

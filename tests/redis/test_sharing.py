@@ -18,7 +18,7 @@ from streamstores import (
     StreamWriter,
     follow,
 )
-from streamstores._shared_reader import SharedReader
+from streamstores._shared_reader import shared_reader_of
 from tests.redis.helpers import (
     calls,
     eventually,
@@ -54,7 +54,7 @@ async def test_what_another_process_appends_costs_its_followers_no_read(server):
             info = await store.append("a", *some)
         await eventually(lambda: _has_known(other, "a", info))
         assert calls(server, "evalsha") - before == 100
-        assert SharedReader._readers[id(other), "a"].info == info
+        assert shared_reader_of(other, "a").info == info
         await store.mark_done("a")
         expected = b"".join(b"".join(some) for some in chunks)
         assert await asyncio.gather(*tasks) == [expected] * MANY
@@ -288,7 +288,7 @@ async def _watching(server: Server, count: int) -> None:
 
 async def _has_known(store: RedisStreamStore, stream_id: str, info: StreamInfo) -> bool:
     """Whether the followers of the stream know of this change."""
-    return SharedReader._readers[id(store), stream_id].info.version >= info.version
+    return shared_reader_of(store, stream_id).info.version >= info.version
 
 
 async def _has_length(items: list[str], length: int) -> bool:

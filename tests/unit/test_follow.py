@@ -19,7 +19,7 @@ from streamstores import (
     StreamNotFound,
     follow,
 )
-from streamstores._shared_reader import RECENT_BYTES, SharedReader
+from streamstores._shared_reader import RECENT_BYTES, shared_reader_of
 from tests.wrapping import Counting, Wrapping
 
 
@@ -44,8 +44,8 @@ async def test_many_followers_cost_one_read_a_change():
     for n in range(10):
         before = store.calls["read"]
         info = await store.append("a", b"x")
-        tail = SharedReader._readers[id(store), "a"]
-        while tail.info.version < info.version:
+        reader = shared_reader_of(store, "a")
+        while reader.info.version < info.version:
             await asyncio.sleep(0)
         assert store.calls["read"] == before + 1, n
     await store.mark_done("a")
@@ -78,8 +78,8 @@ async def test_a_follower_that_is_behind_reads_for_itself_and_misses_nothing():
     for n in range(60):
         await store.append("a", bytes([n]), chunk)
         await asyncio.sleep(0)
-    tail = SharedReader._readers[id(store), "a"]
-    kept = sum(len(record.data) for record in tail._records)
+    reader = shared_reader_of(store, "a")
+    kept = sum(len(record.data) for record in reader._records)
     assert kept <= 2 * RECENT_BYTES + 2 * len(chunk)
     await store.mark_done("a")
     expected = b"".join(bytes([n]) + chunk for n in range(60))
@@ -121,7 +121,7 @@ async def test_nothing_is_kept_when_the_followers_have_left():
     del abandoned
     await asyncio.sleep(0)  # a task's last exception outlives it by one turn of the loop
     gc.collect()
-    assert (id(store), "a") not in SharedReader._readers
+    assert shared_reader_of(store, "a") is None
     assert store.changes.subscribed_ids == []
     await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) == 1
@@ -238,8 +238,8 @@ async def test_followers_of_a_stream_share_one_timer_for_its_silence():
         followers = [follow(store, "a", producer_timeout=5 + n % 2) for n in range(40)]
         followers.append(follow(store, "a", producer_timeout=float("inf")))
         steps = [asyncio.create_task(anext(follower)) for follower in followers]
-        tail = await _until_all_wait("a", store, len(steps))
-        assert sorted(tail._alarms) == [5, 6]
+        reader = await _until_all_wait("a", store, len(steps))
+        assert sorted(reader._alarms) == [5, 6]
         await store.append("a", b"x")
         assert [record.data for record in await asyncio.gather(*steps)] == [b"x"] * 41
 
@@ -262,9 +262,9 @@ async def test_each_follower_waits_out_its_own_timeout():
 
 async def _until_all_wait(stream_id, store, count):
     while True:
-        tail = SharedReader._readers.get((id(store), stream_id))
-        if tail is not None and len(tail._waiters) == count:
-            return tail
+        reader = shared_reader_of(store, stream_id)
+        if reader is not None and len(reader._waiters) == count:
+            return reader
         await asyncio.sleep(0)
 
 

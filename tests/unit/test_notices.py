@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from streamstores import MemoryStreamStore, StreamInfo, StreamNotFound, follow
-from streamstores._shared_reader import SharedReader
+from streamstores._shared_reader import shared_reader_of
 from streamstores.changes import Changes
 from streamstores.mutations import records_of
 from tests.wrapping import Wrapping
@@ -22,6 +22,7 @@ class Elsewhere(Wrapping):
 
     def __init__(self) -> None:
         super().__init__()
+        self.capabilities |= {"changes"}
         self.changes = Changes()
         self.reads = 0
         self.gate = asyncio.Event()
@@ -39,7 +40,9 @@ class Elsewhere(Wrapping):
 
     @property
     def known(self) -> StreamInfo:
-        return SharedReader._readers[id(self), "a"].info
+        reader = shared_reader_of(self, "a")
+        assert reader is not None
+        return reader.info
 
 
 @pytest_asyncio.fixture

@@ -57,7 +57,7 @@ class MemoryStreamStore:
     Expired streams leave memory by a timer, at their time.
     """
 
-    capabilities = frozenset({"list"})
+    capabilities = frozenset({"changes", "list"})
 
     def __init__(self, url: str = "memory://", *, limits: Limits | None = None) -> None:
         parts = split_store_url(url, schemes=["memory"], options={}).parts

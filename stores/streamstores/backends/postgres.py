@@ -94,7 +94,7 @@ class PostgresStreamStore:
     connecting and for a free connection of the pool, `command_timeout` for one statement.
     """
 
-    capabilities = frozenset({"durable", "list", "multi_process"})
+    capabilities = frozenset({"changes", "durable", "list", "multi_process"})
 
     def __init__(
         self,

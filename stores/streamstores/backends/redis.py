@@ -88,7 +88,7 @@ class RedisStreamStore:
     `prefix` is the namespace of the keys. `timeout` is seconds, to connect and for each reply.
     """
 
-    capabilities = frozenset({"durable", "multi_process", "list"})
+    capabilities = frozenset({"changes", "durable", "list", "multi_process"})
 
     # True where `__init__` refused its arguments, which `__del__` has to know.
     _is_closed = True

@@ -68,7 +68,7 @@ class S3StreamStore:
     connection, and the store never closes it.
     """
 
-    capabilities = frozenset({"durable", "multi_process", "list"})
+    capabilities = frozenset({"changes", "durable", "list", "multi_process"})
 
     _is_open = False
     _is_closed = False

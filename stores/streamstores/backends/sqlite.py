@@ -58,7 +58,7 @@ class SQLiteStreamStore:
     needs shared memory. (https://www.sqlite.org/wal.html)
     """
 
-    capabilities = frozenset({"durable", "multi_process", "list"})
+    capabilities = frozenset({"changes", "durable", "list", "multi_process"})
 
     # Here because `__del__` runs also where `__init__` refused its arguments.
     _writer: aiosqlite.Connection | None = None
