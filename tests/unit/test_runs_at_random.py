@@ -1,5 +1,7 @@
-"""Runs under a random series of stops, resumes, deaths and restarts: whatever happens, every
-reader reads the same text, in which nothing is lost and nothing is twice."""
+"""Runs under a random series of stops, resumes, deaths and restarts.
+
+Whatever happens, every reader reads the same text, and nothing in it is lost or doubled.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ class Process:
         return self.count(info)
 
     async def count(self, info: StreamInfo | None = None) -> AsyncIterator[bytes]:
-        """The numbers, on from those in the stream."""
+        """The numbers, beginning with the first that is not in the stream."""
         first = 0 if info is None else await self._next_number(info)
         for number in range(first, COUNT):
             yield b"%d " % number
@@ -52,13 +54,11 @@ class Process:
         return len(text.split())
 
     async def die(self) -> None:
-        """Everything that runs here ends at once, and the store hears nothing of it."""
+        """End all runs at once, without a word to the store."""
         for run in list(self.runs._held):
-            writer = run._writer._task
-            assert writer is not None
-            writer.cancel()
-            run.task.cancel()
-            await asyncio.wait([run.task])
+            run._leave()
+            await run._writer.abort()
+            await run._ended.wait()
 
     async def restart(self) -> None:
         await self.runs.aclose()
@@ -66,7 +66,7 @@ class Process:
 
 
 async def read(process: Process, chance: random.Random) -> None:
-    """Read the stream to its end, with connections that are cut at random places."""
+    """Read the stream to its end, through connections that are cut at random places."""
     text = b""
     while True:
         info = await process.store.info("s")
@@ -87,7 +87,7 @@ async def read(process: Process, chance: random.Random) -> None:
 
 
 async def disturb(processes: list[Process], chance: random.Random) -> None:
-    """Stop, resume, kill and restart, then leave the stream to its end."""
+    """Stop, resume, kill and restart at random; then resume the stream until it is done."""
     for _ in range(40):
         process = chance.choice(processes)
         what = chance.choice(["stop", "resume", "resume", "resume", "die", "restart"])
@@ -119,7 +119,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 async def test_every_reader_reads_the_same_text(
     seed: int, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamstores.runs.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("streamstores.runs.ownership.ANSWER_SECONDS", 0.05)
     chance = random.Random(seed)
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(open_store(url))

@@ -1,4 +1,4 @@
-"""`StreamWriter`: batches, back-pressure, fencing, and retries that lose and double nothing."""
+"""`StreamWriter`: batches, back-pressure, fencing, and retries that neither lose nor double."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def content(store, stream_id="a") -> bytes:
 
 
 class Gated(Counting):
-    """Holds every append at the door until `gate` is set."""
+    """Holds back every append until `gate` is set."""
 
     def __init__(self):
         super().__init__()
@@ -39,6 +39,9 @@ class Gated(Counting):
         self.entered.set()
         await self.gate.wait()
         return await super().append(stream_id, *chunks, **options)
+
+    async def mark_done_by_another(self, stream_id):
+        return await self.inner.mark_done(stream_id, "stopped")
 
 
 async def test_what_gathers_while_an_append_is_in_flight_goes_out_as_one():
@@ -63,13 +66,95 @@ async def test_a_full_buffer_makes_write_wait_until_the_store_has_taken_some():
     writer = StreamWriter(store, "a", max_buffer_bytes=10)
     await writer.write(b"first")
     await store.entered.wait()
-    blocked = asyncio.create_task(writer.write(b"0123456789"))
+    await writer.write(b"0123456789")
+    blocked = asyncio.create_task(writer.write(b"more"))
     done, _ = await asyncio.wait([blocked], timeout=0.05)
     assert not done
     store.gate.set()
     await blocked
     await writer.aclose("done")
+    assert await content(store) == b"first0123456789more"
+
+
+async def test_a_cancelled_write_has_accepted_nothing():
+    store = Gated()
+    await store.create("a")
+    writer = StreamWriter(store, "a", max_buffer_bytes=10)
+    await writer.write(b"first")
+    await store.entered.wait()
+    await writer.write(b"0123456789")
+    blocked = asyncio.create_task(writer.write(b"cancelled"))
+    await asyncio.sleep(0)
+    blocked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await blocked
+    assert writer.unstored == [b"first", b"0123456789"]
+    store.gate.set()
+    await writer.aclose("done")
     assert await content(store) == b"first0123456789"
+
+
+async def test_a_failed_writer_gives_back_what_is_not_stored():
+    store = Gated()
+    await store.create("a")
+    writer = StreamWriter(store, "a")
+    await writer.write(b"in flight")
+    await store.entered.wait()
+    await writer.write(b"waiting")
+    stopped = await store.mark_done_by_another("a")
+    store.gate.set()
+    error = await writer.ended()
+    assert isinstance(error, StreamClosed)
+    assert error.info == stopped
+    assert writer.unstored == [b"in flight", b"waiting"]
+
+
+async def test_a_writer_goes_on_where_another_was_stopped():
+    limits = Limits(record_bytes=4, append_bytes=4)
+    store = MemoryStreamStore(limits=limits)
+    first = StreamWriter(store, "a", info=await store.create("a"))
+    await first.write(b"0123456789")
+    await store.append("a", b"0123")  # as if it had landed and its answer was lost
+    await store.mark_done("a", "stopped")
+    assert isinstance(await first.ended(), (Conflict, StreamClosed))
+    reopened = await store.append("a", state="streaming")
+    second = first.continue_from(reopened)
+    assert second.unstored == [b"4567", b"89"]
+    await second.aclose("done")
+    assert await content(store) == b"0123456789"
+
+
+@pytest.mark.parametrize("appended", [b"", b"longer than what was written"])
+async def test_a_writer_does_not_go_on_after_anothers_bytes(appended):
+    store = MemoryStreamStore()
+    writer = StreamWriter(store, "a", info=await store.create("a"))
+    await writer.write(b"mine")
+    await writer.flush()
+    await writer.write(b"more")
+    namesake = await store.create("b", *([appended] if appended else []))
+    with pytest.raises(InvalidRequest):
+        writer.continue_from(namesake)
+    await store.mark_done("a", "stopped")
+    await writer.abort()
+    with pytest.raises(Conflict):
+        writer.continue_from(namesake)
+
+
+async def test_the_end_is_told_without_a_flush():
+    store = MemoryStreamStore()
+    closed = StreamWriter(store, "a", info=await store.create("a"))
+    end, cancelled = closed.ended(), closed.ended()
+    cancelled.cancel()
+    assert not end.done()
+    await closed.aclose("done")
+    assert await end is None
+    assert await closed.ended() is None
+    failed = StreamWriter(store, "a", info=await store.info("a"), heartbeat=0.01)
+    failed.start()
+    assert isinstance(await failed.ended(), StreamClosed)
+    idle = StreamWriter(store, "a")
+    await idle.aclose()
+    assert await idle.ended() is None
 
 
 async def test_the_last_word_and_the_state_are_one_append():
@@ -108,7 +193,7 @@ async def test_a_failed_append_is_repeated_and_neither_lost_nor_doubled(fault, a
     assert not store.faults
 
 
-async def test_many_failures_in_a_row_are_outlived():
+async def test_several_failures_in_a_row_are_retried():
     store = Faulty("before", "lost", "landed", "before")
     await store.create("a")
     async with StreamWriter(store, "a") as writer:
@@ -133,8 +218,7 @@ async def test_it_gives_up_with_the_error_after_retry_for(fault, error):
         await writer.aclose("done")
 
 
-async def test_another_append_in_the_doubtful_moment_is_not_taken_for_its_own():
-    """The namesake bytes of another producer are another's, also where they are equal."""
+async def test_an_equal_append_of_another_producer_is_not_taken_for_the_one_in_doubt():
 
     class Stolen(Wrapping):
         stolen = False
@@ -156,7 +240,7 @@ async def test_another_append_in_the_doubtful_moment_is_not_taken_for_its_own():
     assert await content(store) == b"same"
 
 
-async def test_a_takeover_in_a_doubtful_heartbeat_is_seen():
+async def test_a_takeover_is_not_taken_for_a_heartbeat_in_doubt():
     class Stolen(Wrapping):
         async def append(self, stream_id, *chunks, **options):
             if not options.get("attributes"):
@@ -194,7 +278,7 @@ async def test_a_stop_ends_it_with_stream_closed_and_a_takeover_with_conflict():
     assert (await store.info("a")).tail == 0
 
 
-async def test_a_silent_writer_gives_signs_of_life():
+async def test_a_silent_writer_shows_signs_of_life():
     store = MemoryStreamStore()
     info = await store.create("a")
     writer = StreamWriter(store, "a", heartbeat=0.01)
@@ -264,7 +348,7 @@ async def test_the_block_decides_how_the_stream_ends():
     assert len(error.encode()) <= store.limits.error_bytes
 
 
-async def test_an_abort_forgets_the_buffer_and_a_closed_writer_refuses():
+async def test_an_aborted_writer_writes_nothing_more_and_refuses_writes():
     store = Gated()
     await store.create("a")
     writer = StreamWriter(store, "a")

@@ -4,95 +4,129 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any
 
 from streamstores.errors import (
     Conflict,
-    InvalidRequest,
     StoreUnavailable,
     StreamClosed,
     StreamNotFound,
     StreamStoreError,
 )
 from streamstores.follow import follow
-from streamstores.store import State, StreamInfo
+from streamstores.runs.ownership import OWNER, Owners, without_owner
+from streamstores.runs.source import Revive, Source, close_source
+from streamstores.store import State, StreamInfo, StreamStore
 from streamstores.writer import StreamWriter
 
-if TYPE_CHECKING:
-    from streamstores.runs import Runs
-
-__all__ = ["OWNER", "Run", "Source", "close_source"]
-
-OWNER = "owner"
-"""The attribute that names who may produce."""
+__all__ = ["Phase", "Run", "RunSettings"]
 
 CLOSE_SECONDS = 10.0
-"""How long a source has to close before it is left behind."""
+"""How long a source has to close before it is cancelled again, or left behind."""
 
 _TURN_RECORDS = 64
-
-Source = AsyncIterator[bytes]
-"""What a run drives: records, none of them empty. It is closed by `aclose`, if it has one."""
-
-T = TypeVar("T")
+_RETRY_SECONDS = 1.0
 
 _log = logging.getLogger("streamstores.runs")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What all runs of one process share; see `Runs` for the meaning of each."""
+
+    store: StreamStore
+    owners: Owners
+    revive: Revive
+    heartbeat: float
+    pause_for: float
+    describe_error: Callable[[Exception], str]
+
+
+class Phase(Enum):
+    """Where a run is between its claim and its end."""
+
+    PRODUCING = "producing"
+    """The source is stepped, and its records are written."""
+    PAUSED = "paused"
+    """The writer has ended, and the source waits in the middle of what it was doing, because
+    the stream was stopped or changed by another process."""
+    ENDING = "ending"
+    """The source is being closed. The stream may belong to another process already."""
 
 
 class Run:
     """The producer of one stream.
 
-    Two tasks: `_pull` steps the source and writes, `task` decides. A pause leaves `_pull`
-    where it is, in the middle of a step or at the gate `_open`, so that the source goes on
-    later as if nothing had been.
+    It has two tasks besides its writer's. `_drive` steps the source and lasts as long as the
+    run. `_attend` has an eye on the stream: it watches for a stop or a takeover, holds the
+    paused source, and claims the stream again. When `_attend` ends, the run ends.
+
+    What is not stored yet is known to the writer alone. A writer that has ended is followed
+    by one that continues it, and in between the source waits with at most one record.
     """
 
-    def __init__(self, runs: Runs, info: StreamInfo, source: Source) -> None:
+    def __init__(
+        self,
+        settings: RunSettings,
+        info: StreamInfo,
+        source: Source,
+        on_end: Callable[[Run], None],
+    ) -> None:
+        """Begin to drive `source` into the stream that `info`, just created or claimed,
+        describes. `on_end(run)` is called once, when nothing of the run is left."""
         self.stream_id = info.id
-        self.is_ending = False
-        self._runs = runs
+        self.phase = Phase.PRODUCING
+        self._settings = settings
         self._source = source
-        self._position = info.tail  # what was given to a writer ends here
-        self._unstored: deque[tuple[int, bytes]] = deque()  # (end, record), perhaps not stored
-        self._open = asyncio.Event()
-        self._leave: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._renew(info)
-        self._open.set()
-        self.task = self._task(self._main(info), "run")
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._renewed: asyncio.Future[None] = self._loop.create_future()
+        writer = StreamWriter(settings.store, info.id, info=info, heartbeat=settings.heartbeat)
+        writer.start()
+        self._write_with(writer)
+        self._closing: asyncio.TimerHandle | None = None
+        self._task = self._start(self._drive(), "run")
+        self._task.add_done_callback(self._finish_ending)
+        self._attention = self._start(self._attend(info), "watch")
+        self._attention.add_done_callback(self._attention_done)
 
     async def save(self) -> StreamInfo | None:
-        """Store what was yielded and stop the stream, in one append; None where this run
-        is no longer its producer. Raises the store's other errors."""
-        self._open.clear()
-        attributes = None if self._runs.pause_for else self._without_owner()
-        try:
-            info = await self._writer.aclose(State.STOPPED, attributes=attributes)
-        except (StreamClosed, Conflict) as exc:
-            self._tell(exc.info)
+        """Store what was yielded and stop the stream, in one append.
+
+        Returns None if this run does not produce the stream now. Raises the store's errors,
+        which end the run.
+        """
+        if self.phase is not Phase.PRODUCING:
             return None
-        except StreamStoreError:
-            self._give_up()
-            raise
-        if info is not None:
-            self._tell(info)
-        return info
+        attributes = None if self._settings.pause_for else without_owner(self._info)
+        try:
+            return await self._writer.aclose(State.STOPPED, attributes=attributes)
+        except (StreamClosed, Conflict):
+            return None
 
     async def hand_over(self) -> None:
-        """Store what was yielded, give the stream up, and end this run."""
-        self._open.clear()
-        state = State.STOPPED if self._runs.revive(self._info) is None else None
-        closing = self._writer.aclose(state, attributes=self._without_owner())
+        """Store what was yielded, give the stream up, and end this run.
+
+        A stream that no process can continue is stopped. Takes at most three times
+        `CLOSE_SECONDS`.
+        """
+        state = None if await self._can_be_revived() else State.STOPPED
+        closing = self._writer.aclose(state, attributes=without_owner(self._info))
         try:
             await asyncio.wait_for(closing, CLOSE_SECONDS)
         except (StreamClosed, Conflict, StreamNotFound):
-            pass  # it is somebody else's already, or nobody's
+            pass  # it belongs to another process already, or is gone
         except (StreamStoreError, asyncio.TimeoutError) as exc:
             _log.warning("stream %r was not handed over: %s", self.stream_id, exc)
-        self._give_up()
-        await asyncio.wait([self.task])
+        self._leave()
+        await self._writer.abort()
+        await self._ended.wait()
 
     @property
     def _info(self) -> StreamInfo:
@@ -100,240 +134,227 @@ class Run:
         assert self._writer.info is not None, "a run's writer begins with the info of a claim"
         return self._writer.info
 
-    def _without_owner(self) -> dict[str, str]:
-        return {**self._info.attributes, OWNER: ""}
+    async def _can_be_revived(self) -> bool:
+        source = self._settings.revive(self._info)
+        if source is None:
+            return False
+        await close_source(source)
+        return True
 
-    def _renew(self, info: StreamInfo) -> None:
-        """A fresh writer, for the owner that `info` names."""
-        self.owner = info.attributes[OWNER]
-        self._news: asyncio.Future[StreamInfo] = asyncio.get_running_loop().create_future()
-        self._writer = StreamWriter(
-            self._runs.store, self.stream_id, info=info, heartbeat=self._runs.heartbeat
-        )
-        self._writer.start()
+    def _start(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+        return self._loop.create_task(work, name=f"streamstores: {what} {self.stream_id}")
 
-    def _task(self, work: Coroutine[Any, Any, T], what: str) -> asyncio.Task[T]:
-        name = f"streamstores: {what} {self.stream_id}"
-        return asyncio.get_running_loop().create_task(work, name=name)
+    # --- the source
 
-    def _tell(self, info: StreamInfo) -> None:
-        """The stream is not as its writer left it, but as `info` says."""
-        self._open.clear()
-        if not self._news.done():
-            self._news.set_result(info)
-
-    def _give_up(self) -> None:
-        self._open.clear()
-        if not self._leave.done():
-            self._leave.set_result(None)
-
-    async def _main(self, info: StreamInfo) -> None:
-        pull = self._task(self._pull(), "pull")
-        current: StreamInfo | None = info
+    async def _drive(self) -> None:
+        """Write what the source yields, end the stream as the source ended, and close it."""
         try:
-            while current is not None:
-                seen = await self._produce(current, pull)
-                current = None if seen is None else await self._hold(seen)
-        except StreamNotFound:
-            pass  # deleted or expired: there is nothing left to end
-        except StreamStoreError as exc:
-            _log.warning("stream %r lost its producer: %s", self.stream_id, exc)
-        except Exception:
-            _log.exception("the run of stream %r failed", self.stream_id)
+            state, error = await self._write_records()
+            await self._end_stream(state, error)
         finally:
-            await self._end(pull)
+            if self.phase is not Phase.ENDING:
+                self.phase = Phase.ENDING
+                self._closing = self._loop.call_later(CLOSE_SECONDS, self._cancel, 1)
+            self._attention.cancel()
+            try:
+                await close_source(self._source)
+            except Exception as exc:
+                _log.warning(
+                    "the source of stream %r did not close", self.stream_id, exc_info=exc
+                )
+            finally:
+                await self._writer.abort()
 
-    async def _produce(self, info: StreamInfo, pull: asyncio.Task[None]) -> StreamInfo | None:
-        """Let the source run until it has ended (None) or something happened to the stream
-        (its info)."""
-        watch = self._task(self._watch(info.tail), "watch")
-        ends: set[asyncio.Future[Any]] = {pull, watch, self._news, self._leave}
+    async def _write_records(self) -> tuple[State, str | None]:
+        """Step the source to its end; returns the state and the error to end with."""
+        count = 0
+        while True:
+            try:
+                record = await anext(self._source)
+            except StopAsyncIteration:
+                return State.DONE, None
+            except Exception as exc:
+                return State.ERROR, self._describe(exc)
+            except asyncio.CancelledError as exc:
+                if self._is_cancelled():
+                    raise
+                return State.ERROR, self._describe(RuntimeError(repr(exc)))
+            await self._write(record)
+            count += 1
+            if count % _TURN_RECORDS == 0:
+                await asyncio.sleep(0)  # a source that never suspends must not hold the loop
+
+    async def _write(self, record: bytes) -> None:
+        writer = self._writer
+        while True:
+            try:
+                return await writer.write(record)
+            except Exception:  # it is `_writer_ended` that looks at the error
+                writer = await self._writer_after(writer)
+
+    async def _end_stream(self, state: State, error: str | None) -> None:
+        writer = self._writer
+        while True:
+            with suppress(Exception):  # as in `_write`
+                info = await writer.aclose(state, error=error)
+                if info is not None and info.state is state:
+                    return  # else a stop has closed the writer first
+            writer = await self._writer_after(writer)
+
+    async def _writer_after(self, writer: StreamWriter) -> StreamWriter:
+        """The writer that continues `writer`, once the stream may be written to again."""
+        while self._writer is writer:
+            await self._renewed
+        return self._writer
+
+    def _is_cancelled(self) -> bool:
+        """Whether a CancelledError is meant for this task; else the source raised its own."""
+        cancelling = getattr(asyncio.current_task(), "cancelling", None)  # since Python 3.11
+        return self.phase is Phase.ENDING or (cancelling is not None and cancelling() > 0)
+
+    def _describe(self, exc: Exception) -> str:
+        """The public text for what the source raised; the rest goes to the log."""
+        _log.error("the source of stream %r failed", self.stream_id, exc_info=exc)
+        try:
+            text = self._settings.describe_error(exc)
+            data = text.encode(errors="replace")
+        except Exception:
+            _log.exception("describe_error failed")
+            data = b"The source failed."
+        limit = self._settings.store.limits.error_bytes
+        return data[:limit].decode(errors="ignore")
+
+    # --- the stream
+
+    def _write_with(self, writer: StreamWriter) -> None:
+        """Produce with `writer`, as the owner that its info names."""
+        assert writer.info is not None
+        self._writer = writer
+        self.owner = writer.info.attributes[OWNER]
+        self.phase = Phase.PRODUCING
+        writer.ended().add_done_callback(partial(self._writer_ended, writer))
+        renewed, self._renewed = self._renewed, self._loop.create_future()
+        if not renewed.done():
+            renewed.set_result(None)
+
+    def _writer_ended(
+        self, writer: StreamWriter, ended: asyncio.Future[Exception | None]
+    ) -> None:
+        """Pause if the stream was stopped or changed; end if the store failed."""
+        if writer is not self._writer or self.phase is not Phase.PRODUCING:
+            return
+        error = ended.result()
+        if isinstance(error, (StreamClosed, Conflict)):
+            self._pause(error.info)
+        elif error is not None:
+            self._report(error)
+            self._leave()
+        elif not self._info.state.is_final:  # else `_drive` has ended the stream
+            self._pause(self._info)
+
+    def _pause(self, info: StreamInfo) -> None:
+        self.phase = Phase.PAUSED
+        watching, self._attention = self._attention, self._start(self._attend(info), "hold")
+        self._attention.add_done_callback(self._attention_done)
+        watching.cancel()
+
+    async def _attend(self, info: StreamInfo) -> None:
+        """Watch the stream, or hold it if it is paused, in turn, until it is another's."""
         try:
             while True:
-                await asyncio.wait(
-                    ends,
-                    timeout=self._runs.heartbeat,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if pull.done():
-                    await self._after(pull)
-                    return None
-                if self._leave.done():
-                    return None
-                if self._news.done():
-                    return self._news.result()
-                if watch.done():
-                    return await watch
-                await self._check_writer()
-        finally:
-            self._open.clear()
-            watch.cancel()
-            await asyncio.wait([watch])
-            _read_failure(watch)
+                if self.phase is Phase.PRODUCING:
+                    info = await self._next_foreign_change(info.tail)
+                    self.phase = Phase.PAUSED
+                    with suppress(Exception):  # it has nothing to say that `info` does not
+                        await self._writer.aclose()
+                writer = await self._hold(info)
+                if writer is None:
+                    return
+                self._write_with(writer)
+                info = self._info
+        except Exception as exc:
+            self._report(exc)
+            self.phase = Phase.PAUSED  # the writer's end is not news
+            await self._writer.abort()
 
-    async def _watch(self, offset: int) -> StreamInfo:
-        """The info when the stream has left streaming or has another owner. What this
-        process appends itself costs no read of the store."""
+    async def _next_foreign_change(self, offset: int) -> StreamInfo:
+        """The stream when it has left streaming or has another owner. What this process
+        appends itself costs no read of the store."""
         while True:
-            follower = follow(self._runs.store, self.stream_id, offset)
+            follower = follow(self._settings.store, self.stream_id, offset)
             try:
                 while await follower.batch():
                     if not self._owns(follower.info):
                         break
                 assert follower.info is not None
                 return follower.info
-            except StoreUnavailable:  # whether to give up is the writer's decision
-                await asyncio.sleep(1.0)
+            except StoreUnavailable:  # whether to give up is for the writer to decide
+                await asyncio.sleep(_RETRY_SECONDS)
+            finally:
+                await follower.aclose()
             offset = follower.offset
 
-    async def _check_writer(self) -> None:
-        """Learn of a writer that failed while the source is silent."""
-        try:
-            await self._writer.flush()
-        except (StreamClosed, Conflict) as exc:
-            self._tell(exc.info)
+    async def _hold(self, info: StreamInfo) -> StreamWriter | None:
+        """Keep the source of a stopped stream until the stream is reopened for its owner.
 
-    async def _hold(self, info: StreamInfo) -> StreamInfo | None:
-        """Keep the source of a stopped stream until its owner is asked to go on; the info
-        as claimed anew, or None when the time is up or the stream is another's."""
-        with suppress(StreamStoreError):
-            await self._writer.aclose()
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + self._runs.pause_for
-        while info.state is State.STOPPED and clock() < deadline and not self._leave.done():
-            info = await self._next_change(info, deadline - clock())
+        Returns the writer to go on with, or None if the time is up or the stream is
+        another's.
+        """
+        deadline = self._loop.time() + self._settings.pause_for
+        while info.state is State.STOPPED and self._loop.time() < deadline:
+            timeout = deadline - self._loop.time()
+            info = await self._settings.store.wait(
+                self.stream_id, version=info.version, timeout=timeout
+            )
         if info.state is not State.STREAMING or not self._owns(info):
             return None
-        claimed = await self._runs.claim(info)
-        if claimed is None or not self._rewind_to(claimed.tail):
+        claimed = await self._settings.owners.claim(info)
+        if claimed is None:
             return None
-        self._renew(claimed)
-        await self._write_again()
-        return claimed
-
-    async def _next_change(self, info: StreamInfo, timeout: float) -> StreamInfo:
-        """The stream's next version, or the same info when the time is up."""
-        store = self._runs.store
-        waiting = self._task(
-            store.wait(self.stream_id, version=info.version, timeout=timeout), "hold"
-        )
         try:
-            ends: set[asyncio.Future[Any]] = {waiting, self._leave}
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            return await waiting if waiting.done() else info
-        finally:
-            waiting.cancel()
-            await asyncio.wait([waiting])
+            return self._writer.continue_from(claimed)
+        except Conflict:
+            return None
 
     def _owns(self, info: StreamInfo | None) -> bool:
         return info is not None and info.attributes.get(OWNER) == self.owner
 
-    def _rewind_to(self, tail: int) -> bool:
-        """Forget what is stored; False where the stream does not end as this run left it."""
-        self._forget_stored(tail)
-        if self._unstored:
-            end, record = self._unstored[0]
-            start = max(end - len(record), tail)  # a long record may be stored in part
-            self._unstored[0] = (end, record[start - end :])
-        unstored = sum(len(record) for _, record in self._unstored)
-        return self._position - unstored == tail
-
-    def _forget_stored(self, tail: int) -> None:
-        while self._unstored and self._unstored[0][0] <= tail:
-            self._unstored.popleft()
-
-    async def _write_again(self) -> None:
-        for _, record in list(self._unstored):
-            await self._write(record)
-        if not self._news.done():
-            self._open.set()
-
-    async def _pull(self) -> None:
-        """Step the source to its end, and end the stream."""
-        state, error = State.DONE, None
-        while True:
-            try:
-                record = await anext(self._source)
-            except StopAsyncIteration:
-                break
-            except Exception as exc:
-                state, error = State.ERROR, self._describe(exc)
-                break
-            await self._until_open()
-            self._position += len(record)
-            self._unstored.append((self._position, record))
-            await self._write(record)
-            if len(self._unstored) % _TURN_RECORDS == 0:
-                await asyncio.sleep(0)  # a source that never suspends must not hold the loop
-        await self._finish(state, error)
-
-    async def _until_open(self) -> None:
-        while not self._open.is_set():  # a gate may close again before the waiter runs
-            await self._open.wait()
-
-    async def _write(self, record: bytes) -> None:
-        """Give a record to the writer. It stays in `_unstored` until the store has it, so a
-        stop in between loses nothing."""
-        try:
-            await self._writer.write(record)
-        except (StreamClosed, Conflict) as exc:
-            self._tell(exc.info)
-        except InvalidRequest:
-            if self._open.is_set():
-                raise  # else a stop has closed the writer
-        self._forget_stored(self._info.tail)
-
-    async def _finish(self, state: State, error: str | None) -> None:
-        while True:
-            await self._until_open()
-            try:
-                await self._writer.aclose(state, error=error)
-                return
-            except (StreamClosed, Conflict) as exc:
-                self._tell(exc.info)
-
-    async def _after(self, pull: asyncio.Task[None]) -> None:
-        """Raise what ended `pull`; a source that cancelled itself ends in an error."""
-        if pull.cancelled():
-            error = self._describe(RuntimeError("the source cancelled itself"))
-            await self._writer.aclose(State.ERROR, error=error)
+    def _report(self, exc: Exception) -> None:
+        """Log why the run ends before its source."""
+        if isinstance(exc, StreamNotFound):
+            return  # the stream was deleted or has expired: there is nothing left to end
+        if isinstance(exc, StreamStoreError):
+            _log.warning("stream %r lost its producer: %s", self.stream_id, exc)
         else:
-            await pull
+            _log.error("the run of stream %r failed", self.stream_id, exc_info=exc)
 
-    def _describe(self, exc: Exception) -> str:
-        """The public text for what the source raised; the rest goes to the log."""
-        _log.error("the source of stream %r failed", self.stream_id, exc_info=exc)
-        try:
-            text = self._runs.describe_error(exc)
-            data = text.encode(errors="replace")
-        except Exception:
-            _log.exception("describe_error failed")
-            data = b"The source failed."
-        limit = self._runs.store.limits.error_bytes
-        return data[:limit].decode(errors="ignore")
+    # --- the end
 
-    async def _end(self, pull: asyncio.Task[None]) -> None:
-        """Close the source and the writer, whatever state they are in."""
-        self.is_ending = True
-        for _ in range(2):  # the second time for a source that is stuck in closing
-            pull.cancel()
-            await asyncio.wait([pull], timeout=CLOSE_SECONDS)
-        _read_failure(pull)
-        try:
-            await asyncio.wait_for(close_source(self._source), CLOSE_SECONDS)
-        except Exception as exc:
-            _log.warning("the source of stream %r did not close", self.stream_id, exc_info=exc)
-        await self._writer.abort()
+    def _attention_done(self, attention: asyncio.Task[None]) -> None:
+        if attention is self._attention:  # else another has taken its place
+            self._leave()
 
+    def _leave(self) -> None:
+        """End this run, and say nothing to the store. Idempotent."""
+        if self.phase is not Phase.ENDING:
+            self.phase = Phase.ENDING
+            self._attention.cancel()
+            self._cancel(2)
 
-def _read_failure(task: asyncio.Task[Any]) -> None:
-    """So that asyncio does not report it; whom it concerns has heard of it."""
-    if task.done() and not task.cancelled():
-        task.exception()
+    def _cancel(self, attempts: int) -> None:
+        """Cancel the source: a second time if it is stuck in closing, then leave it behind."""
+        if attempts:
+            self._task.cancel()
+            self._closing = self._loop.call_later(CLOSE_SECONDS, self._cancel, attempts - 1)
+        else:
+            _log.warning("the source of stream %r is stuck: left behind", self.stream_id)
+            self._finish_ending(self._task)
 
-
-async def close_source(source: Any) -> None:
-    """Close an asynchronous iterator, if it can be closed."""
-    aclose = getattr(source, "aclose", None)
-    if aclose is not None:
-        await aclose()
+    def _finish_ending(self, task: asyncio.Task[None]) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+        if task.done() and not task.cancelled() and task.exception() is not None:
+            _log.error("the run of stream %r failed", self.stream_id, exc_info=task.exception())
+        if not self._ended.is_set():
+            self._ended.set()
+            self._on_end(self)

@@ -23,7 +23,7 @@ from typing import Any, TypeVar, Union
 from starlette.datastructures import Headers
 
 from streamstores.http.chat.records import Event, encode
-from streamstores.runs.run import close_source
+from streamstores.runs.source import close_source
 
 __all__ = ["Model", "StreamRequest", "can_continue", "continues", "records_from"]
 

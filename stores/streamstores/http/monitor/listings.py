@@ -14,7 +14,7 @@ from streamstores._sse import encode_event
 from streamstores.http._asgi.errors import HttpError, refusal_of
 from streamstores.http._asgi.handler import Activity
 from streamstores.http._asgi.reserved import MODEL_ATTRIBUTE, SAVED_REQUEST_PREFIX
-from streamstores.runs.run import close_source
+from streamstores.runs.source import close_source
 from streamstores.store import State, StreamInfo, StreamStore
 
 __all__ = ["ListingCache", "StoreListing"]

@@ -1,0 +1,225 @@
+"""`Runs`: the runs of one process, started, stopped, continued, taken and handed over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
+
+from streamstores.errors import Conflict, InvalidRequest, StoreUnavailable, StreamClosed
+from streamstores.limits import check_seconds
+from streamstores.runs.follower import RunFollower
+from streamstores.runs.ownership import OWNER, Owners
+from streamstores.runs.run import Phase, Run, RunSettings
+from streamstores.runs.source import Revive, Source, close_source
+from streamstores.store import State, StreamInfo, StreamStore
+
+__all__ = ["Runs", "TooManyRuns"]
+
+
+class TooManyRuns(Exception):
+    """This process holds `max_runs` sources already; nothing happened. Retry later."""
+
+
+class Runs:
+    """The runs of one process on one store.
+
+    `revive(info)` gives a source that goes on where the stream `info` ends, or None if
+    nothing can. It must do no I/O before the source's first step; there is no other way to a
+    second generation. The stream of a silent source shows a sign of life every `heartbeat`
+    seconds, and a producer that shows none for three times as long is taken for dead: all
+    processes that share streams must use the same value. A paused source is held for
+    `pause_for` seconds. At most `max_runs` sources are held at a time, paused ones included.
+    `describe_error(exc)` returns the public text for what a source raised.
+    """
+
+    def __init__(
+        self,
+        store: StreamStore,
+        *,
+        revive: Revive | None = None,
+        heartbeat: float = 5.0,
+        pause_for: float = 60.0,
+        max_runs: int = 1000,
+        describe_error: Callable[[Exception], str] | None = None,
+    ) -> None:
+        check_seconds(heartbeat, "heartbeat")
+        check_seconds(pause_for, "pause_for")
+        if not heartbeat or max_runs < 1:
+            raise InvalidRequest("heartbeat is above 0 and max_runs at least 1")
+        self.store = store
+        self._owners = Owners(store)
+        self._settings = RunSettings(
+            store,
+            self._owners,
+            revive or (lambda info: None),
+            heartbeat,
+            pause_for,
+            describe_error or (lambda exc: "The source failed."),
+        )
+        self._max_runs = max_runs
+        self._runs: dict[str, Run] = {}
+        self._held: set[Run] = set()  # also runs whose stream was deleted and created anew
+        self._work: set[asyncio.Future[StreamInfo]] = set()  # starts and claims under way
+        self._closed = False
+
+    async def start(
+        self,
+        stream_id: str,
+        source: Source,
+        *,
+        ttl: float | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> StreamInfo:
+        """Create the stream and drive `source` into it, until it ends.
+
+        Of racing starts with one id exactly one wins; the others raise `StreamExists`, and
+        their sources are closed unread. A start goes on if its caller is cancelled. Raises
+        `TooManyRuns`, and what the store's `create` raises.
+        """
+        return await self._to_the_end(self._start(stream_id, source, ttl, attributes or {}))
+
+    async def stop(self, stream_id: str) -> StreamInfo:
+        """Save what there is and halt the source, in whichever process it runs.
+
+        What a source of this process has yielded is stored first. Idempotent; a stream in a
+        final state stays as it is. Raises `StreamNotFound` and the store's errors.
+        """
+        run = self._runs.get(stream_id)
+        if run is not None:
+            info = await run.save()
+            if info is not None and info.state is not State.STREAMING:
+                return info
+        try:
+            return await self.store.mark_done(stream_id, State.STOPPED)
+        except StreamClosed as exc:
+            return exc.info
+
+    async def resume(self, stream_id: str) -> StreamInfo:
+        """Continue a stopped stream.
+
+        It goes on with the paused source of its owner, in whichever process that is held;
+        failing that, with a revived source; failing that, it stays stopped. Of racing calls
+        one continues the stream and the others find it streaming. A stream that is not
+        stopped is left as it is. Waits up to two seconds for an owner in another process.
+        Raises `StreamNotFound`, `TooManyRuns` and the store's errors.
+        """
+        info = await self.store.info(stream_id)
+        owner = info.attributes.get(OWNER)
+        if info.state is not State.STOPPED or owner is None:
+            return info
+        if self._may_be_held(stream_id, owner):
+            info, goes_on = await self._owners.reopen(info)
+            if goes_on:
+                return info
+        return await self._to_the_end(self._take_over(info))
+
+    async def follow(self, info: StreamInfo, offset: int) -> RunFollower:
+        """A follower from `offset` of the stream that `info` describes.
+
+        It takes the stream over from a producer that dies, and at once from one that has
+        handed the stream over.
+        """
+        if info.state is State.STREAMING and info.attributes.get(OWNER) == "":
+            await self.rescue(info)
+        return RunFollower(
+            self.store, info, offset, heartbeat=self._settings.heartbeat, rescue=self.rescue
+        )
+
+    async def rescue(self, info: StreamInfo) -> None:
+        """Take over the stream whose producer was lost at `info`, or stop it if nothing can
+        continue it. Does nothing if another process was first."""
+        run = self._runs.get(info.id)
+        if run is not None and run.owner == info.attributes.get(OWNER):
+            return  # the producer lives: it is the store that is slow
+        with suppress(TooManyRuns):  # a later look may find room, or another process has it
+            await self._to_the_end(self._take_over(info))
+
+    def is_running(self, stream_id: str) -> bool:
+        """Whether this process holds the stream's source."""
+        return stream_id in self._runs
+
+    async def aclose(self) -> None:
+        """Hand over all streams: they are flushed, and any process may claim them at once.
+
+        Streams that nothing can continue are stopped, and paused sources are closed.
+        Idempotent.
+        """
+        self._closed = True
+        while self._work:
+            await asyncio.wait(set(self._work))
+        await asyncio.gather(*(run.hand_over() for run in self._held))
+
+    async def _start(
+        self, stream_id: str, source: Source, ttl: float | None, attributes: Mapping[str, str]
+    ) -> StreamInfo:
+        try:
+            self._check_room()
+            info = await self._owners.create(stream_id, ttl, attributes)
+        except BaseException:
+            await close_source(source)
+            raise
+        self._begin(info, source)
+        return info
+
+    async def _take_over(self, info: StreamInfo) -> StreamInfo:
+        """Claim the stream for a revived source; without one it is, or becomes, stopped."""
+        source = self._settings.revive(info)
+        if source is None:
+            return await self._leave_stopped(info)
+        try:
+            self._check_room()
+            claimed = await self._owners.claim(info)
+        except BaseException:
+            await close_source(source)
+            raise
+        if claimed is None:
+            await close_source(source)
+            return await self.store.info(info.id)
+        self._begin(claimed, source)
+        return claimed
+
+    async def _leave_stopped(self, info: StreamInfo) -> StreamInfo:
+        if info.state is not State.STREAMING:
+            return info
+        try:
+            return await self.store.mark_done(info.id, State.STOPPED, version=info.version)
+        except (Conflict, StreamClosed) as exc:
+            return exc.info
+
+    def _begin(self, info: StreamInfo, source: Source) -> None:
+        """Drive `source` into a stream that this process has just created or claimed."""
+        run = self._runs[info.id] = Run(self._settings, info, source, self._forget)
+        self._held.add(run)
+
+    def _forget(self, run: Run) -> None:
+        self._held.discard(run)
+        if self._runs.get(run.stream_id) is run:
+            del self._runs[run.stream_id]
+
+    def _check_room(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("this process is closing")
+        if len(self._held) + len(self._work) > self._max_runs:  # the caller is one of _work
+            raise TooManyRuns(f"this process produces {self._max_runs} streams already")
+
+    def _may_be_held(self, stream_id: str, owner: str) -> bool:
+        """Whether the owner's paused source may still be held, here or elsewhere."""
+        if self._owners.are_here(owner):
+            run = self._runs.get(stream_id)
+            return run is not None and run.owner == owner and run.phase is not Phase.ENDING
+        return bool(owner)
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, StreamInfo]) -> StreamInfo:
+        """The work's result; a caller that is cancelled does not cancel the work, which may
+        have claimed a stream that then needs its producer."""
+        task = asyncio.ensure_future(work)
+        self._work.add(task)
+        task.add_done_callback(self._work_done)
+        return await asyncio.shield(task)
+
+    def _work_done(self, task: asyncio.Future[StreamInfo]) -> None:
+        self._work.discard(task)
+        if not task.cancelled():
+            task.exception()  # read, so that asyncio does not report an abandoned one

@@ -1,0 +1,184 @@
+"""Producers that die or close, and the processes that take their streams over."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+
+from streamstores import (
+    State,
+    StoreUnavailable,
+    StreamStore,
+)
+from streamstores.runs import OWNER
+from streamstores.runs.run import Phase
+from tests.unit.scripted_runs import (
+    Cut,
+    Reviving,
+    Script,
+    abandon,
+    read_to_end,
+    until,
+)
+
+
+async def test_a_dead_producer_is_replaced_by_exactly_one(
+    store: StreamStore, runs_on: Any
+) -> None:
+    reviving = Reviving()
+    dying = await runs_on()
+    await dying.start("s", Script().say(b"a").source())
+    await until(store, "s", lambda info: info.tail == 1)
+    processes = [await runs_on(revive=reviving) for _ in range(5)]
+    readers = [asyncio.ensure_future(read_to_end(runs, "s")) for runs in processes * 3]
+    await abandon(dying, "s")
+    reviving.script("s").say(b"b", None)
+    assert await asyncio.gather(*readers) == [(b"ab", State.DONE)] * 15
+    assert reviving.calls["s"] == 1
+
+
+async def test_a_dead_producer_without_a_successor_leaves_a_stopped_stream(
+    store: StreamStore, runs_on: Any
+) -> None:
+    dying, other = await runs_on(), await runs_on()
+    await dying.start("s", Script().say(b"a").source())
+    await until(store, "s", lambda info: info.tail == 1)
+    readers = [asyncio.ensure_future(read_to_end(other, "s")) for _ in range(5)]
+    await abandon(dying, "s")
+    assert await asyncio.gather(*readers) == [(b"a", State.STOPPED)] * 5
+
+
+async def test_a_zombie_is_fenced_off(store: StreamStore, runs_on: Any) -> None:
+    reviving = Reviving()
+    cut = Cut(store)
+    zombie, other = await runs_on(cut), await runs_on(revive=reviving)
+    script = Script().say(b"a")
+    await zombie.start("s", script.source())
+    await until(store, "s", lambda info: info.tail == 1)
+    cut.is_cut = True
+    script.say(b"Z")
+    reviving.script("s").say(b"b")
+    reading = asyncio.ensure_future(read_to_end(other, "s"))
+    await until(store, "s", lambda info: info.tail == 2)
+    cut.is_cut = False
+    await script.is_closed.wait()
+    reviving.script("s").say(b"c", None)
+    assert await reading == (b"abc", State.DONE)
+
+
+async def test_a_producer_that_was_only_slow_goes_on(store: StreamStore, runs_on: Any) -> None:
+    """A follower in another process takes it for dead and stops the stream. A later resume
+    reaches it."""
+    cut = Cut(store)
+    slow, other = await runs_on(cut), await runs_on()
+    script = Script().say(b"a")
+    await slow.start("s", script.source())
+    await until(store, "s", lambda info: info.tail == 1)
+    cut.is_cut = True
+    script.say(b"b")
+    assert await read_to_end(other, "s") == (b"a", State.STOPPED)
+    cut.is_cut = False
+    script.say(b"c", None)
+    while slow._runs["s"].phase is not Phase.PAUSED:
+        await asyncio.sleep(0.01)
+    await other.resume("s")
+    assert await read_to_end(other, "s") == (b"abc", State.DONE)
+
+
+async def test_a_closing_process_hands_its_streams_over(
+    store: StreamStore, runs_on: Any
+) -> None:
+    reviving = Reviving()
+    old, new = await runs_on(revive=reviving), await runs_on(revive=reviving)
+    script = Script().say(b"a")
+    await old.start("s", script.source())
+    while script.steps < 1:
+        await asyncio.sleep(0)
+    await old.aclose()
+    await script.is_closed.wait()
+    info = await store.info("s")
+    assert (info.state, info.tail, info.attributes[OWNER]) == ("streaming", 1, "")
+    reviving.script("s").say(b"b", None)
+    assert await read_to_end(new, "s") == (b"ab", State.DONE)
+    assert reviving.calls["s"] == 1
+
+
+async def test_readers_elsewhere_take_over_from_a_closing_process_at_once(
+    store: StreamStore, runs_on: Any
+) -> None:
+    """They do not wait for three heartbeats, which are longer here than a test may take."""
+    reviving = Reviving()
+    patient = {"revive": reviving, "heartbeat": 600.0}
+    old, new = await runs_on(**patient), await runs_on(**patient)
+    script = Script().say(b"a")
+    info = await old.start("s", script.source())
+    readers = [await new.follow(info, 0) for _ in range(3)]
+    for reader in readers:
+        assert [record.data for record in await reader.batch()] == [b"a"]
+    waiting = [asyncio.ensure_future(reader.batch()) for reader in readers]
+    await asyncio.sleep(0)
+    await old.aclose()
+    reviving.script("s").say(b"b", None)
+    for batch in await asyncio.gather(*waiting):
+        assert [record.data for record in batch] == [b"b"]
+    assert reviving.calls["s"] == 1
+
+
+async def test_a_handed_over_stream_that_finds_no_room_is_asked_for_once(
+    store: StreamStore, runs_on: Any
+) -> None:
+    reviving = Reviving()
+    patient = {"revive": reviving, "heartbeat": 600.0}
+    old, full = await runs_on(**patient), await runs_on(**patient, max_runs=1)
+    await full.start("other", Script().source())
+    script = Script().say(b"a")
+    reader = await full.follow(await old.start("s", script.source()), 0)
+    await reader.batch()
+    waiting = asyncio.ensure_future(reader.batch())
+    await old.aclose()
+    info = await until(store, "s", lambda info: info.attributes[OWNER] == "")
+    beat = await store.append("s", version=info.version)  # nothing was claimed meanwhile
+    assert not waiting.done()
+    assert beat.attributes[OWNER] == ""
+    waiting.cancel()
+
+
+async def test_a_closing_process_stops_what_nothing_can_continue(
+    store: StreamStore, runs_on: Any
+) -> None:
+    runs = await runs_on()
+    script = Script().say(b"a")
+    await runs.start("s", script.source())
+    while script.steps < 1:
+        await asyncio.sleep(0)
+    await runs.aclose()
+    info = await store.info("s")
+    assert (info.state, info.tail) == ("stopped", 1)
+    with pytest.raises(StoreUnavailable):
+        await runs.start("t", Script().source())
+
+
+async def test_a_closing_process_closes_paused_sources(
+    store: StreamStore, runs_on: Any
+) -> None:
+    runs = await runs_on()
+    script = Script()
+    await runs.start("s", script.source())
+    await runs.stop("s")
+    await runs.aclose()
+    assert script.is_closed.is_set()
+    await runs.aclose()
+
+
+async def test_no_task_is_left_after_closing(store: StreamStore, runs_on: Any) -> None:
+    runs = await runs_on(store)
+    for number in range(5):
+        await runs.start(f"s{number}", Script().say(b"a").source())
+    await runs.stop("s0")
+    await runs.aclose()
+    await asyncio.sleep(0)
+    names = [task.get_name() for task in asyncio.all_tasks()]
+    assert [name for name in names if re.search(r" s[0-4]$", name)] == []
