@@ -43,7 +43,7 @@ def create_stream_handler(
     kept: an answer goes to the client that asked, and ends with its connection.
 
     - `authorize(request, stream_id, action)`, plain or async, is asked before anything else
-      happens; an exception refuses. Without `authorize`, every client that knows a stream's id
+      happens. Only `True` allows. Without `authorize`, every client that knows a stream's id
       may do everything with it.
     - `new_id(stream_request)` returns the id of a stream if the client chose none. The default
       is 144 random bits.

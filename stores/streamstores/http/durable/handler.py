@@ -45,7 +45,7 @@ def create_durable_streams_app(
     be read; without a content type they count as `application/octet-stream`.
 
     - `authorize(request, stream_id, action)`, plain or async, is asked before anything else
-      happens; an exception refuses. The action is `create`, `append` (closing too), `read` or
+      happens. Only `True` allows. The action is `create`, `append` (closing too), `read` or
       `delete`. A fork needs `create` and, for its source, `read`. Without `authorize` every
       client of the application may do everything.
     - `allow_origin`: the origin whose pages may use the application from a browser, or `"*"`.

@@ -53,7 +53,7 @@ def create_monitor(
 ) -> StreamHandler:
     """An ASGI application, to mount: a page, `GET /streams` and `GET /events`.
 
-    `authorize(request)`, plain or async, is asked for every request; an exception refuses.
+    `authorize(request)`, plain or async, is asked for every request. Only `True` allows.
     `only_loopback` is a simple choice. `handler` is the chat handler of this process: with it
     the monitor shows how many clients follow each stream here, and whether it is produced
     here.
