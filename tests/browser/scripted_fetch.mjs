@@ -1,4 +1,4 @@
-// A `fetch` whose every answer the test decides: the chat handler's wire without a network.
+// A `fetch` whose answers a test decides: the wire of the chat handler without a network.
 
 /** One event as the handler writes it. */
 export function event(name, data = "", id = undefined) {
@@ -8,7 +8,7 @@ export function event(name, data = "", id = undefined) {
   return lines.join("\n") + "\n\n";
 }
 
-/** A request that waits, and the answer that the test gives it. */
+/** A request, and the means to answer it. */
 class Exchange {
   constructor(label, request, settle) {
     this.label = label;
@@ -16,15 +16,22 @@ class Exchange {
     this.settle = settle;
   }
 
+  /** Answer as a chat handler that keeps the stream. */
   open(ping = 15) {
-    const headers = {
-      "Content-Type": "text/event-stream; charset=utf-8",
-      "X-Stream-Ping": ping,
-    };
+    this.#begin({ "X-Stream-Ping": ping, "X-Stream-Id": encodeURIComponent(this.request.id) });
+    this.send(event("stream-id", this.request.id));
+  }
+
+  /** Answer as a chat handler with `resumable=False`. */
+  openUnkept() {
+    this.#begin({ "X-Stream-Ping": 15 });
+  }
+
+  #begin(ownHeaders) {
+    const headers = { "Content-Type": "text/event-stream; charset=utf-8", ...ownHeaders };
     const body = new ReadableStream({ start: (controller) => (this.body = controller) });
     this.request.signal?.addEventListener("abort", () => this.cut());
     this.settle.resolve(new Response(body, { headers }));
-    this.send(event("stream-id", this.request.id));
   }
 
   send(...events) {
@@ -58,7 +65,7 @@ class Exchange {
   }
 }
 
-/** Requests wait until the test takes and answers them. */
+/** A server whose requests wait until the test takes and answers them. */
 export class ScriptedServer {
   requests = [];
   #waiting = [];
@@ -83,7 +90,7 @@ export class ScriptedServer {
     });
   };
 
-  /** The oldest request that waits; waits for one. */
+  /** The oldest request that waits for an answer; wait for one if there is none. */
   async next(label) {
     while (!this.#waiting.length) await new Promise((resolve) => (this.#arrived = resolve));
     const exchange = this.#waiting.shift();
@@ -93,7 +100,7 @@ export class ScriptedServer {
     return exchange;
   }
 
-  /** Drop what waits: the client has left it. */
+  /** Drop the waiting requests, which the client has left. */
   forget() {
     this.#waiting.length = 0;
   }

@@ -233,6 +233,40 @@ async def test_two_tabs_follow_one_stream_and_one_stop_stops_both(
     assert await first.text() == await second.text()
 
 
+async def test_a_continue_in_one_tab_reaches_the_other(
+    open_page: OpenPage, demo: DemoServer
+) -> None:
+    first = await open_streaming(open_page, demo.url, lookEvery=20)
+    stream_id = (await first.snapshot())["streamId"]
+    second = await open_client(open_page, demo.url, id=stream_id)
+    await second.until_offset(FIRST_PART_BYTES)
+    assert await second.ask("stop") is True
+    await first.until_status("stopped")
+    await second.call("resume")
+    await first.until("statuses.at(-1) === 'streaming'")
+    await demo.go(first.prompt)
+    for client in first, second:
+        await until_complete(client)
+
+
+async def test_a_stopped_page_that_becomes_visible_looks_at_once(
+    open_page: OpenPage, demo: DemoServer
+) -> None:
+    first = await open_streaming(open_page, demo.url, lookEvery=0)
+    stream_id = (await first.snapshot())["streamId"]
+    second = await open_client(open_page, demo.url, id=stream_id)
+    await second.until_offset(FIRST_PART_BYTES)
+    await second.ask("stop")
+    await first.until_status("stopped")
+    await second.call("resume")
+    await second.until_status("streaming")
+    await demo.go(first.prompt)
+    await until_complete(second)
+    assert (await first.snapshot())["status"] == "stopped"
+    await first.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    await until_complete(first)
+
+
 async def test_two_tabs_share_an_id_in_local_storage(
     open_page: OpenPage, demo: DemoServer
 ) -> None:

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 TABLE = json.loads((ROOT / "tests/data/transitions.json").read_text())
 STREAM_JS = Path(ROOT / "stores/streamstores/http/chat/stream.js").read_text()
-ANSWERS = {"open", "fail", "busy", "gone", "reject"}
+ANSWERS = {"open", "open_unkept", "fail", "busy", "gone", "reject"}
+LOOKS = {"look", "continued", "still_away", "back"}
 PIECE = "a text"
 STOP = "POST /stream/stop"
 
@@ -32,7 +33,7 @@ async def scripted() -> AsyncIterator[ScriptedServer]:
 
 @shared_fixture
 async def shared_client(browser: Any, scripted: ScriptedServer) -> AsyncIterator[Client]:
-    """A page of the scripted server's origin, whose own files do not come from there."""
+    """A page of the scripted server's origin; its files come from this test."""
     origin = scripted.endpoint.removesuffix("/stream")
     context = await browser.new_context()
     page = await context.new_page()
@@ -48,7 +49,7 @@ async def shared_client(browser: Any, scripted: ScriptedServer) -> AsyncIterator
     await context.close()
 
 
-class Driver:
+class BrowserDriver:
     """Causes the events of the table, one by one."""
 
     def __init__(self, client: Client, server: ScriptedServer) -> None:
@@ -57,12 +58,13 @@ class Driver:
         self.offset = 0
         self._exchange: Exchange | None = None
 
-    async def create(self) -> None:
+    async def create(self, look_ms: int) -> None:
         await self.client.create(
             "/page/stream.js",
             endpoint="/stream",
             backoff=1,
             maxReconnects=TABLE["max_reconnects"],
+            lookEvery=look_ms,
         )
 
     @property
@@ -133,7 +135,37 @@ class Driver:
 
     async def ping(self) -> None:
         await self.exchange.send(PING)
-        await self.text()  # arrives behind it
+        await self.text()  # arrives after it
+
+    async def open_unkept(self) -> None:
+        await self.exchange.open_unkept()
+        await self.client.until_status("streaming")
+
+    async def text_unkept(self) -> None:
+        await self.exchange.send(event("", PIECE))
+        await self.client.until("stream.text.endsWith(it)", PIECE)
+
+    async def stop_unkept(self) -> None:
+        assert await self.client.ask("stop") is True
+
+    async def look(self) -> None:
+        await (await self._next_look()).answer(200, {"state": "stopped", "tail": self.offset})
+
+    async def continued(self) -> None:
+        look = await self._next_look()
+        await look.answer(200, {"state": "streaming", "tail": self.offset})
+        await self.client.until("stream.loading")
+
+    async def still_away(self) -> None:
+        (await self._next_look()).cut()
+
+    async def back(self) -> None:
+        await self.continued()
+
+    async def _next_look(self) -> Exchange:
+        exchange = await self.server.next()
+        assert exchange.request.label == "GET /stream/status"
+        return exchange
 
     async def server_stopped(self) -> None:
         await self.exchange.send(STOPPED)
@@ -167,7 +199,7 @@ class Driver:
         await self.exchange.refuse(403, "forbidden")
 
     async def _settle(self) -> None:
-        """Until the client has asked again, or given up."""
+        """Wait until the client has asked again, or given up."""
         while await self.client.page.evaluate("stream.loading"):
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.server.asked(), 0.01)
@@ -187,8 +219,8 @@ def name_of(row: dict[str, Any]) -> str:
 async def test_transition(
     row: dict[str, Any], shared_client: Client, scripted: ScriptedServer
 ) -> None:
-    driver = Driver(shared_client, scripted)
-    await driver.create()
+    driver = BrowserDriver(shared_client, scripted)
+    await driver.create(look_ms=1 if LOOKS & set(row["on"]) else 0)
     for name in TABLE["reach"][row["from"]]:
         await driver.cause(name)
     await shared_client.until_status(row["from"])
@@ -199,6 +231,7 @@ async def test_transition(
         await asyncio.wait_for(scripted.asked(), 20)
     snapshot = await shared_client.snapshot()
     expected = {"status": row["to"], **TABLE["states"][row["to"]]}
+    expected["canResume"] = row.get("canResume", expected["canResume"])
     assert {name: snapshot[name] for name in expected} == expected
     if "request" in row:
         await asyncio.wait_for(requested(scripted, row["request"]), 20)

@@ -8,7 +8,7 @@ import { Stream } from "../../stores/streamstores/http/chat/stream.js";
 import { ScriptedServer, event } from "./scripted_fetch.mjs";
 
 const table = JSON.parse(readFileSync(new URL("../data/transitions.json", import.meta.url)));
-const ONE_OF_THESE_ANSWERS = new Set(["open", "fail", "busy", "gone", "reject"]);
+const ANSWERS = new Set(["open", "open_unkept", "fail", "busy", "gone", "reject"]);
 
 /** Causes the events of the table, one by one. */
 class Driver {
@@ -18,12 +18,14 @@ class Driver {
     fetch: this.server.fetch,
     backoff: 1,
     maxReconnects: table.max_reconnects,
+    lookEvery: 1,
   });
   offset = 0;
   exchange = null;
+  isWatching = false;
 
   async cause(name) {
-    if (ONE_OF_THESE_ANSWERS.has(name)) this.exchange = await this.server.next();
+    if (ANSWERS.has(name)) this.exchange = await this.server.next();
     await this[name]();
   }
 
@@ -93,7 +95,46 @@ class Driver {
 
   async ping() {
     this.exchange.send(event("ping"));
-    await this.text(); // arrives behind it
+    await this.text(); // arrives after it
+  }
+
+  open_unkept() {
+    this.exchange.openUnkept();
+    return this.until(() => this.stream.status === "streaming");
+  }
+
+  text_unkept() {
+    const expected = `${this.stream.text}a text`;
+    this.exchange.send(event("", "a text"));
+    return this.until(() => this.stream.text === expected);
+  }
+
+  async stop_unkept() {
+    assert.equal(await this.stream.stop(), true);
+  }
+
+  async look() {
+    (await this.#nextLook()).answer(200, { state: "stopped", tail: this.offset });
+  }
+
+  async continued() {
+    (await this.#nextLook()).answer(200, { state: "streaming", tail: this.offset });
+    await this.until(() => this.stream.loading);
+  }
+
+  async still_away() {
+    (await this.#nextLook()).fail();
+  }
+
+  async back() {
+    await this.continued();
+  }
+
+  /** Only a subscribed stream is watched, so the other rows see no looks. */
+  #nextLook() {
+    if (!this.isWatching) this.stream.subscribe(() => {});
+    this.isWatching = true;
+    return this.server.next("GET /stream/status");
   }
 
   server_stopped() {
@@ -144,13 +185,13 @@ class Driver {
     return this.until(() => this.stream.status !== "streaming");
   }
 
-  /** Until what the stream shows, and what the server was asked, is so. */
+  /** Wait for a condition on what the stream shows and the server was asked. */
   async until(condition) {
     while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
   }
 }
 
-for (const { from, on, to, request } of table.transitions) {
+for (const { from, on, to, request, canResume: ofRow } of table.transitions) {
   test(`${from}, ${on.join(", ")}: ${to}`, { timeout: 5_000 }, async () => {
     const driver = new Driver();
     const { server, stream } = driver;
@@ -159,8 +200,9 @@ for (const { from, on, to, request } of table.transitions) {
     for (const name of on) await driver.cause(name);
     await driver.until(() => stream.status === to && (to !== "reconnecting" || server.isAsked));
     if (request) await driver.until(() => server.lastLabel === request);
-    const { loading, canResume } = table.states[to];
-    assert.deepEqual({ status: stream.status, loading, canResume }, pick(stream.getSnapshot()));
+    const { loading, canResume: ofState } = table.states[to];
+    const canResume = ofRow ?? ofState;
+    assert.deepEqual({ status: to, loading, canResume }, pick(stream.getSnapshot()));
     assert.equal(stream.loading, loading);
     assert.equal(stream.canResume, canResume);
     stream.destroy();

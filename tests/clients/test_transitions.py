@@ -16,21 +16,22 @@ from tests.http.scripted_server import DONE, PING, STOPPED, Exchange, ScriptedSe
 TABLE = json.loads((Path(__file__).parents[1] / "data" / "transitions.json").read_text())
 
 
-class Script:
-    """Causes the table's events, one after another."""
+class PythonDriver:
+    """Causes the events of the table, one by one."""
 
     def __init__(self, stream: Stream, server: ScriptedServer) -> None:
         self.stream = stream
         self.server = server
         self.current: Exchange | None = None  # what the client reads now
         self.offset = 0
+        self.watching: asyncio.Task[bool] | None = None
 
     async def cause(self, name: str) -> None:
         await getattr(self, name)()
         await asyncio.wait_for(self._quiet(), 10)
 
     async def _quiet(self) -> None:
-        """Wait until the client waits for us: it reads, it has asked, or it is at an end."""
+        """Wait until the client waits for the test: it reads, has asked, or is at an end."""
         if self.current is None and self.stream.loading:
             ended = asyncio.create_task(until(self.stream, lambda: not self.stream.loading))
             asked = asyncio.create_task(self.server.asked())
@@ -102,6 +103,45 @@ class Script:
         assert self.current is not None
         await self.current.send(PING)
 
+    async def open_unkept(self) -> None:
+        self.current = await self.server.next()
+        await self.current.open_unkept()
+        await until(self.stream, lambda: self.stream.status is Status.STREAMING)
+
+    async def text_unkept(self) -> None:
+        assert self.current is not None
+        before = self.stream.text
+        await self.current.send(event("", "abc"))
+        await until(self.stream, lambda: self.stream.text == before + "abc")
+
+    async def stop_unkept(self) -> None:
+        await asyncio.wait_for(self.stream.stop(), 10)
+
+    async def look(self) -> None:
+        await (await self._next_look()).answer(200, {"state": "stopped", "tail": self.offset})
+
+    async def continued(self) -> None:
+        await (await self._next_look()).answer(200, {"state": "streaming", "tail": self.offset})
+        await self._until_loading()
+
+    async def still_away(self) -> None:
+        (await self._next_look()).cut()
+
+    async def back(self) -> None:
+        await self.continued()
+
+    async def _next_look(self) -> Exchange:
+        if self.watching is None:
+            watching = self.stream.until_continued(interval=0.001)
+            self.watching = asyncio.create_task(watching)
+        exchange = await self.server.next()
+        assert exchange.request.label == "GET /stream/status"
+        return exchange
+
+    async def _until_loading(self) -> None:
+        assert self.watching is not None
+        assert await asyncio.wait_for(self.watching, 10) is True
+
     async def server_stopped(self) -> None:
         await self._take_current().send(STOPPED)
 
@@ -138,18 +178,20 @@ def describe(row: dict[str, Any]) -> str:
 async def test_the_client_moves_as_the_table_says(
     stream: Stream, server: ScriptedServer, row: dict[str, Any]
 ) -> None:
-    script = Script(stream, server)
+    driver = PythonDriver(stream, server)
     for name in TABLE["reach"][row["from"]]:
-        await script.cause(name)
+        await driver.cause(name)
     assert stream.status == row["from"]
     for name in row["on"]:
-        await script.cause(name)
+        await driver.cause(name)
     expected = TABLE["states"][row["to"]]
     assert stream.status == row["to"]
     assert stream.loading is expected["loading"]
-    assert stream.can_resume is expected["canResume"]
+    assert stream.can_resume is row.get("canResume", expected["canResume"])
     if "request" in row:
         assert server.requests[-1].label == row["request"]
+    if driver.watching is not None:
+        driver.watching.cancel()
 
 
 def test_the_table_has_a_row_for_every_state() -> None:

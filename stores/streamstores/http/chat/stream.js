@@ -8,16 +8,18 @@
  *     stream.send("Why is the sky blue?");
  *
  * A stream is text that a server keeps while a model writes it. The client reads it, notices
- * when the connection breaks, and goes on at the byte where it broke: nothing is lost, nothing
- * comes twice. The wire is described in `docs/wire.md`, this class in `docs/javascript.md`.
+ * when the connection breaks, and goes on at the byte where it broke, so that nothing is lost
+ * and nothing is shown twice. `docs/wire.md` describes the wire, `docs/javascript.md` this class.
  *
  *     idle ─► streaming ─► done | stopped | error
  *                 │  ▲
  *                 ▼  │
  *            reconnecting ─► disconnected
  *
- * The first request of a `send` is `streaming`, every later one that awaits its answer is
- * `reconnecting`. `stopped` and `disconnected` can be resumed; `error` and `done` are final.
+ * While the first request of a `send` waits for its answer the status is `streaming`; while any
+ * later request waits, it is `reconnecting`. `stopped` and `disconnected` can be resumed, and
+ * while something is subscribed they are watched: a stream that is continued elsewhere, or
+ * whose server comes back, is read on. `error` and `done` are final.
  *
  * @module
  */
@@ -28,50 +30,54 @@
  */
 
 /**
- * Everything one can see of a stream, at one moment. Frozen; a new object for every change.
+ * The state of a stream at one moment. Frozen; every change makes a new object.
  *
  * @typedef {object} Snapshot
  * @property {Status} status
- * @property {string} text  What has arrived, exactly as it was written.
- * @property {boolean} loading  `streaming` or `reconnecting`: more may come by itself.
- * @property {boolean} canResume  `stopped` or `disconnected`: `resume()` asks for more.
+ * @property {string} text  All text that has arrived, exactly as it was written.
+ * @property {boolean} loading  `streaming` or `reconnecting`: more may arrive without a call.
+ * @property {boolean} canResume  `stopped` or `disconnected`, and kept by the server: `resume()`
+ *   asks for more.
  * @property {boolean} stopping  A `stop()` is on its way to the server.
  * @property {string | null} streamId
- * @property {number} offset  Bytes read of what the server keeps; named events count too.
- * @property {Error | null} error  Why `error` or `disconnected`, or why a `stop()` failed.
+ * @property {number} offset  Bytes read of those that the server keeps, named events included.
+ * @property {Error | null} error  The reason for `error` or `disconnected`, or why `stop()` failed.
  */
 
 /**
- * A named event: what the model function yielded as `Event(name, data)`.
+ * A named event, which the model function yielded as `Event(name, data)`.
  *
  * @typedef {object} NamedEvent
  * @property {string} name  `usage`, `tool_call`, …
  * @property {string} data  As it was sent; usually JSON.
- * @property {number} offset  Where it ends in the stream. No event is reported twice.
+ * @property {number} offset  The byte offset after the event. No event is reported twice.
  */
 
 /**
  * @typedef {object} Options
  * @property {string} endpoint  Where the handler is: `{mount}/stream`.
  * @property {string} [id]  A stream to follow from the first `subscribe` on.
- * @property {string} [persist]  The storage key under which the id is kept, so that a reload
- *   follows the stream again, from the first `subscribe` on.
- * @property {Storage} [storage]  `sessionStorage` (one tab) unless given.
+ * @property {string} [persist]  The storage key of the stream's id. After a reload the first
+ *   `subscribe` follows that stream again.
+ * @property {Storage} [storage]  Default: `sessionStorage`, which belongs to one tab.
  * @property {string} [model]
  * @property {string} [system]
  * @property {string} [sessionId]
  * @property {HeadersInit | (() => HeadersInit | Promise<HeadersInit>)} [headers]  Sent with every
- *   request; a function is asked each time.
+ *   request; a function is called for each.
  * @property {typeof globalThis.fetch} [fetch]
- * @property {number} [maxReconnects]  Attempts without progress before `disconnected`: 3.
- * @property {number} [backoff]  Milliseconds before the first reconnect, then doubled: 1000.
+ * @property {number} [maxReconnects]  Attempts without progress before `disconnected`. Default 3.
+ * @property {number} [backoff]  Milliseconds before the first reconnect; doubled for each further
+ *   one, up to half a minute. Default 1000.
+ * @property {number} [lookEvery]  Milliseconds between looks at a stream that is stopped or
+ *   disconnected, growing tenfold; 0 looks only when the page becomes visible. Default 3000.
  * @property {(piece: string) => void} [onText]  Each piece of text, in order.
  * @property {(event: NamedEvent) => void} [onEvent]
  */
 
 /**
  * @typedef {object} SendOptions
- * @property {string} [id]  Instead of a random one.
+ * @property {string} [id]  The id of the new stream. Default: a random one.
  * @property {string} [model]
  * @property {string} [system]
  * @property {unknown[]} [messages]
@@ -79,7 +85,9 @@
 
 /** @typedef {Omit<Snapshot, "loading" | "canResume">} State */
 
-/** @typedef {{ state?: unknown, tail?: unknown, error?: unknown }} StopAnswer */
+/** @typedef {{ state?: unknown, tail?: unknown, error?: unknown }} StreamStatus */
+
+/** @typedef {ReturnType<typeof setTimeout>} Timer */
 
 /** @typedef {{ name: string, data: string, id: string | null }} ServerSentEvent */
 
@@ -87,10 +95,20 @@ const DEFAULT_PING_SECONDS = 15;
 const SILENT_PINGS = 3;
 const DRAIN_MS = 1_000;
 const STOP_GRACE_MS = 3_000;
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
+const REQUEST_TIMEOUT_MS = 30_000; // until the headers of an answer are here
+const LONGEST_PAUSE_MS = 30_000;
+const LONGEST_RETRY_AFTER_MS = 60_000;
+const LOOK_MS = 3_000;
+const LONGEST_LOOK_FACTOR = 10;
+const LONGEST_TIMER_MS = 2 ** 31 - 1; // a longer one would fire at once
 const FIELD_SEPARATOR = ":";
 
-/** A request that failed: `code` is the server's, or `network`, `silent`, `cut`, `bad_answer`. */
+/**
+ * Why a stream or a request failed. `code` is the server's, or `network`, `silent`, `cut` (the
+ * connection), `bad_answer` (not the answer of a chat handler), `http_error` (a refusal without
+ * a code), `stream_error` (the model failed), or `not_kept` (the connection broke, and this
+ * handler keeps no answers to go on from).
+ */
 export class StreamError extends Error {
   /**
    * @param {string} message
@@ -101,33 +119,43 @@ export class StreamError extends Error {
     this.name = "StreamError";
     /** @readonly */
     this.code = code;
-    /** The HTTP status, 0 without one. @readonly */
+    /** The HTTP status; 0 if there is none. @readonly */
     this.status = status;
-    /** Milliseconds the server asks to wait. @readonly */
+    /** The pause in milliseconds that the server asks for. @readonly */
     this.retryAfter = retryAfter;
   }
 
   /** Whether the same request may succeed later. */
   get retryable() {
-    const { status } = this;
-    return status >= 500 || status === 429 || status === 408 || status === 0;
+    const { code, status } = this;
+    if (code === "not_kept" || code === "stream_error") return false;
+    return status >= 500 || [0, 408, 425, 429].includes(status);
   }
 
-  /** Whether the server says that it did nothing, so that a repeat does nothing twice. */
+  /**
+   * Whether the server refused the stream itself, so that a stored id is of no use. After a
+   * login (401, 407) the id is good again, and 416 leaves the stream readable from its start.
+   */
+  get forgetsId() {
+    const { status } = this;
+    return status >= 400 && !this.retryable && ![401, 407, 416].includes(status);
+  }
+
+  /** Whether the server says that nothing happened, so that the request may be repeated. */
   get refused() {
     return this.status === 503 || this.status === 429;
   }
 }
 
 /**
- * Server-sent events from chunks of bytes, as the HTML standard parses them.
+ * Parses server-sent events as the HTML standard says, from chunks of bytes.
  *
- * Lines end with LF, CR or CR LF and nothing else; a chunk may end anywhere, inside a
- * character or a CR LF too. Linear in what is pushed, however it is cut. Unlike `EventSource`,
- * an event without an `id:` has the id null, not that of the event before.
+ * Lines end with LF, CR or CR LF and nothing else. A chunk may end anywhere, even inside a
+ * character or a CR LF. The time is linear in the bytes, however they are cut. An event without
+ * an `id:` has the id null; `EventSource` would give it the id of the event before.
  */
 export class EventParser {
-  #decoder = new TextDecoder(); // drops a BOM, and holds half a character back
+  #decoder = new TextDecoder(); // drops a BOM, and holds back half a character
   /** @type {string[]} */
   #line = [];
   /** @type {string[]} */
@@ -195,17 +223,21 @@ export class EventParser {
   }
 }
 
-/** One stream being read, over one connection after another. */
-class Reading {
+/** Reads one stream, over one connection after another. */
+class StreamReader {
   /** The server has answered with this stream. */
   answered = false;
-  /** The user wants it stopped: do not start it. */
+  /** Whether the server keeps the stream; null until its answer shows it. @type {boolean | null} */
+  isKept = null;
+  /** The user has pressed Stop, so a lost `send` must not be repeated. */
   unwanted = false;
   /** Reconnects since the last progress. */
   reconnects = 0;
-  /** The connection is being given up here, not lost: the next one is due at once. */
+  /** Looks at the stream at rest since the last progress. */
+  looks = 0;
+  /** The connection was given up on purpose, so the next attempt needs no pause. */
   reopening = false;
-  silenceMs = DEFAULT_PING_SECONDS * SILENT_PINGS * 1_000;
+  silenceMs = REQUEST_TIMEOUT_MS;
   heardAt = 0;
   /** How the stream ends, once `done` confirms it. @type {Status} */
   ending = "done";
@@ -213,21 +245,22 @@ class Reading {
   failure = null;
   /** Ends the pause before a reconnect. @type {(() => void) | null} */
   endPause = null;
-  /** Aborted: no more requests. @type {AbortController | null} */
+  /** Once aborted, no more requests are made. @type {AbortController | null} */
   #life = null;
   /** @type {AbortController | null} */
   #connection = null;
 
   /**
    * @param {string} id
-   * @param {"send" | "continue" | "follow"} request  The next one to make; only what a user
-   *   asked for may start a model or continue one.
-   * @param {object} [body]  Of `send`.
+   * @param {"send" | "continue" | "follow"} request  The next request. Only a request of the
+   *   user's may be `send` or `continue`, because these can start a model.
+   * @param {object} [body]  The body of `send`.
    */
   constructor(id, request, body) {
     this.id = id;
     this.request = request;
     this.body = body;
+    if (request !== "send") this.isKept = true;
   }
 
   /** @returns {AbortSignal} aborted by `finish` */
@@ -241,14 +274,16 @@ class Reading {
   connect() {
     this.#connection = new AbortController();
     this.reopening = false;
+    this.silenceMs = REQUEST_TIMEOUT_MS;
     this.heardAt = Date.now();
     this.ending = "done";
     this.failure = null;
     return this.#connection;
   }
 
-  /** Break the connection, to have a new one at once. */
+  /** Replace the connection at once; if the server keeps nothing, it has to stay. */
   reopen() {
+    if (this.isKept === false) return;
     if (this.endPause) {
       this.endPause();
       return;
@@ -257,14 +292,14 @@ class Reading {
     this.#connection?.abort();
   }
 
-  /** Ask for no more. The connection is broken, unless it has said all. */
+  /** Make no more requests. The connection is closed, unless it has delivered everything. */
   finish({ complete = false } = {}) {
     this.#life?.abort();
     this.endPause?.();
     if (!complete) this.#connection?.abort();
   }
 
-  /** Whether the server owes a ping. */
+  /** Whether a ping is overdue. */
   get isSilent() {
     return Date.now() - this.heardAt >= this.silenceMs;
   }
@@ -273,9 +308,9 @@ class Reading {
 /**
  * A stream of a model's text, and its state machine.
  *
- * The constructor does nothing but remember its options. `subscribe` follows the Svelte store
- * contract, `subscribe` with `getSnapshot` fits React's `useSyncExternalStore`. Subscribers are
- * told at most once for each chunk that the network brings.
+ * The constructor only stores its options; nothing is requested before `subscribe` or `send`.
+ * `subscribe` follows the Svelte store contract, and `subscribe` with `getSnapshot` fits React's
+ * `useSyncExternalStore`. Subscribers are called at most once for each chunk from the network.
  */
 export class Stream {
   /** @type {Options} */
@@ -296,18 +331,22 @@ export class Stream {
   #subscribers = new Set();
   /** @type {Set<() => void>} */
   #waiters = new Set();
-  /** @type {Reading | null} */
-  #reading = null;
+  /** @type {StreamReader | null} */
+  #reader = null;
   /** @type {{ prompt: string, options: SendOptions } | null} */
   #lastSend = null;
   /** @type {Promise<boolean> | null} */
   #stop = null;
-  /** Takes the listeners for wake-ups away again. @type {(() => void) | null} */
+  /** Removes the listeners for wake-ups. @type {(() => void) | null} */
   #unlisten = null;
-  /** Nothing was sent or followed yet. */
+  /** Nothing has been sent or followed yet. */
   #isNew = true;
-  /** `destroy()` closed the connection; the next subscriber wants it back. */
+  /** `destroy()` closed the connection, and the next subscriber needs it again. */
   #suspended = false;
+  /** No view is left, after `destroy()`. */
+  #isDestroyed = false;
+  /** The timer of the next look at a stream at rest. @type {Timer | null} */
+  #lookTimer = null;
 
   /** @param {Options} options */
   constructor(options) {
@@ -330,7 +369,7 @@ export class Stream {
   }
 
   get canResume() {
-    return isResumable(this.#state.status);
+    return isResumable(this.#state.status) && this.#reader?.isKept !== false;
   }
 
   get stopping() {
@@ -350,7 +389,7 @@ export class Stream {
   }
 
   /**
-   * The same object until something changes. Bound: it may be passed on by itself.
+   * The state now; the same object until something changes. Bound to this object.
    * @returns {Snapshot}
    */
   getSnapshot() {
@@ -363,11 +402,12 @@ export class Stream {
   }
 
   /**
-   * Call `subscriber` now and after every change. Bound: it may be passed on by itself.
+   * Call `subscriber` now and after every change. Bound to this object.
    *
-   * The first one, in a browser, also follows the stream that `id` or `persist` names.
+   * In a browser the first subscriber also starts following the stream that `id` or `persist`
+   * names.
    * @param {(snapshot: Snapshot) => void} subscriber
-   * @returns {() => void} ends it
+   * @returns {() => void} ends the subscription
    */
   subscribe(subscriber) {
     /** @param {Snapshot} snapshot */
@@ -375,19 +415,22 @@ export class Stream {
     if (this.#subscribers.size === 0) this.#revive();
     this.#subscribers.add(own);
     own(this.getSnapshot());
+    this.#scheduleLook();
     return () => {
       this.#subscribers.delete(own);
+      this.#scheduleLook();
     };
   }
 
   /**
-   * Start a stream. The one before is let go of, and goes on at the server.
+   * Start a stream. The previous one is left to the server, which finishes it.
    *
-   * The id is made here, so a request whose answer is lost can be repeated: it attaches to
-   * the stream that the first one started.
+   * The id is made here. A request whose answer was lost is therefore repeated with the same
+   * id, and attaches to the stream that the first one started.
    * @param {string} prompt
    * @param {SendOptions} [options]
-   * @returns {Promise<Snapshot>} when the stream has ended, or cannot be reached. Never rejects.
+   * @returns {Promise<Snapshot>} the state when the stream has ended or cannot be reached. Never
+   *   rejects.
    */
   send(prompt, options = {}) {
     const { id = randomId(), ...fields } = options;
@@ -395,40 +438,40 @@ export class Stream {
     this.#lastSend = { prompt, options: fields };
     this.#remember(id);
     const body = { model, system, sessionId, ...fields, prompt, id };
-    return this.#begin(new Reading(id, "send", body), "streaming");
+    return this.#begin(new StreamReader(id, "send", body), "streaming");
   }
 
   /**
-   * Read a stream from its start, without changing it: one that is stopped stays so.
-   * @param {string} [id]  The one of the options or of the storage, unless given.
-   * @returns {Promise<Snapshot>} as `send` does; at once where there is no stream.
+   * Read a stream from its start, without changing it: a stopped stream stays stopped.
+   * @param {string} [id]  Default: the id of the options, or the stored one.
+   * @returns {Promise<Snapshot>} as `send` does; at once if there is no stream.
    */
   follow(id = this.#options.id ?? this.#recall()) {
     if (!id) return Promise.resolve(this.getSnapshot());
     this.#remember(id);
-    return this.#begin(new Reading(id, "follow"), "reconnecting");
+    return this.#begin(new StreamReader(id, "follow"), "reconnecting");
   }
 
   /**
-   * The user's Continue: on a stopped stream the model goes on, a lost one is reconnected.
-   * While reconnecting it ends the pause. Otherwise nothing happens.
+   * The user's Continue. The model of a stopped stream goes on, a lost stream is reconnected,
+   * and a pause before a reconnect ends. In any other state nothing happens.
    * @returns {Promise<Snapshot>} as `send` does
    */
   resume() {
-    const reading = this.#reading;
-    if (reading && this.canResume) {
-      if (reading.answered || reading.request === "follow") reading.request = "continue";
-      reading.unwanted = false;
-      this.#restart(reading);
-    } else if (reading?.endPause) {
-      reading.reconnects = 0;
-      reading.endPause();
+    const reader = this.#reader;
+    if (reader && this.canResume) {
+      if (reader.answered || reader.request === "follow") reader.request = "continue";
+      reader.unwanted = false;
+      this.#restart(reader);
+    } else if (reader?.endPause) {
+      reader.reconnects = 0;
+      reader.endPause();
     }
-    return this.#settled(reading);
+    return this.#settled(reader);
   }
 
   /**
-   * Send the last prompt again, as a new stream. Without one nothing happens.
+   * Send the last prompt again, as a new stream. Without a prompt nothing happens.
    * @returns {Promise<Snapshot>} as `send` does
    */
   retry() {
@@ -439,10 +482,11 @@ export class Stream {
   /**
    * The user's Stop: the server saves what there is and halts the model.
    *
-   * The status becomes `stopped` when the server says so and all it saved is here. While it
-   * cannot be told, the model may be running, and the status says what it said before.
-   * @returns {Promise<boolean>} true: nothing runs any more; false: the server could not be told,
-   *   `error` says why. Never rejects.
+   * The status becomes `stopped` when the server has confirmed it and everything it saved is
+   * here. Until then the model may be running, and the status stays as it was. If the server
+   * keeps nothing, closing the connection halts the model.
+   * @returns {Promise<boolean>} true: nothing runs any more. false: the server could not be
+   *   reached or refused; `error` says why. Never rejects.
    */
   stop() {
     if (this.#stop) return this.#stop;
@@ -455,101 +499,107 @@ export class Stream {
     return stop;
   }
 
-  /** Let go of the stream, which goes on at the server, and forget its id. The text stays. */
+  /** Let go of the stream and forget its id. The server finishes it; the text here stays. */
   abort() {
-    if (this.#reading && this.#isUnsettled) this.#dismiss();
+    if (this.#reader && this.#isUnsettled) this.#dismiss();
   }
 
   /**
    * Close the connection and remove all listeners, for a view that goes away. The stream goes
-   * on at the server, its id stays stored; the next `subscribe` reads on.
+   * on at the server and its id stays stored. The next `subscribe` reads on.
    */
   destroy() {
+    this.#isDestroyed = true;
     this.#unlisten?.();
     this.#unlisten = null;
-    if (!this.#reading || !this.loading) return;
-    this.#suspended = true;
-    this.#end(this.#reading, "disconnected", null);
+    this.#scheduleLook();
+    if (this.#reader && this.loading) {
+      this.#suspended = this.#reader.isKept !== false;
+      this.#hangUp(this.#reader);
+    }
   }
 
   // Reading ---------------------------------------------------------------------------
 
   /**
-   * @param {Reading} reading
+   * @param {StreamReader} reader
    * @param {Status} status
    */
-  #begin(reading, status) {
-    this.#reading?.finish();
-    this.#reading = reading;
+  #begin(reader, status) {
+    this.#reader?.finish();
+    this.#reader = reader;
     this.#isNew = false;
     this.#stop = null;
     this.#set({
       status,
       text: "",
       offset: 0,
-      streamId: reading.id,
+      streamId: reader.id,
       stopping: false,
       error: null,
     });
-    return this.#run(reading);
+    return this.#run(reader);
   }
 
-  /** @param {Reading} reading */
-  #restart(reading) {
+  /** @param {StreamReader} reader */
+  #restart(reader) {
     this.#set({ status: "reconnecting", error: null });
-    return this.#run(reading);
+    return this.#run(reader);
   }
 
   /**
-   * Reconnect without being asked to, so without continuing what is stopped.
-   * @param {Reading} reading
+   * Reconnect without a request of the user's, so without continuing a stopped stream.
+   * @param {StreamReader} reader
    */
-  #return(reading) {
-    if (reading.request === "continue") reading.request = "follow";
-    void this.#restart(reading);
+  #return(reader) {
+    if (reader.request === "continue") reader.request = "follow";
+    void this.#restart(reader);
   }
 
-  /** @param {Reading} reading */
-  #run(reading) {
+  /** @param {StreamReader} reader */
+  #run(reader) {
     this.#suspended = false;
+    this.#isDestroyed = false;
     this.#listen();
-    void this.#keepReading(reading);
-    return this.#settled(reading);
+    void this.#keepReading(reader);
+    return this.#settled(reader);
   }
 
   /**
-   * Request after request, until the stream has ended or the budget is used up.
-   * @param {Reading} reading
+   * Make one request after another, until the stream has ended or the attempts are used up.
+   * @param {StreamReader} reader
    */
-  async #keepReading(reading) {
-    const life = reading.begin();
+  async #keepReading(reader) {
+    const life = reader.begin();
     while (!life.aborted) {
-      const error = await this.#readOnce(reading);
+      const error = await this.#readOnce(reader);
       if (life.aborted || !error) return;
-      if (!error.retryable) this.#fail(reading, error);
-      else if (reading.reopening) this.#set({ status: "reconnecting" });
-      else if (reading.reconnects >= this.#maxReconnects) {
-        this.#end(reading, "disconnected", error);
+      if (reader.isKept === false) this.#end(reader, "error", notKept(error));
+      else if (!error.retryable) this.#fail(reader, error);
+      else if (reader.reopening) this.#set({ status: "reconnecting" });
+      else if (reader.reconnects >= this.#maxReconnects) {
+        this.#end(reader, "disconnected", error);
       } else {
         this.#set({ status: "reconnecting" });
-        await pause(reading, this.#delay(reading.reconnects++, error));
+        await pause(reader, this.#delay(reader.reconnects++, error));
       }
     }
   }
 
   /**
-   * One request and its answer, to the end of the stream (null) or of the connection.
-   * @param {Reading} reading
-   * @returns {Promise<StreamError | null>}
+   * Make one request and read its answer.
+   * @param {StreamReader} reader
+   * @returns {Promise<StreamError | null>} null at the end of the stream, otherwise what ended
+   *   the connection
    */
-  async #readOnce(reading) {
-    const connection = reading.connect();
-    let silence = watchSilence(reading, connection);
+  async #readOnce(reader) {
+    const connection = reader.connect();
+    let silence = watchSilence(reader, connection);
     try {
-      const response = await this.#open(reading, connection.signal);
+      const response = await this.#open(reader, connection.signal);
       silence.end();
-      silence = watchSilence(reading, connection); // the server has said how often it pings
-      await this.#consume(response, reading, connection);
+      silence = watchSilence(reader, connection); // the server has said how often it pings
+      await this.#consume(response, reader, connection);
       return null;
     } catch (error) {
       connection.abort();
@@ -560,32 +610,33 @@ export class Stream {
   }
 
   /**
-   * @param {Reading} reading
+   * @param {StreamReader} reader
    * @param {AbortSignal} signal
    */
-  async #open(reading, signal) {
-    const asked = reading.request;
+  async #open(reader, signal) {
+    const asked = reader.request;
     try {
-      const response = await this.#ask(reading, signal);
+      const response = await this.#ask(reader, signal);
       signal.throwIfAborted();
       const ping = Number(response.headers.get("X-Stream-Ping")) || DEFAULT_PING_SECONDS;
-      reading.silenceMs = ping * SILENT_PINGS * 1_000;
-      reading.heardAt = Date.now();
-      reading.request = "follow";
-      reading.answered = true;
+      reader.silenceMs = ping * SILENT_PINGS * 1_000;
+      reader.heardAt = Date.now();
+      reader.request = "follow";
+      reader.answered = true;
+      reader.isKept ??= showsKept(response);
       this.#set({ status: "streaming", error: null });
       return response;
     } catch (error) {
-      // Perhaps it continued and somebody has stopped it since: never continue unasked.
+      // It may have been continued and then stopped elsewhere: do not continue it again.
       const refused = error instanceof StreamError && error.refused;
-      if (asked === "continue" && !refused) reading.request = "follow";
-      if (asked === "send" && reading.unwanted) reading.request = "follow";
+      if (asked === "continue" && !refused) reader.request = "follow";
+      if (asked === "send" && reader.unwanted) reader.request = "follow";
       throw error;
     }
   }
 
   /**
-   * @param {Reading} reading
+   * @param {StreamReader} reader
    * @param {AbortSignal} signal
    */
   async #ask({ id, request, body, answered }, signal) {
@@ -596,33 +647,30 @@ export class Stream {
       continue: () => this.#fetch("/resume", { body: { id, after }, signal }),
       follow: () => this.#fetch(`/resume?${query}`, { signal }),
     }[request]();
-    const type = response.headers.get("Content-Type") ?? "no content type";
-    if (!type.startsWith("text/event-stream") || !response.body) {
-      // Where the handler has answered before, this is another: a hotel's sign-in page.
-      const details = { code: "bad_answer", status: answered ? 0 : response.status };
-      throw new StreamError(`the server answered ${type}, not an event stream`, details);
-    }
+    // If a chat handler is known to be at this address, another type of answer comes from
+    // something in between, such as a hotel's sign-in page, and a later attempt may succeed.
+    checkType(response, "text/event-stream", answered || request !== "send");
     return response;
   }
 
   /**
-   * Until `done`; a body that ends without it was cut.
+   * Read a body up to `done`; a body that ends without it was cut.
    * @param {Response} response
-   * @param {Reading} reading
+   * @param {StreamReader} reader
    * @param {AbortController} connection
    */
-  async #consume(response, reading, connection) {
+  async #consume(response, reader, connection) {
     const body = /** @type {ReadableStream<Uint8Array>} */ (response.body);
-    const reader = body.getReader();
+    const source = body.getReader();
     const parser = new EventParser();
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await source.read();
       if (done) throw new StreamError("the connection broke off", { code: "cut" });
-      reading.heardAt = Date.now();
+      reader.heardAt = Date.now();
       for (const event of parser.push(value)) {
         connection.signal.throwIfAborted(); // a listener may have begun another stream
-        if (this.#take(event, reading)) {
-          void drain(reader, connection);
+        if (this.#take(event, reader)) {
+          void drain(source, connection);
           return;
         }
       }
@@ -633,30 +681,32 @@ export class Stream {
   /**
    * Take one event; true for the last.
    * @param {ServerSentEvent} event
-   * @param {Reading} reading
+   * @param {StreamReader} reader
    */
-  #take({ name, data, id }, reading) {
+  #take({ name, data, id }, reader) {
     if (name === "stream-id") {
-      this.#takeId(data, reading);
+      reader.isKept = true;
+      this.#takeId(data, reader);
       return false;
     }
-    reading.reconnects = 0;
-    if (name === "done") this.#complete(reading);
-    else if (name === "stopped") reading.ending = "stopped";
+    reader.reconnects = 0;
+    reader.looks = 0;
+    if (name === "done") this.#complete(reader);
+    else if (name === "stopped") reader.ending = "stopped";
     else if (name === "error") {
-      reading.ending = "error";
-      reading.failure = new StreamError(data, { code: "stream_error" });
-    } else if (name !== "ping") this.#takeContent(name, data, id);
+      reader.ending = "error";
+      reader.failure = new StreamError(data, { code: "stream_error" });
+    } else if (name !== "ping") this.#takeContent(name, data, id, reader);
     return name === "done";
   }
 
   /**
    * @param {string} id
-   * @param {Reading} reading
+   * @param {StreamReader} reader
    */
-  #takeId(id, reading) {
-    if (id === reading.id) return;
-    reading.id = id;
+  #takeId(id, reader) {
+    if (id === reader.id) return;
+    reader.id = id;
     this.#change({ streamId: id });
     this.#remember(id);
   }
@@ -665,11 +715,17 @@ export class Stream {
    * @param {string} name
    * @param {string} data
    * @param {string | null} id
+   * @param {StreamReader} reader
    */
-  #takeContent(name, data, id) {
+  #takeContent(name, data, id, reader) {
     const end = id === null ? NaN : Number(id);
-    if (end <= this.#state.offset) return; // had it
+    if (end <= this.#state.offset) return; // it has arrived before
     if (end > 0) this.#change({ offset: end });
+    if (id !== null) reader.isKept = true;
+    else if (!reader.isKept) {
+      reader.isKept = false;
+      if (this.#state.text === "") this.#forget(reader.id); // no server knows it later
+    }
     if (name === "" || name === "text") {
       const piece = name === "text" ? String(JSON.parse(data)) : data;
       this.#change({ text: this.#state.text + piece });
@@ -679,57 +735,69 @@ export class Stream {
     }
   }
 
-  /** @param {Reading} reading */
-  #complete(reading) {
-    reading.finish({ complete: true });
-    this.#set({ status: reading.ending, error: reading.failure });
+  /** @param {StreamReader} reader */
+  #complete(reader) {
+    reader.finish({ complete: true });
+    this.#set({ status: reader.ending, error: reader.failure });
   }
 
   /**
-   * Read no more; `status` says why.
-   * @param {Reading} reading
+   * Stop reading, with `status` as the reason.
+   * @param {StreamReader} reader
    * @param {Status} status
    * @param {StreamError | null} error
    */
-  #end(reading, status, error) {
-    reading.finish();
+  #end(reader, status, error) {
+    reader.finish();
     this.#set({ status, error });
   }
 
   /**
-   * A request was refused for good.
-   * @param {Reading} reading
-   * @param {StreamError} error
+   * Close the connection of a stream that has not ended. If the server keeps nothing, that
+   * halts the model.
+   * @param {StreamReader} reader
    */
-  #fail(reading, error) {
-    if (error.status === 404 && reading.unwanted && !reading.answered) {
-      this.#dismiss(); // stopped before it had begun
-      return;
-    }
-    if (error.status === 404) this.#forget(reading.id);
-    this.#end(reading, "error", error);
+  #hangUp(reader) {
+    this.#end(reader, reader.isKept === false ? "stopped" : "disconnected", null);
   }
 
+  /**
+   * End a stream whose request was refused for good.
+   * @param {StreamReader} reader
+   * @param {StreamError} error
+   */
+  #fail(reader, error) {
+    if (error.status === 404 && reader.unwanted && !reader.answered) {
+      this.#dismiss(); // it was stopped before it had begun
+      return;
+    }
+    if (error.forgetsId) this.#forget(reader.id);
+    this.#end(reader, "error", error);
+  }
+
+  /** Let go of the stream and forget its id. */
   #dismiss() {
-    const reading = /** @type {Reading} */ (this.#reading);
-    this.#reading = null;
-    this.#forget(reading.id);
-    reading.finish();
+    const reader = /** @type {StreamReader} */ (this.#reader);
+    this.#reader = null;
+    this.#forget(reader.id);
+    reader.finish();
     this.#set({ status: "idle", streamId: null, error: null });
   }
 
   /**
-   * Milliseconds to wait: doubled each time, half of it chance, and what the server asks for.
+   * Milliseconds before the next attempt: doubled each time, up to a half left to chance, and at
+   * least as long as the server asks.
    * @param {number} attempt
    * @param {StreamError} error
    */
   #delay(attempt, error) {
-    const backoff = (this.#options.backoff ?? 1_000) * 2 ** attempt;
-    const jittered = backoff * (0.5 + Math.random() / 2);
+    const first = this.#options.backoff ?? 1_000;
+    const doubled = Math.min(first * 2 ** attempt, Math.max(first, LONGEST_PAUSE_MS));
+    const jittered = doubled * (0.5 + Math.random() / 2);
     return Math.min(Math.max(jittered, error.retryAfter), LONGEST_TIMER_MS);
   }
 
-  /** Whether the server may have more, as far as is known here. */
+  /** Whether the server may have more, as far as this client knows. */
   get #isUnsettled() {
     return this.loading || this.status === "disconnected";
   }
@@ -741,38 +809,43 @@ export class Stream {
   // Stopping --------------------------------------------------------------------------
 
   async #askToStop() {
-    const reading = this.#reading;
-    if (!reading || !this.#isUnsettled) return true;
-    reading.unwanted = true;
+    const reader = this.#reader;
+    if (!reader || !this.#isUnsettled) return true;
+    reader.unwanted = true;
+    if (reader.isKept === false) {
+      this.#hangUp(reader);
+      return true;
+    }
     this.#set({ stopping: true, error: null });
-    const answer = await this.#deliverStop(reading);
-    if (reading !== this.#reading) return true;
+    const answer = await this.#deliverStop(reader);
+    if (reader !== this.#reader) return true;
     if (answer instanceof StreamError) {
-      reading.unwanted = false;
+      reader.unwanted = false;
       this.#set({ error: answer });
       return false;
     }
     if (!answer) return true;
-    reading.answered = true; // a stream that was stopped is there
-    await this.#awaitRest(reading, answer);
+    reader.answered = true; // a stream that was stopped exists
+    await this.#awaitRest(reader, answer);
     return true;
   }
 
   /**
-   * Tell the server, until it knows: what the stream is then, null where there is none.
-   * @param {Reading} reading
-   * @returns {Promise<StopAnswer | StreamError | null>}
+   * Ask the server to stop the stream, until it answers.
+   * @param {StreamReader} reader
+   * @returns {Promise<StreamStatus | StreamError | null>} the state of the stream; null if there is
+   *   none, or no longer this one
    */
-  async #deliverStop(reading) {
-    for (let attempt = 0; reading === this.#reading;) {
-      const wasThere = reading.answered;
+  async #deliverStop(reader) {
+    for (let attempt = 0; reader === this.#reader;) {
+      const wasThere = reader.answered;
       try {
-        return await this.#postStop(reading);
+        return await this.#postStop(reader);
       } catch (error) {
         const reason = asStreamError(error);
         if (reason.status === 404) {
-          if (!wasThere && (await this.#hasBegun(reading))) continue;
-          if (reading === this.#reading && this.#isUnsettled) this.#fail(reading, reason);
+          if (!wasThere && (await this.#hasBegun(reader))) continue;
+          if (reader === this.#reader && this.#isUnsettled) this.#endUnknown(reader, reason);
           return null;
         }
         if (!reason.retryable || attempt >= this.#maxReconnects) return reason;
@@ -783,53 +856,116 @@ export class Stream {
   }
 
   /**
-   * @param {Reading} reading
-   * @returns {Promise<StopAnswer>}
+   * @param {StreamReader} reader
+   * @returns {Promise<StreamStatus>}
    */
-  async #postStop({ id, silenceMs }) {
-    const signal = AbortSignal.timeout(silenceMs);
-    // keepalive: it arrives also where the user closes the page in the same moment
+  async #postStop({ id }) {
+    const signal = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
+    // keepalive: the request arrives even if the user closes the page at this moment
     const response = await this.#fetch("/stop", { body: { id }, signal, keepalive: true });
-    return response.json().catch(() => ({}));
+    return jsonOf(response);
   }
 
   /**
-   * Whether a stream that the server did not know was only on its way there.
-   * @param {Reading} reading
+   * End a stream that the server does not know. If it answered without an id, it keeps nothing,
+   * and closing the connection halts the model.
+   * @param {StreamReader} reader
+   * @param {StreamError} reason
    */
-  async #hasBegun(reading) {
-    await this.#until(() => reading.answered || reading !== this.#reading || !this.loading);
-    return reading.answered;
+  #endUnknown(reader, reason) {
+    if (!reader.answered || reader.isKept) {
+      this.#fail(reader, reason);
+      return;
+    }
+    reader.isKept = false;
+    this.#forget(reader.id);
+    this.#hangUp(reader);
   }
 
   /**
-   * Wait for the rest of a stopped stream, over a new connection where the old one is silent.
-   * @param {Reading} reading
-   * @param {StopAnswer} answer
+   * Whether a stream that the server did not know was only on its way to it.
+   * @param {StreamReader} reader
    */
-  async #awaitRest(reading, { state, tail, error }) {
+  async #hasBegun(reader) {
+    await this.#until(() => reader.answered || reader !== this.#reader || !this.loading);
+    return reader.answered;
+  }
+
+  /**
+   * Wait for the rest of a stopped stream. A connection that stays silent is replaced.
+   * @param {StreamReader} reader
+   * @param {StreamStatus} answer
+   */
+  async #awaitRest(reader, { state, tail, error }) {
     if (isEnd(state) && typeof tail === "number" && this.#state.offset >= tail) {
       const details = { code: "stream_error" };
       this.#end(
-        reading,
+        reader,
         state,
         state === "error" ? new StreamError(`${error}`, details) : null,
       );
       return;
     }
-    if (this.status === "disconnected") void this.#restart(reading);
-    else reading.endPause?.();
-    const timer = setTimeout(() => reading.reopen(), STOP_GRACE_MS);
-    await this.#settled(reading);
+    if (this.status === "disconnected") void this.#restart(reader);
+    else reader.endPause?.();
+    const timer = setTimeout(() => reader.reopen(), STOP_GRACE_MS);
+    await this.#settled(reader);
     clearTimeout(timer);
+  }
+
+  // At rest ---------------------------------------------------------------------------
+
+  /** Set, renew or clear the timer of the next look, as the state now demands. */
+  #scheduleLook() {
+    if (this.#lookTimer !== null) clearTimeout(this.#lookTimer);
+    this.#lookTimer = null;
+    const reader = this.#reader;
+    const { lookEvery = LOOK_MS } = this.#options;
+    const hasView = this.#subscribers.size > 0 && !this.#isDestroyed && isVisible();
+    if (!reader || !this.canResume || !hasView || lookEvery <= 0) return;
+    const factor = Math.min(1.5 ** reader.looks, LONGEST_LOOK_FACTOR);
+    const timer = setTimeout(() => void this.#look(reader), lookEvery * factor);
+    unref(timer);
+    this.#lookTimer = timer;
+  }
+
+  /**
+   * Ask for the state of a stream at rest, which costs one small request, and read on if it was
+   * continued elsewhere or the server is back. Never continues a stream itself.
+   * @param {StreamReader} reader
+   */
+  async #look(reader) {
+    reader.looks += 1;
+    const hasMoved = await this.#hasMoved(reader);
+    if (reader !== this.#reader || !this.canResume || this.#isDestroyed) return;
+    if (hasMoved) this.#return(reader);
+    else if (hasMoved !== null) this.#scheduleLook();
+  }
+
+  /**
+   * @param {StreamReader} reader
+   * @returns {Promise<boolean | null>} null if looking again is of no use
+   */
+  async #hasMoved({ id }) {
+    const signal = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
+    try {
+      const response = await this.#fetch(`/status?id=${encodeURIComponent(id)}`, { signal });
+      const { state, tail } = await jsonOf(response);
+      const isAtRest = state === "stopped" && tail === this.#state.offset;
+      return this.status === "disconnected" || !isAtRest;
+    } catch (error) {
+      if (asStreamError(error).retryable) return false;
+      return this.status === "disconnected" ? true : null; // the server is back, with a refusal
+    }
   }
 
   // Wake-ups --------------------------------------------------------------------------
 
-  /** Somebody watches again: read what `id`, the storage or `destroy()` left. */
+  /** A first subscriber is here: read what `id`, the storage or `destroy()` left. */
   #revive() {
-    if (typeof document === "undefined") return; // a server renders this
-    if (this.#suspended && this.#reading) this.#return(this.#reading);
+    this.#isDestroyed = false;
+    if (typeof document === "undefined") return; // rendered on a server
+    if (this.#suspended && this.#reader) this.#return(this.#reader);
     else if (this.#isNew) void this.follow();
     else this.#listen();
   }
@@ -837,7 +973,8 @@ export class Stream {
   #listen() {
     if (this.#unlisten || typeof document === "undefined") return;
     const visible = () => {
-      if (document.visibilityState === "visible") this.#wake(false);
+      if (isVisible()) this.#wake(false);
+      else this.#scheduleLook();
     };
     const online = () => this.#wake(true);
     /** @param {PageTransitionEvent} event */
@@ -845,9 +982,7 @@ export class Stream {
     /** @param {PageTransitionEvent} event */
     const hidden = (event) => {
       // The back-forward cache does not keep a page with an open connection for long.
-      if (event.persisted && this.loading && this.#reading) {
-        this.#end(this.#reading, "disconnected", null);
-      }
+      if (event.persisted && this.loading && this.#reader) this.#hangUp(this.#reader);
     };
     document.addEventListener("visibilitychange", visible);
     document.addEventListener("resume", visible);
@@ -864,16 +999,18 @@ export class Stream {
   }
 
   /**
-   * The page, the machine or the network is back: reconnect now, with a new budget.
-   * @param {boolean} reopen  A connection from before is not to be trusted.
+   * The page, the machine or the network is back: reconnect now, with all attempts again.
+   * @param {boolean} reopen  A connection from before may be dead and is replaced.
    */
   #wake(reopen) {
-    const reading = this.#reading;
-    if (!reading) return;
-    if (this.status === "disconnected") this.#return(reading);
+    const reader = this.#reader;
+    if (!reader) return;
+    reader.looks = 0;
+    if (this.status === "disconnected") this.#return(reader);
+    else if (this.status === "stopped" && this.canResume) void this.#look(reader);
     else if (this.loading) {
-      reading.reconnects = 0;
-      if (reading.endPause || reopen || reading.isSilent) reading.reopen();
+      reader.reconnects = 0;
+      if (reader.endPause || reopen || reader.isSilent) reader.reopen();
     }
   }
 
@@ -892,6 +1029,7 @@ export class Stream {
     Object.assign(this.#state, changes);
     this.#snapshot = null;
     this.#told = false;
+    if (changes.status) this.#scheduleLook();
   }
 
   #notify() {
@@ -918,9 +1056,9 @@ export class Stream {
     });
   }
 
-  /** @param {Reading | null} reading */
-  async #settled(reading) {
-    await this.#until(() => this.#reading !== reading || !this.loading);
+  /** @param {StreamReader | null} reader */
+  async #settled(reader) {
+    await this.#until(() => this.#reader !== reader || !this.loading);
     return this.getSnapshot();
   }
 
@@ -929,7 +1067,7 @@ export class Stream {
   /**
    * @param {string} path
    * @param {{ body?: object, signal: AbortSignal, keepalive?: boolean }} request
-   * @returns {Promise<Response>} of status 200; all else is thrown
+   * @returns {Promise<Response>} a successful one; any other is thrown as a `StreamError`
    */
   async #fetch(path, { body, signal, keepalive }) {
     const { endpoint, headers, fetch = globalThis.fetch } = this.#options;
@@ -962,14 +1100,16 @@ export class Stream {
     try {
       if (persist) this.#storage?.setItem(persist, id);
     } catch {
-      // Full or forbidden: the stream works, a reload does not find it.
+      // Full or forbidden: the stream works, but a reload will not find it.
     }
   }
 
+  /** @returns {string | undefined} the stored id */
   #recall() {
     const { persist } = this.#options;
     try {
-      return (persist && this.#storage?.getItem(persist)) || undefined;
+      const id = persist && this.#storage?.getItem(persist);
+      return typeof id === "string" && id !== "" ? id : undefined;
     } catch {
       return undefined;
     }
@@ -978,8 +1118,65 @@ export class Stream {
   /** @param {string} id */
   #forget(id) {
     const { persist } = this.#options;
-    if (persist && this.#recall() === id) this.#storage?.removeItem(persist);
+    if (!persist || this.#recall() !== id) return;
+    try {
+      this.#storage?.removeItem(persist);
+    } catch {
+      // Forbidden: the id is tried again after a reload.
+    }
   }
+}
+
+/** Whether the page is on screen; true without a page. */
+function isVisible() {
+  return typeof document === "undefined" || document.visibilityState === "visible";
+}
+
+/**
+ * Let a program end although a timer is set; browsers have no such thing.
+ *
+ * @param {unknown} timer
+ */
+function unref(timer) {
+  /** @type {{ unref?: () => void }} */ (timer).unref?.();
+}
+
+/**
+ * Whether an answer shows that the server keeps the stream. Across origins the header may be
+ * hidden; then the first event tells.
+ *
+ * @param {Response} response
+ */
+function showsKept(response) {
+  if (response.headers.has("X-Stream-Id")) return true;
+  return response.type === "cors" ? null : false;
+}
+
+/** @param {StreamError} cause */
+function notKept(cause) {
+  const message = `the rest is lost, because this server keeps nothing: ${cause.message}`;
+  return new StreamError(message, { code: "not_kept", cause });
+}
+
+/**
+ * @param {Response} response
+ * @param {string} expected
+ * @param {boolean} retryable  Whether a later attempt may bring another answer.
+ */
+function checkType(response, expected, retryable) {
+  const type = response.headers.get("Content-Type") ?? "no content type";
+  if (type.startsWith(expected) && response.body) return;
+  const details = { code: "bad_answer", status: retryable ? 0 : response.status };
+  throw new StreamError(`the server answered ${type}, not ${expected}`, details);
+}
+
+/**
+ * @param {Response} response
+ * @returns {Promise<StreamStatus>}
+ */
+async function jsonOf(response) {
+  checkType(response, "application/json", true);
+  return response.json();
 }
 
 /** @param {Status} status */
@@ -1001,23 +1198,23 @@ function isEnd(state) {
 }
 
 /**
- * Abort the connection when nothing has been heard for too long. The wall clock counts a
- * laptop's sleep; where somebody sets it, that costs a reconnect.
+ * Abort the connection when nothing has been heard for too long. The wall clock, unlike a
+ * monotonic one, counts the time that a laptop sleeps; setting it costs at most a reconnect.
  *
- * @param {Reading} reading
+ * @param {StreamReader} reader
  * @param {AbortController} connection
  */
-function watchSilence(reading, connection) {
+function watchSilence(reader, connection) {
   const check = () => {
-    if (reading.isSilent) {
-      const message = `nothing heard for ${reading.silenceMs / 1_000} seconds`;
+    if (reader.isSilent) {
+      const message = `nothing heard for ${reader.silenceMs / 1_000} seconds`;
       connection.abort(new StreamError(message, { code: "silent" }));
     } else {
-      const left = reading.silenceMs - (Date.now() - reading.heardAt);
-      timer = setTimeout(check, Math.min(left, reading.silenceMs, LONGEST_TIMER_MS));
+      const left = reader.silenceMs - (Date.now() - reader.heardAt);
+      timer = setTimeout(check, Math.min(left, reader.silenceMs, LONGEST_TIMER_MS));
     }
   };
-  let timer = setTimeout(check, Math.min(reading.silenceMs, LONGEST_TIMER_MS));
+  let timer = setTimeout(check, Math.min(reader.silenceMs, LONGEST_TIMER_MS));
   return { end: () => clearTimeout(timer) };
 }
 
@@ -1043,25 +1240,28 @@ async function answeredError(response) {
   /** @type {{ error?: unknown, code?: unknown }} */
   const answer = await response.json().catch(() => ({}));
   return new StreamError(String(answer?.error ?? `the server answered ${status}`), {
-    code: String(answer?.code ?? `http_${status}`),
+    code: String(answer?.code ?? "http_error"),
     status,
     retryAfter: retryAfterMs(response.headers.get("Retry-After")),
   });
 }
 
 /**
+ * The pause that a Retry-After asks for, up to a minute: a clock that is behind would turn a
+ * date into hours.
+ *
  * @param {string | null} value  Seconds, or a date.
  * @returns {number} milliseconds from now
  */
 function retryAfterMs(value) {
   if (!value) return 0;
-  const seconds = Number(value);
-  const wait = Number.isNaN(seconds) ? Date.parse(value) - Date.now() : seconds * 1_000;
-  return wait > 0 ? wait : 0;
+  const isSeconds = /^\d+$/.test(value);
+  const wait = isSeconds ? Number(value) * 1_000 : Date.parse(value) - Date.now();
+  return wait > 0 ? Math.min(wait, LONGEST_RETRY_AFTER_MS) : 0;
 }
 
 /**
- * Call what somebody else wrote: its error is theirs, and the stream goes on.
+ * Call a function of the user's. If it throws, the error is reported and the stream goes on.
  *
  * @template T
  * @param {((value: T) => void) | undefined} listener
@@ -1076,16 +1276,16 @@ function tell(listener, value) {
 }
 
 /**
- * @param {Reading} reading
+ * @param {StreamReader} reader
  * @param {number} delayMs
- * @returns {Promise<void>} when it is over, or `endPause` ends it
+ * @returns {Promise<void>} resolved when the time is over or `endPause` is called
  */
-function pause(reading, delayMs) {
+function pause(reader, delayMs) {
   return new Promise((resolve) => {
-    const timer = setTimeout(() => reading.endPause?.(), delayMs);
-    reading.endPause = () => {
+    const timer = setTimeout(() => reader.endPause?.(), delayMs);
+    reader.endPause = () => {
       clearTimeout(timer);
-      reading.endPause = null;
+      reader.endPause = null;
       resolve();
     };
   });
@@ -1093,17 +1293,17 @@ function pause(reading, delayMs) {
 
 /**
  * Read what follows `done`, which is the end of the body, so that the connection can be used
- * again; one that stays open is broken.
+ * again. A connection whose body does not end soon is closed.
  *
- * @param {ReadableStreamDefaultReader<Uint8Array>} reader
+ * @param {ReadableStreamDefaultReader<Uint8Array>} source
  * @param {AbortController} connection
  */
-async function drain(reader, connection) {
+async function drain(source, connection) {
   const timer = setTimeout(() => connection.abort(), DRAIN_MS);
   try {
-    while (!(await reader.read()).done);
+    while (!(await source.read()).done);
   } catch {
-    // Everything has been said.
+    // Everything has arrived.
   } finally {
     clearTimeout(timer);
   }
@@ -1114,9 +1314,9 @@ function sleep(ms) {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-/** 122 random bits: an id opens the stream, so nobody may guess it. */
+/** 122 random bits, because an id gives access to its stream. */
 function randomId() {
   if (crypto.randomUUID) return crypto.randomUUID();
-  const bytes = crypto.getRandomValues(new Uint8Array(16)); // a page without https
+  const bytes = crypto.getRandomValues(new Uint8Array(16)); // for a page without https
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
