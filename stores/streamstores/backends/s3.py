@@ -20,6 +20,7 @@ from streamstores.backends._s3.expiry_calendar import ExpiryCalendar
 from streamstores.backends._s3.known_streams import KnownStream, KnownStreams, RecordsMoved
 from streamstores.backends._s3.object_keys import ObjectKeys
 from streamstores.backends._s3.object_sweeper import ObjectSweeper
+from streamstores.backends._s3.outcomes import repeatable
 from streamstores.backends._s3.record_pages import read_records
 from streamstores.backends._s3.s3_options import parse_s3_url
 from streamstores.backends._s3.segment_chain import SegmentChain
@@ -261,7 +262,8 @@ class S3StreamStore:
     async def _connect(self) -> None:
         bucket = self._storage.bucket
         await bucket.connect()
-        await bucket.check_conditions(self._storage.keys.probe())
+        with repeatable():  # no stream was touched
+            await bucket.check_conditions(self._storage.keys.probe())
         self._is_open = True
         self._sweeping = asyncio.get_running_loop().create_task(
             self._sweeper.sweep_until_cancelled(), name="streamstores: sweep"

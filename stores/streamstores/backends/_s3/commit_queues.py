@@ -147,8 +147,8 @@ class CommitQueues:
             await self._commit(stream_id, batch)
         except Exception as exc:
             _fail_all(batch, exc)
-        except BaseException:
-            _fail_all(batch, StoreUnavailable("the store stopped in the middle"))
+        except BaseException:  # cancelled with the loop, perhaps in the middle of a write
+            _fail_all(batch, OutcomeUnknown("the store stopped in the middle of a change"))
             raise
 
     def _take(self, queue: list[_QueuedRequest]) -> list[_QueuedRequest]:

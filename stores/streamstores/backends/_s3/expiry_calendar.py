@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from streamstores.backends._s3.bucket import Bucket
 from streamstores.backends._s3.object_keys import CalendarEntry, ObjectKeys
+from streamstores.backends._s3.outcomes import repeatable
 from streamstores.errors import CorruptData
 from streamstores.limits import to_microseconds
 from streamstores.store import StreamInfo
@@ -41,13 +42,13 @@ class ExpiryCalendar:
         end = min(max(math.ceil(to_microseconds(info.expires_at) / 1e6), 0), _LAST_SECOND)
         if due is not None and self._bucket.clock.seconds() < due <= end:
             return due
-        await self._bucket.put(self._keys.stream_entry(end, info.id), b"")
+        await self._put(self._keys.stream_entry(end, info.id))
         return end
 
     async def note_rest(self, generation: str) -> None:
         """Have the segments of a generation removed after `grace` seconds; one PUT."""
         seconds = math.ceil(self._bucket.clock.seconds() + self._grace) + 1
-        await self._bucket.put(self._keys.rest_entry(seconds, generation), b"")
+        await self._put(self._keys.rest_entry(seconds, generation))
 
     async def due(self, limit: int) -> list[tuple[str, CalendarEntry]]:
         """At most `limit` entries whose time has come, with their keys, the oldest first."""
@@ -78,4 +79,9 @@ class ExpiryCalendar:
                 return found
 
     async def remove(self, key: str) -> None:
-        await self._bucket.delete(key)
+        with repeatable():
+            await self._bucket.delete(key)
+
+    async def _put(self, key: str) -> None:
+        with repeatable():
+            await self._bucket.put(key, b"")

@@ -10,6 +10,7 @@ from streamstores.backends._s3 import block_format
 from streamstores.backends._s3.block_format import Block
 from streamstores.backends._s3.known_streams import KnownStream, KnownStreams, known_from_head
 from streamstores.backends._s3.object_keys import CalendarEntry
+from streamstores.backends._s3.outcomes import repeatable
 from streamstores.backends._s3.s3_answers import ObjectAnswer
 from streamstores.backends._s3.segment_chain import SegmentChain
 from streamstores.backends._s3.stream_heads import StreamHeads
@@ -69,7 +70,7 @@ class ObjectSweeper:
         for key, entry in await self._storage.calendar.due(1000):
             if entry.stream_id is not None and removed == limit:
                 continue
-            with suppress(CorruptData):  # it stays, and holds up nothing else
+            with repeatable(), suppress(CorruptData):  # it stays, and holds up nothing else
                 is_settled, count = await self._settle(entry)
                 removed += count
                 if is_settled:
@@ -121,7 +122,7 @@ class ObjectSweeper:
                 found = [each[len(folder) : -1] for each in listing.folders]
                 for generation in found:
                     if generation not in noted:
-                        with suppress(CorruptData):
+                        with repeatable(), suppress(CorruptData):
                             await self.sweep_generation(generation)
                 token = listing.next_token
                 if token is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 from streamstores.backends._s3 import block_format
 from streamstores.backends._s3.block_format import Block
 from streamstores.backends._s3.known_streams import KnownStream, KnownStreams
-from streamstores.errors import OutcomeUnknown, StoreUnavailable, StreamNotFound
+from streamstores.backends._s3.outcomes import after_a_write
+from streamstores.backends._s3.s3_answers import ObjectAnswer
+from streamstores.errors import OutcomeUnknown, StreamNotFound
 
 
 class SegmentChain:
@@ -24,39 +26,44 @@ class SegmentChain:
         `OutcomeUnknown` if nothing that S3 says now can tell.
         """
         key = self._storage.keys.segment(known.generation, block.number)
-        try:
-            answer = await self._storage.bucket.put(
-                key, block_format.encode(block), absent=True
-            )
-        except OutcomeUnknown as exc:
-            date = await self._date_if_own(known, key, block, exc)
-        else:
-            date = answer.date
-            if not answer.is_written:
-                date = await self._date_if_own(known, key, block, None)
-        if date is None or not await self._streams.is_in_chain(known, date):
+        date = await self._write(known, key, block)
+        if date is None:
             return None
-        await self._check_expiry(key, block, date)
+        with after_a_write(known.info.id):
+            if not await self._streams.is_in_chain(known, date):
+                return None
+            await self._check_expiry(key, block, date)
         return date
 
     async def close(self, known: KnownStream) -> bool:
         """Write the tombstone of an expired stream; False if another writer was first."""
         return await self.put(known, known.tombstone(self._storage.stamp())) is not None
 
-    async def _date_if_own(
-        self, known: KnownStream, key: str, block: Block, doubt: OutcomeUnknown | None
+    async def _write(self, known: KnownStream, key: str, block: Block) -> float | None:
+        """S3's time of the write; None if another writer's segment is there."""
+        try:
+            answer = await self._storage.bucket.put(
+                key, block_format.encode(block), absent=True
+            )
+        except OutcomeUnknown as doubt:
+            with after_a_write(known.info.id):
+                found = await self._storage.bucket.get(key)
+            if found.is_missing:
+                raise doubt from None  # it may still arrive
+            return self._date_if_own(known, key, block, found)
+        if answer.is_written:
+            return answer.date
+        # Refused: by another writer's segment, or by our own, from a try without an answer.
+        with after_a_write(known.info.id) if answer.in_doubt else nullcontext():
+            found = await self._storage.bucket.get(key)
+        return self._date_if_own(known, key, block, found)
+
+    def _date_if_own(
+        self, known: KnownStream, key: str, block: Block, answer: ObjectAnswer
     ) -> float | None:
         """S3's time if the object is our own block, from an earlier try. None if it is
         another writer's, which is then remembered as the newest segment."""
-        try:
-            answer = await self._storage.bucket.get(key)
-        except StoreUnavailable as exc:
-            if doubt is not None:
-                raise doubt from exc
-            raise
         if answer.is_missing:
-            if doubt is not None:
-                raise doubt  # it may still arrive
             return None
         found = block_format.decode(answer.body, key)
         if found.nonce == block.nonce:

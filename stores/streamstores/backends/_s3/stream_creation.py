@@ -12,7 +12,6 @@ from streamstores.backends._s3.s3_answers import ObjectAnswer
 from streamstores.backends._s3.segment_chain import SegmentChain
 from streamstores.backends._s3.stream_heads import StreamHeads
 from streamstores.errors import (
-    OutcomeUnknown,
     StoreUnavailable,
     StreamExists,
     StreamNotFound,
@@ -78,5 +77,5 @@ class StreamCreator:
         return known.etag
 
     async def _note_rest(self, generation: str) -> None:
-        with suppress(StoreUnavailable, OutcomeUnknown):  # a sweep finds it without the entry
+        with suppress(StoreUnavailable):  # a sweep finds it without the entry
             await self._storage.calendar.note_rest(generation)

@@ -8,6 +8,7 @@ from streamstores.backends._s3 import block_format
 from streamstores.backends._s3.block_format import Block, Layout
 from streamstores.backends._s3.change_requests import Expire, expiring
 from streamstores.backends._s3.known_streams import KnownStream, KnownStreams, RecordsMoved
+from streamstores.backends._s3.outcomes import after_a_write
 from streamstores.errors import OutcomeUnknown, StoreUnavailable
 from streamstores.store import StreamInfo
 
@@ -32,7 +33,8 @@ class StreamHeads:
             return answer.etag, answer.date
         if not answer.in_doubt:
             return None
-        found = await bucket.get(key)
+        with after_a_write(head.stream_id):
+            found = await bucket.get(key)
         if found.is_found and block_format.decode(found.body, key).nonce == head.nonce:
             return found.etag, found.date
         raise OutcomeUnknown(f"the write to stream {head.stream_id!r} got no answer")
@@ -43,7 +45,7 @@ class StreamHeads:
         What the stream leaves behind is noted in the calendar.
         """
         key = self._storage.keys.head(known.info.id)
-        with suppress(StoreUnavailable, OutcomeUnknown):  # a sweep finds it without the entry
+        with suppress(StoreUnavailable):  # a sweep finds it without the entry
             await self._storage.calendar.note_rest(known.generation)
         if not self._storage.bucket.removes_conditionally:
             head = Block.vacant_head(known.info.id, self._storage.stamp())
