@@ -6,6 +6,7 @@ fills `BROKEN`.
 
 from tests.contract.broken import (
     cancellation,
+    changes,
     expiry,
     followers,
     limits,
@@ -25,6 +26,7 @@ __all__ = [
     "Broken",
     "Wrapper",
     "cancellation",
+    "changes",
     "expiry",
     "followers",
     "limits",

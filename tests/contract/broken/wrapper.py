@@ -16,7 +16,7 @@ class Wrapper:
     through `read` and `wait`, including whatever a subclass does wrong there.
     """
 
-    capabilities = MemoryStreamStore.capabilities
+    capabilities = MemoryStreamStore.capabilities - {"changes"}
 
     def __init__(self) -> None:
         self.inner = MemoryStreamStore()

@@ -11,6 +11,7 @@ TOPICS = (
     "pages",
     "waits",
     "followers",
+    "changes",
     "states",
     "expiry",
     "limits",
