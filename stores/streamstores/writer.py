@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
-from typing import NamedTuple, TypeVar
 
-from streamstores._attempts import Attempts
-from streamstores._backlog import Backlog, after_bytes
+from streamstores._writer.append_chain import NO_CHANGE, AppendChain, Ending
+from streamstores._writer.backlog import Backlog, after_bytes
 from streamstores.changes import Bell
 from streamstores.errors import (
     Conflict,
     InvalidRequest,
-    OutcomeUnknown,
-    StoreUnavailable,
-    StreamClosed,
     StreamStoreError,
 )
 from streamstores.limits import check_seconds
@@ -24,19 +19,6 @@ from streamstores.mutations import check_mutation
 from streamstores.store import State, StateLike, StreamInfo, StreamStore
 
 __all__ = ["StreamWriter"]
-
-T = TypeVar("T")
-
-
-class _Ending(NamedTuple):
-    """What the last append does besides adding the last records."""
-
-    state: State | None = None
-    error: str | None = None
-    attributes: Mapping[str, str] | None = None
-
-
-_NO_CHANGE = _Ending()
 
 
 class StreamWriter:
@@ -54,8 +36,14 @@ class StreamWriter:
 
     After `StoreUnavailable` and `OutcomeUnknown` the writer tries again for `retry_for`
     seconds. Nothing is lost or doubled, because only one of the attempts with the same
-    version can be applied. After that time, or at any other error, it gives up, and every
-    later call raises that error.
+    version can be applied, however late the first one arrives. (To repeat an `append` without
+    a version is not safe, even after a read that did not find it: it may still arrive.)
+    After that time, or at any other error, the writer gives up, and every later call raises
+    that error.
+
+    `flush` and `aclose` return when the store has acknowledged everything under its own
+    durability. Bytes that are found in the stream after an unknown outcome do not count as
+    acknowledged before a later mutation of the stream is: that costs one more append.
 
     `info` is the stream as this writer last knew it. Giving it saves one request at the
     start and fences against whatever changed the stream since.
@@ -76,8 +64,6 @@ class StreamWriter:
         retry_for: float = 30.0,
     ) -> None:
         self.stream_id = stream_id
-        self.info = info
-        """The stream as this writer last knew it; None before the store was first asked."""
         self._store = store
         self._linger = store.limits.linger if linger is None else linger
         self._heartbeat = heartbeat
@@ -89,14 +75,20 @@ class StreamWriter:
             raise InvalidRequest(f"heartbeat is seconds above 0, not {heartbeat!r}")
         if max_buffer_bytes < 1:
             raise InvalidRequest(f"max_buffer_bytes is at least 1, not {max_buffer_bytes!r}")
+        self._chain = AppendChain(store, stream_id, info, retry_for)
         self._backlog = Backlog()
-        self._ending: _Ending | None = None
+        self._ending: Ending | None = None
         self._failure: Exception | None = None
         self._task: asyncio.Task[None] | None = None
         self._work = Bell()
         self._hurry = Bell()
         self._progress: set[asyncio.Future[None]] = set()
         self._ended: set[asyncio.Future[Exception | None]] = set()
+
+    @property
+    def info(self) -> StreamInfo | None:
+        """The stream as this writer last knew it; None before the store was first asked."""
+        return self._chain.info
 
     @property
     def unstored(self) -> list[bytes]:
@@ -162,8 +154,8 @@ class StreamWriter:
         if self._ending is None:
             limits = self._store.limits
             checked = check_mutation(limits, (), None, None, state, error, attributes)
-            self._ending = _Ending(checked.state, error, attributes)
-            if self._ending != _NO_CHANGE:
+            self._ending = Ending(checked.state, error, attributes)
+            if self._ending != NO_CHANGE:
                 self.start()
         self._work.ring()
         self._hurry.ring()
@@ -174,7 +166,7 @@ class StreamWriter:
     async def abort(self) -> None:
         """Stop writing at once. An append in flight may still be applied."""
         if self._ending is None:
-            self._ending = _NO_CHANGE
+            self._ending = NO_CHANGE
         if self._task is not None:
             self._task.cancel()
         await self._until_task_done()
@@ -294,14 +286,15 @@ class StreamWriter:
     async def _run(self) -> None:
         """The one task that appends, until the writer is closed or fails."""
         try:
-            if self.info is None:
-                self.info = await self._patiently(lambda: self._store.info(self.stream_id))
+            await self._chain.begin()
             while True:
                 await self._gather()
                 batch = self._backlog.take(self._store.limits)
                 ending = None if self._backlog else self._ending
-                if batch or ending != _NO_CHANGE:
-                    await self._commit(batch, ending or _NO_CHANGE)
+                if batch or ending != NO_CHANGE:
+                    await self._chain.append(batch, ending or NO_CHANGE)
+                    self._backlog.acknowledge()
+                    self._report_progress()
                 if ending is not None:
                     return
         except Exception as exc:
@@ -315,71 +308,3 @@ class StreamWriter:
             await self._hurry.wait(self._linger)
         self._work.clear()
         self._hurry.clear()
-
-    async def _commit(self, batch: tuple[bytes, ...], ending: _Ending) -> None:
-        """Append, again and again while the store is away, until it is certain."""
-        assert self.info is not None
-        before = self.info
-        attempts = Attempts(self._retry_for)
-        in_doubt = False
-        while True:
-            try:
-                self.info = await self._store.append(
-                    self.stream_id,
-                    *batch,
-                    version=before.version,
-                    state=ending.state,
-                    error=ending.error,
-                    attributes=ending.attributes,
-                )
-                break
-            except StoreUnavailable as exc:
-                await attempts.pause(exc)
-            except OutcomeUnknown as exc:
-                in_doubt = True
-                await attempts.pause(exc)
-            except (Conflict, StreamClosed) as exc:
-                if not in_doubt or not await self._has_landed(before, exc.info, batch, ending):
-                    raise
-                self.info = exc.info
-                break
-        self._backlog.acknowledge()
-        self._report_progress()
-
-    async def _has_landed(
-        self, before: StreamInfo, now: StreamInfo, batch: tuple[bytes, ...], ending: _Ending
-    ) -> bool:
-        """Whether the change from `before` to `now` is exactly the append in doubt.
-
-        A takeover that only grew the version would look like this writer's own heartbeat,
-        which is why a takeover changes the attributes (see `streamstores.runs`).
-        """
-        data = b"".join(batch)
-        attributes = before.attributes if ending.attributes is None else ending.attributes
-        return (
-            now.version == before.version + 1
-            and now.created_at == before.created_at
-            and now.tail == before.tail + len(data)
-            and now.state is (ending.state or before.state)
-            and dict(now.attributes) == dict(attributes)
-            and await self._read_back(before.tail, len(data)) == data
-        )
-
-    async def _read_back(self, offset: int, size: int) -> bytes:
-        read = b""
-        while len(read) < size:
-            read_next = partial(self._store.read, self.stream_id, offset + len(read))
-            page = await self._patiently(read_next)
-            if not page.records:
-                break
-            read += b"".join(record.data for record in page.records)
-        return read[:size]
-
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The answer to a question, which may be repeated freely."""
-        attempts = Attempts(self._retry_for)
-        while True:
-            try:
-                return await call()
-            except StoreUnavailable as exc:
-                await attempts.pause(exc)

@@ -12,14 +12,12 @@ from streamstores import (
     LimitExceeded,
     Limits,
     MemoryStreamStore,
-    OutcomeUnknown,
     State,
-    StoreUnavailable,
     StreamClosed,
     StreamNotFound,
     StreamWriter,
 )
-from tests.wrapping import Counting, Faulty, Wrapping
+from tests.wrapping import Counting
 
 
 async def content(store, stream_id="a") -> bytes:
@@ -176,90 +174,6 @@ async def test_closing_without_a_state_changes_nothing_more():
     await writer.write(b"x")
     assert (await writer.aclose()).state is State.STREAMING
     assert (await store.info("a")).version == before.version + 1
-
-
-@pytest.mark.parametrize("fault", ["before", "lost", "landed"])
-@pytest.mark.parametrize("at", [0, 1, 2])
-async def test_a_failed_append_is_repeated_and_neither_lost_nor_doubled(fault, at):
-    store = Faulty(*[None] * at, fault)
-    await store.create("a")
-    async with StreamWriter(store, "a", info=await store.info("a")) as writer:
-        for chunk in (b"one", b"two", b"three"):
-            await writer.write(chunk)
-            await writer.flush()
-    assert await content(store) == b"onetwothree"
-    info = await store.info("a")
-    assert info.state is State.DONE
-    assert not store.faults
-
-
-async def test_several_failures_in_a_row_are_retried():
-    store = Faulty("before", "lost", "landed", "before")
-    await store.create("a")
-    async with StreamWriter(store, "a") as writer:
-        await writer.write(b"text")
-    assert await content(store) == b"text"
-    assert (await store.info("a")).state is State.DONE
-
-
-@pytest.mark.parametrize(
-    ("fault", "error"), [("before", StoreUnavailable), ("lost", OutcomeUnknown)]
-)
-async def test_it_gives_up_with_the_error_after_retry_for(fault, error):
-    store = Faulty(*[fault] * 1000)
-    await store.create("a")
-    writer = StreamWriter(store, "a", retry_for=0.1)
-    await writer.write(b"x")
-    with pytest.raises(error):
-        await writer.flush()
-    with pytest.raises(error):
-        await writer.write(b"y")
-    with pytest.raises(error):
-        await writer.aclose("done")
-
-
-async def test_an_equal_append_of_another_producer_is_not_taken_for_the_one_in_doubt():
-
-    class Stolen(Wrapping):
-        stolen = False
-
-        async def append(self, stream_id, *chunks, **options):
-            if not self.stolen:
-                self.stolen = True
-                await self.inner.append(stream_id, attributes={"owner": "thief"})
-                await self.inner.append(stream_id, *chunks)
-                raise OutcomeUnknown("cut")
-            return await super().append(stream_id, *chunks, **options)
-
-    store = Stolen()
-    await store.create("a", attributes={"owner": "me"})
-    writer = StreamWriter(store, "a", info=await store.info("a"))
-    await writer.write(b"same")
-    with pytest.raises(Conflict):
-        await writer.flush()
-    assert await content(store) == b"same"
-
-
-async def test_a_takeover_is_not_taken_for_a_heartbeat_in_doubt():
-    class Stolen(Wrapping):
-        async def append(self, stream_id, *chunks, **options):
-            if not options.get("attributes"):
-                info = await self.inner.info(stream_id)
-                if info.attributes.get("owner") != "thief":
-                    await self.inner.append(stream_id, attributes={"owner": "thief"})
-                    raise OutcomeUnknown("cut")
-            return await super().append(stream_id, *chunks, **options)
-
-    store = Stolen()
-    await store.create("a", attributes={"owner": "me"})
-    writer = StreamWriter(store, "a", info=await store.info("a"), heartbeat=0.01)
-    writer.start()
-    while True:
-        try:
-            await writer.flush()
-        except Conflict:
-            break
-        await asyncio.sleep(0.01)
 
 
 async def test_a_stop_ends_it_with_stream_closed_and_a_takeover_with_conflict():
