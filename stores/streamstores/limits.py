@@ -1,7 +1,8 @@
 """Every bound of a request: its number, its check, and its message.
 
-The checks are pure: they see the request and the store's `Limits`, never a stream.
-A store calls them before it touches its backend, so a refused call changes nothing.
+The checks are pure: they see the request and the store's `Limits`, never a stream. A store
+calls them before it asks its backend, so a refused call changes nothing. Each raises
+`InvalidRequest` for a value of the wrong kind and `LimitExceeded` for one that is over a limit.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from streamstores.errors import InvalidRequest, LimitExceeded
 
 __all__ = ["Limits"]
 
-MAX_OFFSET = 2**53 - 1  # exact in a double, which is what Lua and JavaScript count with
-MAX_VERSION = 2**63 - 1
+MAX_OFFSET = 2**53 - 1  # Lua and JavaScript count with doubles, which are exact up to here
+MAX_VERSION = 2**63 - 1  # of a bigint in SQL
 MAX_TTL_SECONDS = 100 * 365 * 86_400
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
@@ -29,29 +30,29 @@ _NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Limits:
-    """What a store accepts, and the two delays its users should know.
+    """What a store accepts, and the two delays that its users should know.
 
-    Sizes are bytes; a text counts as its UTF-8 form. The size of a stream is unlimited.
+    Sizes are bytes; of a text, those of its UTF-8 form. The size of a stream is unlimited.
     """
 
     stream_id_bytes: int = 255
     record_bytes: int = 1_048_576
     append_bytes: int = 16_777_216
-    """All chunks of one `append` together, which a backend applies in one step."""
+    """All chunks of one `append` together, which the backend applies in one step."""
     append_records: int = 10_000
-    """Chunks of one `append`."""
+    """The number of chunks of one `append`."""
     attributes_bytes: int = 16_384
     """All keys and values together."""
     error_bytes: int = 4_096
     linger: float = 0.0
-    """Seconds a writer should gather chunks before an append; more than 0 where a request
-    costs money."""
+    """The seconds for which a writer should gather chunks before it appends them; above 0 if
+    each request to the backend costs money."""
     poll_interval: float = 5.0
-    """Seconds by which a lost notification can delay `wait` and followers."""
+    """The seconds by which a lost notification can delay `wait` and followers."""
 
 
 def check_stream_id(stream_id: str, limits: Limits) -> None:
-    """Raise unless this is 1 to `stream_id_bytes` of UTF-8 without control characters."""
+    """An id is 1 to `stream_id_bytes` bytes of UTF-8 without control characters."""
     if not isinstance(stream_id, str):
         raise InvalidRequest(f"a stream id is a str, not {type(stream_id).__name__}")
     if not stream_id:
@@ -68,7 +69,7 @@ def check_stream_id(stream_id: str, limits: Limits) -> None:
 
 
 def check_chunks(chunks: tuple[bytes, ...], limits: Limits) -> tuple[bytes, ...]:
-    """The chunks as `bytes`; raise for an empty, oversized or non-bytes one."""
+    """The chunks as `bytes`. Each is bytes, a bytearray or a memoryview, and never empty."""
     total = 0
     for chunk in chunks:
         if not isinstance(chunk, bytes):
@@ -99,7 +100,7 @@ def check_chunks(chunks: tuple[bytes, ...], limits: Limits) -> tuple[bytes, ...]
 
 
 def check_attributes(attributes: Mapping[str, str] | None, limits: Limits) -> Mapping[str, str]:
-    """A frozen copy; raise unless it is a `dict[str, str]` of at most `attributes_bytes`."""
+    """A frozen copy of the attributes, a mapping of `str` to `str`; None is an empty one."""
     if not attributes:
         if attributes is None or isinstance(attributes, Mapping):
             return _NO_ATTRIBUTES
@@ -121,6 +122,7 @@ def check_attributes(attributes: Mapping[str, str] | None, limits: Limits) -> Ma
 
 
 def check_error(error: str | None, limits: Limits) -> None:
+    """An error is a text of at most `error_bytes` bytes, or None."""
     if error is None:
         return
     if not isinstance(error, str):
@@ -135,8 +137,10 @@ def check_error(error: str | None, limits: Limits) -> None:
 
 
 def check_expiry(ttl: float | None, expires_at: datetime | None) -> float | None:
-    """The ttl as a float; raise unless at most one is given, and it is a `ttl` in (0, 100
-    years] seconds or an aware time."""
+    """The `ttl` as a float. At most one of the two is given.
+
+    A `ttl` is above 0 and at most 100 years, in seconds; `expires_at` has a timezone.
+    """
     if ttl is not None:
         if expires_at is not None:
             raise InvalidRequest("give ttl or expires_at, not both")
@@ -150,14 +154,14 @@ def check_expiry(ttl: float | None, expires_at: datetime | None) -> float | None
 
 
 def check_offset(offset: int, name: str = "offset") -> int:
-    """The offset, capped at `MAX_OFFSET`, which no stream reaches; raise for a non-offset."""
+    """The offset, capped at `MAX_OFFSET`, which no stream reaches."""
     if type(offset) is not int or offset < 0:
         raise InvalidRequest(f"{name} is a whole number from 0, not {offset!r}")
     return min(offset, MAX_OFFSET)
 
 
 def check_version(version: int) -> int:
-    """The version, capped at `MAX_VERSION`, which none reaches; raise for a non-version."""
+    """The version, capped at `MAX_VERSION`, which no stream reaches."""
     if type(version) is not int or version < 0:
         raise InvalidRequest(f"version is a whole number from 0, not {version!r}")
     return min(version, MAX_VERSION)
@@ -174,7 +178,7 @@ def check_sweep_limit(limit: int) -> None:
 
 
 def check_seconds(value: float, name: str) -> None:
-    """Raise unless `value` is a number of seconds from 0; infinity is one."""
+    """A number of seconds is 0 or more; it may be infinity."""
     if not _is_number(value) or math.isnan(value) or value < 0:
         raise InvalidRequest(f"{name} is seconds from 0, not {value!r}")
 
@@ -186,25 +190,38 @@ def check_prefix(prefix: str) -> None:
 
 
 def first_version() -> int:
-    """The version a stream begins with: random, so that it never meets a namesake's.
+    """The version that a stream begins with: random, so that it never meets a namesake's.
 
-    52 bits: a version taken from a deleted stream matches one of its namesake's with a
-    probability of 2**-52 a comparison, and stays exact in a double.
+    It has 52 bits and so stays exact in a double. A version that was taken from a deleted
+    stream matches one of its namesake with a probability of 2**-52 for each comparison.
     """
     return secrets.randbits(52) + 1
 
 
 def to_microseconds(moment: datetime) -> int:
-    """Microseconds since 1970 of an aware datetime, exactly."""
+    """Microseconds since 1970 of an aware datetime, exactly.
+
+    A moment that no calendar holds in UTC becomes the nearest one that does, so that
+    `from_microseconds` can always read what was stored.
+    """
     delta = moment - _EPOCH
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+    microseconds = (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+    return min(max(microseconds, _FIRST_MICROSECOND), _LAST_MICROSECOND)
 
 
 def from_microseconds(microseconds: int) -> datetime:
+    """The moment in UTC; raises `OverflowError` for one that no calendar holds."""
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
+def in_utc(moment: datetime | None) -> datetime | None:
+    """The moment as it is stored and read again; None stays None."""
+    return None if moment is None else from_microseconds(to_microseconds(moment))
+
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_FIRST_MICROSECOND = -62_135_596_800_000_000  # 0001-01-01
+_LAST_MICROSECOND = 253_402_300_799_999_999  # 9999-12-31 23:59:59.999999
 
 
 def _is_number(value: Any) -> bool:
@@ -214,6 +231,8 @@ def _is_number(value: Any) -> bool:
 def _as_bytes(chunks: Iterable[Any]) -> tuple[bytes, ...]:
     """Copies of mutable buffers, so that a caller's later change cannot reach the stream."""
     for chunk in chunks:
+        if isinstance(chunk, str):
+            raise InvalidRequest("a chunk is bytes, not str: encode the text, as in b'text'")
         if not isinstance(chunk, (bytes, bytearray, memoryview)):
             raise InvalidRequest(f"a chunk is bytes, not {type(chunk).__name__}")
     return tuple(bytes(chunk) for chunk in chunks)

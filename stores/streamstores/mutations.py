@@ -98,7 +98,7 @@ def check_creation(
         stream_id,
         bounds.check_chunks(chunks, limits),
         bounds.check_expiry(ttl, expires_at),
-        expires_at,
+        bounds.in_utc(expires_at),
         bounds.check_attributes(attributes, limits),
         check_state(state),
     )

@@ -183,7 +183,7 @@ class MemoryStreamStore:
         ttl = bounds.check_expiry(ttl, expires_at)
         stream = self._get(stream_id)
         now = _now()
-        info = stream.info = with_expiry(stream.info, ttl, expires_at, now)
+        info = stream.info = with_expiry(stream.info, ttl, bounds.in_utc(expires_at), now)
         if has_expired(info, now):
             self._end(stream_id)
         else:

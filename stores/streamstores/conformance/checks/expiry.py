@@ -384,3 +384,20 @@ async def check_expiry_refuses_nonsense(harness: Harness) -> None:
         with raises(InvalidRequest, f"sweep with limit={limit!r}"):
             await store.sweep(limit=limit)  # type: ignore[arg-type]  # on purpose
     equal(await store.info(stream_id), info, "info after the refusals")
+
+
+@check(7)
+async def check_expires_at_may_be_anywhere_in_the_calendar(harness: Harness) -> None:
+    """The first and last moments of any timezone are accepted, and stay readable."""
+    store = await harness.open()
+    west, east = timezone(timedelta(hours=-14)), timezone(timedelta(hours=14))
+    for zone in (west, timezone.utc, east):
+        info = await store.create(harness.new_id(), b"abc")
+        kept = await store.expire(info.id, expires_at=datetime.max.replace(tzinfo=zone))
+        assert kept.expires_at is not None, "expire lost expires_at"
+        equal(kept.expires_at.year, 9999, "the year in which the stream expires")
+        equal(await store.info(info.id), kept, "info")
+        await store.expire(info.id, expires_at=datetime.min.replace(tzinfo=zone))
+        equal(await is_gone(store, info.id), True, "a stream that expired is gone")
+        again = await store.create(info.id, expires_at=datetime.max.replace(tzinfo=zone))
+        equal(await store.info(info.id), again, "info of a stream created so")
