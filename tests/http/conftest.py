@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -39,6 +40,13 @@ class Chat:
         async with self._client.stream(method, self.url + path, **options) as response:
             assert response.status_code == 200, await response.aread()
             yield Events(response)
+
+    async def refused(self, path: str, **fields: Any) -> tuple[int, str]:
+        """Status and code of a refusal. Fails at once if events come instead."""
+        async with self._client.stream("POST", self.url + path, json=fields) as response:
+            assert response.status_code != 200, "the request was answered"
+            body = json.loads(await response.aread())
+            return response.status_code, body["code"]
 
     def start(self, prompt: str = "hi", **fields: Any) -> Any:
         return self.open("POST", "/stream", json={"prompt": prompt, **fields})

@@ -94,7 +94,7 @@ async def test_any_stream_id_works_everywhere(serve: Serve, stream_id: str) -> N
 async def test_a_repeated_post_attaches_and_starts_nothing(serve: Serve) -> None:
     script = Script().say("a")
     chat = await serve(script.model)
-    async with chat.start(id="s") as first, chat.start("other", id="s") as second:
+    async with chat.start(id="s") as first, chat.start(id="s") as second:
         script.say("b", None)
         assert text_of(await first.rest()) == text_of(await second.rest()) == "ab"
     async with chat.start(id="s") as third:

@@ -176,7 +176,7 @@ async def test_the_requests_of_models_that_are_not_marked_are_not_kept(
     chat = await serve({"m": Script().say(None).model})
     await chat.post("/stream", prompt="secret", id="s", messages=LONG)
     assert [info.id async for info in chat_store.list()] == ["s"]
-    assert set((await chat_store.info("s")).attributes) == {"owner", "model"}
+    assert set((await chat_store.info("s")).attributes) == {"owner", "model", "request_digest"}
 
 
 async def test_a_request_too_long_to_keep_is_answered_all_the_same(serve: Serve) -> None:

@@ -110,15 +110,17 @@ class ResumableChat:
         # Both are asked in any case, or the response would tell whether the stream exists.
         await self._requests.check(exchange, stream_id, "start", *["follow"] * is_named)
         self._gate.check_open()
+        digest = saved_request.digest_attribute(fields, stream_id)
         try:
-            info = await self._begin(request)
+            info = await self._begin(request, digest)
         except StreamExists as exc:
             info = exc.info
+            saved_request.check_same_request(info, digest)
             await saved_request.touch(self._store, info)
         except TooManyRuns:
             if not is_named:
                 raise
-            info = await self._existing(stream_id)
+            info = await self._existing(stream_id, digest)
         await self._send(exchange, info, 0)
 
     async def _resume(self, exchange: Exchange) -> None:
@@ -165,11 +167,11 @@ class ResumableChat:
             raise HttpError(400, "invalid_id", f"ids below {SAVED_REQUEST_PREFIX} are reserved")
         return checked
 
-    async def _begin(self, request: StreamRequest) -> StreamInfo:
+    async def _begin(self, request: StreamRequest, digest: dict[str, str]) -> StreamInfo:
         """Start the model's run. The request is saved first, so that a crash right after the
         start can be continued; it is forgotten again if there is no start."""
         model = self._requests.models[request.model]
-        attributes = {MODEL_ATTRIBUTE: request.model}
+        attributes = {MODEL_ATTRIBUTE: request.model, **digest}
         if can_continue(model):
             attributes |= await saved_request.keep_request(self._store, request, self._ttl)
         records = records_from(model, request, self._store.limits.record_bytes)
@@ -181,12 +183,15 @@ class ResumableChat:
             await saved_request.forget_request(self._store, attributes)
             raise
 
-    async def _existing(self, stream_id: str) -> StreamInfo:
+    async def _existing(self, stream_id: str, digest: dict[str, str]) -> StreamInfo:
         """The stream, if it exists. Else raise `TooManyRuns`: there is no room to start it."""
         try:
-            return await self._look(stream_id)
+            info = await self._store.info(stream_id)
         except StreamNotFound:
             raise TooManyRuns("this process produces as many streams as it may") from None
+        saved_request.check_same_request(info, digest)
+        await saved_request.touch(self._store, info)
+        return info
 
     async def _look(self, stream_id: str) -> StreamInfo:
         info = await self._store.info(stream_id)

@@ -1,37 +1,67 @@
-"""The requests that began streams, saved for models that continue an answer.
+"""What a stream keeps of the request that began it.
 
-A short request is an attribute of the stream. A longer request, such as a whole conversation,
-is a stream of its own under a random id, and lives as long as the answer.
+Every stream keeps a digest of its request, by which a repeated request is told from another
+that uses the same id. If the model can continue an answer, the request itself is saved too. A
+short request is an attribute of the stream. A longer request, such as a whole conversation, is
+a stream of its own under a random id, and lives as long as the answer.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import logging
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import Any
 
 from streamstores.errors import LimitExceeded, StreamNotFound, StreamStoreError
+from streamstores.http._asgi.errors import HttpError
 from streamstores.http._asgi.reserved import MODEL_ATTRIBUTE, SAVED_REQUEST_PREFIX
 from streamstores.http.chat.models import Model, StreamRequest, records_from
 from streamstores.http.chat.records import text_of
 from streamstores.store import Record, State, StreamInfo, StreamStore
 
 __all__ = [
+    "check_same_request",
     "continued",
+    "digest_attribute",
     "forget_request",
     "has_request",
     "keep_request",
     "touch",
 ]
 
+_DIGEST = "request_digest"
 _INLINE = "request"
 _ELSEWHERE = "request_stream"
 _INLINE_BYTES = 8_192
+_COMPARED = ("prompt", "system", "model", "sessionId", "messages")
 
 _log = logging.getLogger("streamstores.http")
+
+
+def digest_attribute(fields: Mapping[str, Any], stream_id: str) -> dict[str, str]:
+    """The attribute by which `check_same_request` recognises a repeated request.
+
+    It covers the fields as the client sent them, not the model that a missing `model` stands
+    for: a repetition must be recognised after the handler's default has changed. The stream's
+    id is part of the digest, so that equal requests do not look equal in the store.
+    """
+    asked = {name: fields[name] for name in _COMPARED if fields.get(name) not in (None, [])}
+    text = json.dumps([stream_id, asked], sort_keys=True)
+    digest = hashlib.sha256(text.encode()).digest()[:18]
+    return {_DIGEST: base64.urlsafe_b64encode(digest).decode()}
+
+
+def check_same_request(info: StreamInfo, attributes: Mapping[str, str]) -> None:
+    """Raise `HttpError` 409 if the stream `info` was begun by another request than the one that
+    `attributes` describe. Streams of other writers have no digest, and match any request."""
+    digest = info.attributes.get(_DIGEST)
+    if digest is not None and digest != attributes[_DIGEST]:
+        raise HttpError(409, "id_conflict", "the id belongs to the answer to another request")
 
 
 async def keep_request(
