@@ -43,6 +43,7 @@ class SharedReader:
         "_reading",
         "_records",
         "_start",
+        "_state_waiters",
         "_stores",
         "_stream_id",
         "_waiters",
@@ -66,6 +67,7 @@ class SharedReader:
         self._records: list[Record] = []
         self._first = 0
         self._waiters: set[asyncio.Future[bool]] = set()
+        self._state_waiters: set[asyncio.Future[bool]] = set()
         self._alarms: dict[float, asyncio.TimerHandle] = {}
         self._reading: asyncio.Task[None] | None = None
         changes = changes_of(store)
@@ -113,6 +115,11 @@ class SharedReader:
     def info(self) -> StreamInfo:
         assert self._info is not None, "there is an info as soon as a follower is live"
         return self._info
+
+    @property
+    def end(self) -> int:
+        """The offset of the next record."""
+        return self._end
 
     @property
     def is_whole(self) -> bool:
@@ -193,12 +200,10 @@ class SharedReader:
     def _update(self, info: StreamInfo, *, has_records: bool) -> None:
         before = self.info
         self._know(info)
-        if (
-            has_records
-            or info.state is not before.state
-            or info.attributes != before.attributes
-        ):
+        if info.state is not before.state or info.attributes != before.attributes:
             self._wake()
+        elif has_records:
+            self._waiters = _set_all(self._waiters, True)
 
     def _know(self, info: StreamInfo) -> None:
         self._info = info
@@ -206,11 +211,9 @@ class SharedReader:
         if isinstance(self._bell, Subscription):
             self._bell.info = info
 
-    def _wake(self, has_changed: bool = True) -> None:
-        waiters, self._waiters = self._waiters, set()
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(has_changed)
+    def _wake(self) -> None:
+        self._waiters = _set_all(self._waiters, True)
+        self._state_waiters = _set_all(self._state_waiters, True)
 
     def _absorb(self, info: StreamInfo, records: Sequence[Record]) -> bool:
         """Take a mutation that is known in full; True if it follows on what is here, so that
@@ -239,8 +242,16 @@ class SharedReader:
             self._arm(producer_timeout)
         return waiter
 
+    def enqueue_for_state(self) -> asyncio.Future[bool]:
+        """A future that becomes True with the next change of state or attributes, or failure,
+        but not with a record. The caller awaits it and dequeues it."""
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+        self._state_waiters.add(waiter)
+        return waiter
+
     def dequeue(self, waiter: asyncio.Future[bool]) -> None:
         self._waiters.discard(waiter)
+        self._state_waiters.discard(waiter)
 
     def _arm(self, producer_timeout: float) -> None:
         due = self._changed_at + producer_timeout
@@ -251,7 +262,7 @@ class SharedReader:
         if self._waiters and not self.is_silent_for(producer_timeout):
             self._arm(producer_timeout)  # there was a change meanwhile
         else:
-            self._wake(False)
+            self._waiters = _set_all(self._waiters, False)
 
     def is_silent_for(self, seconds: float) -> bool:
         """Whether there was no change for so long, on the loop's clock."""
@@ -360,6 +371,14 @@ def _forget(key: int, ref: weakref.ref[StreamStore]) -> None:
     known = _readers_by_store.get(key)
     if known is not None and known[0] is ref:  # else another store has this identity by now
         del _readers_by_store[key]
+
+
+def _set_all(waiters: set[asyncio.Future[bool]], result: bool) -> set[asyncio.Future[bool]]:
+    """Wake all waiters; returns the set for those that come next."""
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(result)
+    return set()
 
 
 def _offset_of(record: Record) -> int:

@@ -97,9 +97,11 @@ def changes_of(store: StreamStore) -> Changes | None:
 class Bell:
     """A flag that one task waits for; much cheaper than an Event and `asyncio.wait_for`."""
 
-    __slots__ = ("_rung", "_waiter")
+    __slots__ = ("_loop", "_rung", "_waiter")
 
     def __init__(self) -> None:
+        # Kept because get_running_loop asks for the process's id, before Python 3.12.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._rung = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -119,7 +121,9 @@ class Bell:
         return rung
 
     async def _sleep(self, timeout: float | None) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
         waiter = self._waiter = loop.create_future()
         timer = None
         if timeout is not None:

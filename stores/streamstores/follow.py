@@ -123,6 +123,37 @@ class Follower:
             self.offset = batch[-1].end
         return batch
 
+    async def until(self, is_met: Callable[[StreamInfo], bool]) -> StreamInfo:
+        """Pass over the records, and return the info as soon as `is_met(info)` is true or the
+        stream has left `streaming`.
+
+        For a caller that has no use for the records: it is woken by changes of state and of
+        attributes alone, which makes it cheap beside a busy producer. `offset` is then behind
+        the records that were passed over. Raises as the iteration does, except that it does
+        not look for a lost producer.
+        """
+        try:
+            while True:
+                if not self._live or self._reader is None:
+                    for record in await self._replay():
+                        self.offset = record.end
+                    continue
+                reader = self._reader
+                if reader.failure is not None:
+                    raise reader.failure.with_traceback(None)
+                self.info = info = reader.info
+                self.offset, self._next = reader.end, reader.count
+                if info.state is not _STREAMING or is_met(info):
+                    return info
+                waiter = reader.enqueue_for_state()
+                try:
+                    await waiter
+                finally:
+                    reader.dequeue(waiter)
+        except Exception:
+            await self.aclose()
+            raise
+
     async def aclose(self) -> None:
         """Stop following; safe at any time.
 

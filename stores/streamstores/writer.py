@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from streamstores._writer.append_chain import NO_CHANGE, AppendChain, Ending
 from streamstores._writer.backlog import Backlog, after_bytes
+from streamstores._writer.heartbeat import Heartbeat
 from streamstores.changes import Bell
 from streamstores.errors import (
     Conflict,
@@ -285,6 +286,7 @@ class StreamWriter:
 
     async def _run(self) -> None:
         """The one task that appends, until the writer is closed or fails."""
+        heartbeat = Heartbeat(self._heartbeat, self._work.ring)
         try:
             await self._chain.begin()
             while True:
@@ -292,18 +294,23 @@ class StreamWriter:
                 batch = self._backlog.take(self._store.limits)
                 ending = None if self._backlog else self._ending
                 if batch or ending != NO_CHANGE:
+                    heartbeat.append_begins()
                     await self._chain.append(batch, ending or NO_CHANGE)
+                    heartbeat.append_returned()
                     self._backlog.acknowledge()
-                    self._report_progress()
+                    if self._progress:
+                        self._report_progress()
                 if ending is not None:
                     return
         except Exception as exc:
             self._failure = exc
+        finally:
+            heartbeat.stop()
 
     async def _gather(self) -> None:
         """Wait for something to append, then for more of it; returns for a heartbeat too."""
         if not self._backlog and self._ending is None:
-            await self._work.wait(self._heartbeat)
+            await self._work.wait(None)
         if self._linger and self._backlog and self._ending is None:
             await self._hurry.wait(self._linger)
         self._work.clear()

@@ -14,20 +14,23 @@ _LONGEST_PAUSE_SECONDS = 1.0
 
 
 class Attempts:
-    """The attempts of one call, for `retry_for` seconds from its creation.
+    """The attempts of one call, for `retry_for` seconds from its first failure.
 
     The pauses double from 50 ms to one second. They are jittered, because all writers of a
     process lose a backend at the same moment and must not come back at the same moment.
     """
 
     def __init__(self, retry_for: float) -> None:
-        self._clock = asyncio.get_running_loop().time
-        self._give_up_at = self._clock() + retry_for
+        self._retry_for = retry_for
+        self._give_up_at: float | None = None
         self._pause_seconds = _FIRST_PAUSE_SECONDS
 
     async def pause(self, exc: StreamStoreError) -> None:
         """Sleep before the next attempt; raise `exc` if there is no time left for another."""
-        if self._clock() + self._pause_seconds > self._give_up_at:
+        now = asyncio.get_running_loop().time()
+        if self._give_up_at is None:
+            self._give_up_at = now + self._retry_for
+        if now + self._pause_seconds > self._give_up_at:
             raise exc
         await asyncio.sleep(self._pause_seconds * random.uniform(0.5, 1.0))
         self._pause_seconds = min(self._pause_seconds * 2, _LONGEST_PAUSE_SECONDS)

@@ -20,14 +20,7 @@ from streamstores.errors import (
 )
 from streamstores.follow import follow
 from streamstores.runs.ownership import OWNER, Owners, without_owner
-from streamstores.runs.source import (
-    Revive,
-    Source,
-    as_exception,
-    as_record,
-    close_source,
-    close_unread,
-)
+from streamstores.runs.source import Revive, Source, close_source
 from streamstores.store import State, StreamInfo, StreamStore
 from streamstores.writer import StreamWriter
 
@@ -145,7 +138,7 @@ class Run:
         source = self._settings.revive(self._info)
         if source is None:
             return False
-        await close_unread(source, self.stream_id)
+        await close_source(source)
         return True
 
     def _start(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
@@ -163,15 +156,14 @@ class Run:
                 self.phase = Phase.ENDING
                 self._closing = self._loop.call_later(CLOSE_SECONDS, self._cancel, 1)
             self._attention.cancel()
-            await self._close_source()
-            await self._writer.abort()
-
-    async def _close_source(self) -> None:
-        """Close the source, for at most `CLOSE_SECONDS` (see `_cancel`)."""
-        try:
-            await close_source(self._source)
-        except BaseException as exc:  # also of a cancellation: the run ends either way
-            _log.warning("the source of stream %r did not close", self.stream_id, exc_info=exc)
+            try:
+                await close_source(self._source)
+            except Exception as exc:
+                _log.warning(
+                    "the source of stream %r did not close", self.stream_id, exc_info=exc
+                )
+            finally:
+                await self._writer.abort()
 
     async def _write_records(self) -> tuple[State, str | None]:
         """Step the source to its end; returns the state and the error to end with."""
@@ -179,14 +171,14 @@ class Run:
         while True:
             try:
                 record = await anext(self._source)
-                if type(record) is not bytes:
-                    record = as_record(record)
             except StopAsyncIteration:
                 return State.DONE, None
-            except BaseException as exc:  # the source must not end the process or its loop
-                if self._is_cancelled(exc):
-                    raise asyncio.CancelledError from exc
-                return State.ERROR, self._describe(as_exception(exc))
+            except Exception as exc:
+                return State.ERROR, self._describe(exc)
+            except asyncio.CancelledError as exc:
+                if self._is_cancelled():
+                    raise
+                return State.ERROR, self._describe(RuntimeError(repr(exc)))
             await self._write(record)
             count += 1
             if count % _TURN_RECORDS == 0:
@@ -212,18 +204,13 @@ class Run:
     async def _writer_after(self, writer: StreamWriter) -> StreamWriter:
         """The writer that continues `writer`, once the stream may be written to again."""
         while self._writer is writer:
-            if self.phase is Phase.ENDING:  # its source took no notice of the cancellation
-                raise asyncio.CancelledError
             await self._renewed
         return self._writer
 
-    def _is_cancelled(self, exc: BaseException) -> bool:
-        """Whether the source raised `exc` because its task is cancelled, not by itself."""
-        if self.phase is Phase.ENDING:
-            return True  # even a source that turns the cancellation into another exception
+    def _is_cancelled(self) -> bool:
+        """Whether a CancelledError is meant for this task; else the source raised its own."""
         cancelling = getattr(asyncio.current_task(), "cancelling", None)  # since Python 3.11
-        is_asked = cancelling is not None and cancelling() > 0
-        return is_asked and isinstance(exc, asyncio.CancelledError)
+        return self.phase is Phase.ENDING or (cancelling is not None and cancelling() > 0)
 
     def _describe(self, exc: Exception) -> str:
         """The public text for what the source raised; the rest goes to the log."""
@@ -231,7 +218,7 @@ class Run:
         try:
             text = self._settings.describe_error(exc)
             data = text.encode(errors="replace")
-        except BaseException:
+        except Exception:
             _log.exception("describe_error failed")
             data = b"The source failed."
         limit = self._settings.store.limits.error_bytes
@@ -296,11 +283,7 @@ class Run:
         while True:
             follower = follow(self._settings.store, self.stream_id, offset)
             try:
-                while await follower.batch():
-                    if not self._owns(follower.info):
-                        break
-                assert follower.info is not None
-                return follower.info
+                return await follower.until(lambda info: not self._owns(info))
             except StoreUnavailable:  # whether to give up is for the writer to decide
                 await asyncio.sleep(_RETRY_SECONDS)
             finally:

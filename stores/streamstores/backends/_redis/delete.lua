@@ -1,10 +1,8 @@
--- Replies 1, or nothing if there is no stream.
-
-local sender, in_cluster = unpack(ARGV)
+-- ARGV: sender. Replies 1, or nothing where there is no stream.
 
 if not living() then
   return ''
 end
-redis.call('UNLINK', INFO_KEY, RECORDS_KEY)
-notify(sender, in_cluster)
+redis.call('UNLINK', KEYS[1], KEYS[2])
+notify(ARGV[1])
 return '1'
