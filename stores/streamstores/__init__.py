@@ -1,7 +1,7 @@
 """Resumable streams on the storage you already run.
 
-The contract is in `streamstores.store`, and every error in `streamstores.errors`. The store
-classes load their drivers when they are first touched.
+The contract is the docstring of `streamstores.store`; `streamstores.errors` has every error.
+The store classes load their drivers when they are first touched.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Not in __all__: `from streamstores import *` must not need every driver.
+# Not in __all__, because `from streamstores import *` must not need every driver.
 _STORES = frozenset(
     {
         "MemoryStreamStore",

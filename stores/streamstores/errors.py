@@ -1,18 +1,18 @@
-"""Every exception of streamstores, named by what the caller must do.
+"""Every exception of streamstores, by what the caller has to do about it.
 
     StreamStoreError
     ├── InvalidRequest (ValueError)   fix the call; nothing happened
     │   ├── LimitExceeded             a bound of the store's `Limits`: .limit, .value
     │   └── OffsetOutOfRange          a read beyond the end: .tail
     ├── StreamNotFound                never existed, was deleted, or expired
-    ├── StreamExists                  create of a living id: .info
+    ├── StreamExists                  `create` of an id that is in use: .info
     ├── StreamClosed                  the stream is not streaming: .info
     ├── Conflict                      `at` or `version` does not match: .info
     ├── ProducerLost                  no sign of life from the producer: .info, .silent_seconds
     │   └── ProducerHandedOver        it has given the stream up, and said so
     ├── StoreUnavailable              nothing was applied: retry freely
     ├── OutcomeUnknown                perhaps applied: read before retrying
-    └── CorruptData                   stop: the stored bytes are not what was written
+    └── CorruptData                   stop: what is stored is not what was written
 
 No exception of a driver leaks out of a store; it is chained as `__cause__`.
 """
@@ -39,17 +39,17 @@ __all__ = [
 
 
 class StreamStoreError(Exception):
-    """The root: catches everything a store, a follower or a writer raises."""
+    """The base class of everything that a store, a follower or a writer raises."""
 
 
 class InvalidRequest(StreamStoreError, ValueError):
-    """The call itself is wrong and nothing happened: fix it, a retry will not help."""
+    """The call itself is wrong and nothing happened: fix it; a retry will not help."""
 
 
 class LimitExceeded(InvalidRequest):
-    """A value is over a bound in the store's `Limits`; nothing happened.
+    """A value is over a bound of the store's `Limits`; nothing happened.
 
-    `limit` is the bound and `value` what was given, in the unit the message names.
+    `limit` is the bound and `value` what was given, in the unit that the message names.
     """
 
     def __init__(self, message: str, *, limit: int, value: int) -> None:
@@ -59,7 +59,7 @@ class LimitExceeded(InvalidRequest):
 
 
 class OffsetOutOfRange(InvalidRequest):
-    """A read began beyond the end of the stream, whose end is `tail`."""
+    """A read began beyond the end of the stream, which is `tail`."""
 
     def __init__(self, stream_id: str, offset: int, *, tail: int) -> None:
         super().__init__(f"offset {offset} is beyond the tail {tail} of stream {stream_id!r}")
@@ -69,7 +69,7 @@ class OffsetOutOfRange(InvalidRequest):
 
 
 class StreamNotFound(StreamStoreError):
-    """No such stream now: it never existed, was deleted, or has expired."""
+    """There is no such stream now: it never existed, was deleted, or has expired."""
 
     def __init__(self, stream_id: str) -> None:
         super().__init__(f"no stream {stream_id!r}")
@@ -77,7 +77,7 @@ class StreamNotFound(StreamStoreError):
 
 
 class _RefusedByState(StreamStoreError):
-    """Refused because of what the stream is, which `info` tells; nothing happened."""
+    """Refused because of what the stream is, which `info` tells. Nothing happened."""
 
     def __init__(self, message: str, info: StreamInfo) -> None:
         super().__init__(message)
@@ -85,22 +85,22 @@ class _RefusedByState(StreamStoreError):
 
 
 class StreamExists(_RefusedByState):
-    """A living stream has this id already; `info` describes it."""
+    """A stream has this id already; `info` describes it."""
 
 
 class StreamClosed(_RefusedByState):
-    """The stream is not streaming, so the append was refused; `info` says how it ended."""
+    """The stream is not streaming, so the append was refused; `info` tells its state."""
 
 
 class Conflict(_RefusedByState):
-    """`at` or `version` no longer matches: another writer was first; `info` is its result."""
+    """`at` or `version` does not match: another writer was first; `info` is its result."""
 
 
 class ProducerLost(StreamStoreError):
-    """A follower saw no change for `silent_seconds`: the producer is taken for dead.
+    """A follower saw no change for `silent_seconds`: it takes the producer for dead.
 
-    Nothing is lost: `info` is the stream as last seen, and it can be followed again or
-    taken over with `append(…, version=info.version)`.
+    Nothing is lost: `info` is the stream as last seen. It can be followed again, or taken
+    over with `append(…, version=info.version)`, which only one candidate can win.
     """
 
     def __init__(self, info: StreamInfo, silent_seconds: float) -> None:
@@ -126,12 +126,15 @@ class ProducerHandedOver(ProducerLost):
 
 
 class StoreUnavailable(StreamStoreError):
-    """The backend cannot be used now and nothing was applied: retry freely."""
+    """The backend cannot be used now, and nothing was applied: retry freely."""
 
 
 class OutcomeUnknown(StreamStoreError):
-    """The backend went away in mid-call and may have applied it: read before retrying."""
+    """The backend went away during the call and may have applied it: read before retrying.
+
+    It may even apply it after that read: `StreamStore.append` says how to settle it.
+    """
 
 
 class CorruptData(StreamStoreError):
-    """What is stored is not what a store wrote: stop, and look at the backend."""
+    """What is stored is not what a store wrote: stop, and examine the backend."""

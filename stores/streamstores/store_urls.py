@@ -1,21 +1,20 @@
-"""`open_store(url)`, and the only place that imports backends."""
+"""Store URLs and their schemes: `open_store`, and the only place that imports backends."""
 
 from __future__ import annotations
 
 import importlib
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from streamstores.errors import InvalidRequest
-
-if TYPE_CHECKING:
-    from streamstores.store import StreamStore
+from streamstores.store import StreamStore
+from streamstores.url_options import redacted
 
 __all__ = ["load_class", "open_store"]
 
 ENTRY_POINT_GROUP = "streamstores.stores"
 
-# class: (module, extra that brings its driver)
+# class: (module, the extra that brings its driver)
 _BACKENDS = {
     "MemoryStreamStore": ("streamstores.backends.memory", None),
     "SQLiteStreamStore": ("streamstores.backends.sqlite", "sqlite"),
@@ -43,25 +42,30 @@ def open_store(url: str) -> StreamStore:
 
     `memory://`; `sqlite:///path.db` (`sqlite:////absolute.db`); `postgresql://…`;
     `redis://…`, `rediss://…`, `redis+sentinel://host,host/master`, `redis+cluster://host,host`;
-    `s3://bucket/prefix`. Options follow a `?`; each class says which. Other schemes come from
-    installed packages, by an entry point in the group `streamstores.stores` whose name is
-    the scheme and whose object, called with the URL, returns a store.
+    `s3://bucket/prefix`. Options follow a `?`; the store's class tells which there are. Other
+    schemes come from installed packages, by an entry point in the group `streamstores.stores`
+    whose name is the scheme and whose object, called with the URL, returns a store.
 
-    Raises `InvalidRequest` for an unknown scheme or option, and `ImportError` naming the
-    extra to install where the backend's driver is missing.
+    Raises `InvalidRequest` for an unknown scheme and for an unknown, repeated or malformed
+    option, and `ImportError`, naming the extra to install, if the backend's driver is missing.
     """
     if not isinstance(url, str):
         raise InvalidRequest(f"a store URL is a str, not {type(url).__name__}")
-    scheme, colon, _ = url.partition("://")
-    if not colon:
-        raise InvalidRequest(f"a store URL begins with a scheme, like sqlite:///x.db: {url!r}")
-    make_store = _find(scheme)
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise InvalidRequest(
+            f"a store URL begins with a scheme, like sqlite:///x.db: {redacted(url)!r}"
+        )
+    make_store = _factory_of(scheme)
     store: StreamStore = make_store(url)
     return store
 
 
 def load_class(name: str) -> Any:
-    """A store class by name; imports its driver, and says which extra brings a missing one."""
+    """The store class of this name; imports its driver.
+
+    Raises `ImportError`, naming the extra to install, if the driver is missing.
+    """
     module, extra = _BACKENDS[name]
     try:
         return getattr(importlib.import_module(module), name)
@@ -73,7 +77,8 @@ def load_class(name: str) -> Any:
         ) from exc
 
 
-def _find(scheme: str) -> Any:
+def _factory_of(scheme: str) -> Any:
+    """What makes a store from a URL of this scheme."""
     if scheme in _SCHEMES:
         return load_class(_SCHEMES[scheme]).from_url
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):

@@ -15,7 +15,7 @@ __all__ = ["Page", "Record", "State", "StateLike", "StreamInfo"]
 
 
 class State(str, Enum):
-    """Where a stream is in its life; a plain string of the same value does as well."""
+    """The state of a stream; a plain string of the same value is accepted everywhere."""
 
     STREAMING = "streaming"
     """A producer may append."""
@@ -24,7 +24,7 @@ class State(str, Enum):
     DONE = "done"
     """Complete; final."""
     ERROR = "error"
-    """Failed, `StreamInfo.error` says why; final."""
+    """Failed, and `StreamInfo.error` may say why; final."""
 
     @property
     def is_final(self) -> bool:
@@ -38,36 +38,36 @@ StateLike = Union[State, Literal["streaming", "stopped", "done", "error"]]
 
 
 class Record(NamedTuple):
-    """One appended chunk, or the rest of one where a read began inside it; never empty."""
+    """An appended chunk, or its rest if a read began inside it; never empty."""
 
     offset: int
-    """Byte position of the first byte of `data` in the stream."""
+    """The position of its first byte in the stream."""
     data: bytes
 
     @property
     def end(self) -> int:
-        """The offset after the last byte: where the next record begins."""
+        """The offset after its last byte, at which the next record begins."""
         return self.offset + len(self.data)
 
 
 class StreamInfo(NamedTuple):
-    """What a stream is at one moment; a snapshot that does not change."""
+    """A snapshot of what a stream is at one moment."""
 
     id: str
     state: State
     tail: int
     """The end of the stream in bytes, and the offset of the next record."""
     version: int
-    """Grows with every append, change of state and change of attributes, not with `expire`."""
+    """Grows by one with every mutation, a heartbeat included, but not with `expire`."""
     error: str | None
-    """Why, where the state is `error` and its writer said so."""
+    """Why the state is `error`, if the producer said so."""
     attributes: Mapping[str, str]
     created_at: datetime
-    """On the backend's clock. With `version` it tells a stream from its namesakes."""
+    """On the backend's clock, in UTC. With the version it tells a stream from its namesakes."""
     ttl: float | None
-    """Seconds from the last mutation to the end, where the expiry slides."""
+    """The seconds from the last mutation to the expiry; None if it does not slide."""
     expires_at: datetime | None
-    """When the stream ends, on the backend's clock; None: it is kept."""
+    """When the stream expires, on the backend's clock, in UTC; None if it is kept."""
 
 
 class Page(NamedTuple):
@@ -76,5 +76,5 @@ class Page(NamedTuple):
     records: list[Record]
     """In order and without a gap; at least one if there is one at the offset."""
     next_offset: int
-    """Where the next read continues; equal to `info.tail` exactly when this is the end."""
+    """The offset at which the next read goes on; equal to `info.tail` exactly at the end."""
     info: StreamInfo

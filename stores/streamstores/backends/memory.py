@@ -46,15 +46,17 @@ class _Stream:
     def __init__(self, info: StreamInfo) -> None:
         self.info = info
         self.chunks: list[bytes] = []
-        self.ends: list[int] = []  # where each of the chunks ends, for bisection
+        self.ends: list[int] = []  # the end of each chunk in the stream, for bisection
 
 
 class MemoryStreamStore:
-    """Streams kept in plain lists of one process, for one event loop.
+    """Streams in plain lists of one process, for one event loop.
 
-    Survives nothing: all streams end with the process. Every operation is a few dictionary
-    and list steps without a suspension, so each is atomic and none is ever `OutcomeUnknown`.
-    Expired streams leave memory by a timer, at their time.
+    It survives nothing: all streams end with the process, and `aclose` removes them. Every
+    operation is a few steps on dictionaries and lists without a suspension, so each is atomic
+    and none is ever `OutcomeUnknown`. A timer removes expired streams.
+
+    The URL is `memory://`, without options; every object is a new, empty store.
     """
 
     capabilities = frozenset({"changes", "list"})
@@ -68,13 +70,13 @@ class MemoryStreamStore:
         self._streams: dict[str, _Stream] = {}
         self.changes = Changes()
         self._closed = False
-        # (time, id), at least one entry for each stream that expires, at its end or before.
-        self._ends: list[tuple[datetime, str]] = []
+        # (time, id): for each stream that expires at least one entry, at its expiry or before.
+        self._expiries: list[tuple[datetime, str]] = []
         self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
     def from_url(cls, url: str) -> MemoryStreamStore:
-        """`memory://`: a new store of its own at every call."""
+        """A new, empty store, as the constructor makes it."""
         return cls(url)
 
     async def create(
@@ -96,7 +98,7 @@ class MemoryStreamStore:
         info = creation.begun(_now())
         stream = self._streams[stream_id] = _Stream(info)
         _extend(stream, creation.chunks, 0)
-        self._remember_end(info)
+        self._remember_expiry(info)
         self.changes.noticed(stream_id)
         return info
 
@@ -187,7 +189,7 @@ class MemoryStreamStore:
         if has_expired(info, now):
             self._end(stream_id)
         else:
-            self._remember_end(info)
+            self._remember_expiry(info)
         return info
 
     async def delete(self, stream_id: str) -> None:
@@ -222,7 +224,11 @@ class MemoryStreamStore:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
+    def __repr__(self) -> str:
+        return f"<MemoryStreamStore of {len(self._streams)} streams at {id(self):#x}>"
+
     def _get(self, stream_id: str) -> _Stream:
+        """The stream. The id is checked only if it is not found: no wrong id ever is."""
         stream = self._find(stream_id)
         if stream is None:
             bounds.check_stream_id(stream_id, self.limits)
@@ -231,9 +237,10 @@ class MemoryStreamStore:
         return stream
 
     def _find(self, stream_id: str) -> _Stream | None:
+        """The stream; None if there is none, or no longer."""
         stream = self._streams.get(stream_id) if isinstance(stream_id, str) else None
         if stream is None or stream.info.expires_at is None:
-            return stream  # without asking the clock
+            return stream  # without a look at the clock, which takes as long as the rest
         if not has_expired(stream.info, _now()):
             return stream
         self._end(stream_id)
@@ -247,30 +254,34 @@ class MemoryStreamStore:
         del self._streams[stream_id]
         self.changes.noticed(stream_id)
 
-    def _remember_end(self, info: StreamInfo) -> None:
-        """Note when to look at a stream's end. Sliding ends are pushed once and looked up
-        again when their entry comes due, so an append never touches the heap."""
+    def _remember_expiry(self, info: StreamInfo) -> None:
+        """Note when to look whether the stream has expired.
+
+        A sliding expiry is noted once, and looked up again when its entry comes due, so an
+        append never touches the heap.
+        """
         if info.expires_at is None:
             return
-        heapq.heappush(self._ends, (info.expires_at, info.id))
-        if self._ends[0] == (info.expires_at, info.id):
+        heapq.heappush(self._expiries, (info.expires_at, info.id))
+        if self._expiries[0] == (info.expires_at, info.id):
             self._arm_timer()
 
     def _arm_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._ends:
-            delay = min(max((self._ends[0][0] - _now()).total_seconds(), 0.0), 86_400)
+        if self._expiries:
+            delay = min(max((self._expiries[0][0] - _now()).total_seconds(), 0.0), 86_400)
             loop = asyncio.get_running_loop()
             ref: weakref.ref[MemoryStreamStore] = weakref.ref(self)
             self._timer = loop.call_later(delay, _sweep_by_timer, ref)
 
     def _sweep(self, limit: int) -> int:
+        """Remove at most `limit` expired streams, and set the timer for the next."""
         now = _now()
         swept = 0
-        while self._ends and self._ends[0][0] <= now and swept < limit:
-            stream_id = heapq.heappop(self._ends)[1]
+        while self._expiries and self._expiries[0][0] <= now and swept < limit:
+            stream_id = heapq.heappop(self._expiries)[1]
             stream = self._streams.get(stream_id)
             if stream is None or stream.info.expires_at is None:
                 continue
@@ -278,12 +289,13 @@ class MemoryStreamStore:
                 self._end(stream_id)
                 swept += 1
             else:
-                heapq.heappush(self._ends, (stream.info.expires_at, stream_id))
+                heapq.heappush(self._expiries, (stream.info.expires_at, stream_id))
         self._arm_timer()
         return swept
 
 
 def _sweep_by_timer(ref: weakref.ref[MemoryStreamStore]) -> None:
+    """A weak reference, because a timer may be set for years and must not keep the store."""
     store = ref()
     if store is not None:
         store._sweep(limit=1000)
@@ -295,7 +307,7 @@ def _extend(stream: _Stream, chunks: tuple[bytes, ...], start: int) -> None:
 
 
 def _records_between(stream: _Stream, offset: int, end: int) -> list[Record]:
-    """The records from `offset`, which is below the tail, up to `end`, but at least one."""
+    """The records from `offset`, which is below the tail, to `end`; at least one."""
     first = bisect_right(stream.ends, offset)
     last = max(bisect_right(stream.ends, end), first + 1)
     chunks = stream.chunks[first:last]
