@@ -7,14 +7,14 @@ encoded differs; what they mean is written here once.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from types import MappingProxyType
 
-from streamstores.errors import CorruptData
+from streamstores.errors import CorruptData, OffsetOutOfRange
 from streamstores.limits import from_microseconds
-from streamstores.values import State, StreamInfo
+from streamstores.values import Page, Record, State, StreamInfo
 
 __all__ = [
     "NO_ATTRIBUTES",
@@ -22,6 +22,7 @@ __all__ = [
     "attributes_to_json",
     "error_from_json",
     "error_to_json",
+    "page_of",
     "stored_info",
 ]
 
@@ -102,6 +103,27 @@ def error_from_json(text: str | bytes | None) -> str | None:
     if type(error) is str:
         return error
     raise ValueError("an error is a text")
+
+
+def page_of(info: StreamInfo, records: Iterable[Record], offset: int, max_bytes: int) -> Page:
+    """The page that `read` returns, from records that include those after `offset`.
+
+    A record that begins before `offset` is cut; at least one record is kept, whatever its size.
+    Raises `OffsetOutOfRange` beyond the tail.
+    """
+    if offset > info.tail:
+        raise OffsetOutOfRange(info.id, offset, tail=info.tail)
+    page: list[Record] = []
+    end = offset
+    for record in records:
+        if record.end <= offset:
+            continue
+        if page and record.end > offset + max_bytes:
+            break
+        begin = max(record.offset, offset)
+        page.append(Record(begin, record.data[begin - record.offset :]))
+        end = record.end
+    return Page(page, end, info)
 
 
 def _attributes(stored: Mapping[str, str] | str | bytes | None) -> Mapping[str, str]:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @contextmanager
 def server_or_skip(kind: str = VALKEY, *arguments: str) -> Iterator[Server]:
-    """A server of the test's own; skips where none can be had."""
+    """A server of the test's own; skips the test if there is none."""
     try:
         with own_server(kind, *arguments) as server:
             yield server
@@ -27,7 +27,7 @@ def server_or_skip(kind: str = VALKEY, *arguments: str) -> Iterator[Server]:
 
 
 async def eventually(condition: Callable[[], Awaitable[T]]) -> T:
-    """What `condition` returns, once that is true; fails after `PATIENCE` seconds."""
+    """Wait until `condition` returns something true, and return that."""
 
     async def wait() -> T:
         while not (result := await condition()):
@@ -38,7 +38,7 @@ async def eventually(condition: Callable[[], Awaitable[T]]) -> T:
 
 
 async def once_available(call: Callable[[], Awaitable[T]]) -> T:
-    """What `call` returns, once the store is there again."""
+    """What `call` returns once the store is available."""
 
     async def attempt() -> list[T]:
         try:
@@ -47,6 +47,11 @@ async def once_available(call: Callable[[], Awaitable[T]]) -> T:
             return []
 
     return (await eventually(attempt))[0]
+
+
+async def has_replica(server: Server) -> bool:
+    """Whether a replica is in step with this master."""
+    return b"state=online" in server.ask("INFO", "replication")
 
 
 async def everything(follower: Follower) -> bytes:
@@ -61,7 +66,7 @@ def statistic(server: Server, name: str) -> str:
 
 
 def calls(server: Server, command: str) -> int:
-    """How often the server was given this command."""
+    """How often the server has run this command."""
     found = statistic(server, f"cmdstat_{command}:")
     return int(found.partition("calls=")[2].partition(",")[0] or 0)
 

@@ -66,7 +66,7 @@ class Migration:
             server.ask("CLUSTER", "SETSLOT", self.slot, "NODE", self._ids[1])
 
 
-async def test_a_stream_whose_slot_moves_is_written_and_followed_on(servers):
+async def test_a_stream_is_written_and_followed_while_its_slot_moves(servers):
     async with (
         RedisStreamStore(url_of(servers)) as store,
         RedisStreamStore(url_of(servers)) as other,
@@ -89,12 +89,12 @@ async def test_a_stream_whose_slot_moves_is_written_and_followed_on(servers):
         await store.delete("a")
 
 
-async def test_a_master_that_is_gone_takes_only_its_own_streams_away(servers):
+async def test_a_dead_master_makes_only_its_own_streams_unavailable(servers):
     async with RedisStreamStore(url_of(servers), timeout=2.0) as store:
         ids = [f"stream {number}" for number in range(12)]
         for each in ids:
             await store.create(each)
-        # Otherwise the two that are left would refuse everything.
+        # Otherwise the two remaining masters would refuse everything.
         for server in servers:
             server.ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
         servers[0].kill()
@@ -108,6 +108,6 @@ async def test_a_master_that_is_gone_takes_only_its_own_streams_away(servers):
 async def _outcome(store: RedisStreamStore, stream_id: str) -> str:
     try:
         await store.append(stream_id, b"x")
-    except (StoreUnavailable, OutcomeUnknown):  # the latter where it was just being sent
+    except (StoreUnavailable, OutcomeUnknown):  # the latter if it was just being sent
         return "unavailable"
     return "there"

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from redis.asyncio import Redis
 
 from streamstores import (
-    CorruptData,
     InvalidRequest,
     Limits,
     OutcomeUnknown,
@@ -20,7 +18,7 @@ from streamstores import (
     StreamWriter,
     follow,
 )
-from streamstores.backends._redis import notices
+from streamstores.backends._redis import pubsub
 from tests.redis.helpers import (
     eventually,
     everything,
@@ -28,16 +26,12 @@ from tests.redis.helpers import (
     once_available,
     server_or_skip,
 )
-from tests.services import Unavailable, free_port, give_up
+from tests.services import free_port
+from tests.services.proxy import Proxy
 from tests.services.redis import (
-    OLDEST,
     VALKEY,
-    Proxy,
-    Sentinel,
     Server,
-    own_sentinel,
     shared,
-    with_own_prefix,
 )
 
 
@@ -47,20 +41,11 @@ def server() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module", params=[VALKEY, OLDEST])
-def sentinel(request: pytest.FixtureRequest) -> Iterator[Sentinel]:
-    try:
-        with own_sentinel(request.param) as watch:
-            yield watch
-    except Unavailable as exc:
-        give_up("redis", exc)
-
-
-async def test_a_server_that_is_away_at_first_is_unavailable_and_used_once_it_is_there():
+async def test_a_server_that_is_down_is_unavailable():
     url = f"redis://127.0.0.1:{free_port()}"
     with pytest.raises(StoreUnavailable):
         async with RedisStreamStore(url):
-            pass
+            pass  # opening it connects
     store = RedisStreamStore(url)
     for call in (
         store.create("a"),
@@ -90,7 +75,7 @@ async def test_a_database_that_the_server_does_not_have_is_unavailable(server):
     await store.aclose()
 
 
-async def test_a_plain_client_is_told_that_the_server_is_part_of_a_cluster():
+async def test_a_plain_url_to_a_node_of_a_cluster_is_refused_with_a_hint():
     node = shared("cluster").removeprefix("redis+cluster://").split(",")[0].split("?")[0]
     async with RedisStreamStore(f"redis://{node}") as store:
         with pytest.raises(StoreUnavailable, match="cluster"):
@@ -98,7 +83,7 @@ async def test_a_plain_client_is_told_that_the_server_is_part_of_a_cluster():
                 await store.create(f"a-cluster-test-{number}", ttl=60)
 
 
-async def test_a_lost_reply_is_an_unknown_outcome_and_a_writer_goes_on_exactly(server):
+async def test_after_a_lost_reply_a_writer_neither_loses_nor_doubles_a_byte(server):
     with Proxy(server.port) as wire:
         async with RedisStreamStore(f"redis://127.0.0.1:{wire.port}") as store:
             await store.create("a")
@@ -126,7 +111,7 @@ async def test_a_lost_reply_is_an_unknown_outcome_and_a_writer_goes_on_exactly(s
     assert b"".join(record.data for record in page.records) == b"one two three four five"
 
 
-async def test_a_lost_reply_to_a_read_is_only_unavailable(server):
+async def test_a_lost_reply_to_a_read_is_never_an_unknown_outcome(server):
     with Proxy(server.port) as wire:
         async with RedisStreamStore(f"redis://127.0.0.1:{wire.port}") as store:
             await store.create("a")
@@ -139,7 +124,7 @@ async def test_a_lost_reply_to_a_read_is_only_unavailable(server):
             wire.unmute()
 
 
-async def test_a_server_that_does_not_answer_in_time_breaks_the_line_not_the_store(server):
+async def test_a_silent_server_costs_the_connection_and_the_next_call_opens_another(server):
     with Proxy(server.port) as wire:
         store = RedisStreamStore(f"redis://127.0.0.1:{wire.port}", timeout=0.2)
         await store.create("a")
@@ -154,7 +139,7 @@ async def test_a_server_that_does_not_answer_in_time_breaks_the_line_not_the_sto
         await store.aclose()
 
 
-async def test_a_restarted_server_loses_nothing_and_followers_go_on(server):
+async def test_a_killed_server_with_appendfsync_always_loses_nothing(server):
     async with (
         RedisStreamStore(server.url) as store,
         RedisStreamStore(server.url) as other,
@@ -173,7 +158,7 @@ async def test_a_restarted_server_loses_nothing_and_followers_go_on(server):
     assert rest == b"and during and after"
 
 
-async def test_a_lost_notice_connection_loses_no_notice(server):
+async def test_followers_miss_nothing_while_their_notice_connection_is_killed(server):
     async with (
         RedisStreamStore(server.url) as store,
         RedisStreamStore(server.url) as other,
@@ -188,10 +173,8 @@ async def test_a_lost_notice_connection_loses_no_notice(server):
         assert await following == b"".join(b"%d " % number for number in range(200))
 
 
-async def test_a_notice_connection_that_says_nothing_is_asked_and_then_replaced(
-    server, monkeypatch
-):
-    monkeypatch.setattr(notices, "PROBE_SECONDS", 0.1)
+async def test_a_silent_notice_connection_is_probed_and_then_replaced(server, monkeypatch):
+    monkeypatch.setattr(pubsub, "PROBE_SECONDS", 0.1)
     with Proxy(server.port) as wire:
         async with (
             RedisStreamStore(server.url) as store,
@@ -200,16 +183,16 @@ async def test_a_notice_connection_that_says_nothing_is_asked_and_then_replaced(
             await store.create("a")
             following = asyncio.create_task(everything(follow(other, "a")))
             await eventually(lambda: has_calls(server, "ping", 5))
-            [listener] = other._notices._listeners.values()
-            assert listener.failure is None, "it has answered"
+            [connection] = other._channels._connections.values()
+            assert connection.failure is None, "it has answered"
             wire.mute()
-            await eventually(lambda: _has_failed(listener, "no sign of life"))
+            await eventually(lambda: _has_failed(connection, "no sign of life"))
             wire.unmute()
             await store.append("a", b"heard", state="done")
             assert await following == b"heard"
 
 
-async def test_who_may_not_ask_for_followers_appends_and_tells_them_all_the_same(server):
+async def test_a_user_without_the_pubsub_command_still_sends_notices(server):
     rules = ["on", ">p", "~*", "&*", "+@all", "-pubsub"]
     server.ask("ACL", "SETUSER", "modest", *rules)
     url = f"redis://modest:p@{server.address}"
@@ -221,7 +204,7 @@ async def test_who_may_not_ask_for_followers_appends_and_tells_them_all_the_same
         assert await following == b"heard"
 
 
-async def test_where_notices_are_forbidden_the_log_says_so_and_the_poll_brings_changes(
+async def test_if_subscribing_is_forbidden_a_warning_is_logged_and_followers_poll(
     server, caplog
 ):
     rules = ["on", ">p", "~*", "resetchannels", "+@all", "-subscribe"]
@@ -239,7 +222,7 @@ async def test_where_notices_are_forbidden_the_log_says_so_and_the_poll_brings_c
         assert await following == b"heard"
 
 
-async def test_a_store_that_was_closed_listens_no_more(server):
+async def test_a_closed_store_starts_no_task(server):
     store = RedisStreamStore(server.url)
     await store.create("a")
     await store.aclose()
@@ -262,7 +245,7 @@ async def test_a_killed_request_connection_is_replaced(server):
         assert page.info.tail == len(page.records) > 0
 
 
-async def test_scripts_that_the_server_forgot_are_loaded_again(server):
+async def test_scripts_are_loaded_again_after_script_flush(server):
     async with RedisStreamStore(server.url) as store:
         await store.create("a")
         for _ in range(5):
@@ -272,28 +255,7 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(server):
         assert (await store.info("a")).tail == 50
 
 
-async def test_a_failover_is_survived_and_later_appends_reach_the_new_master(sentinel):
-    async with RedisStreamStore(sentinel.url) as store, RedisStreamStore(sentinel.url) as other:
-        await store.create("a", ttl=600)
-        following = asyncio.create_task(everything(follow(other, "a")))
-        writer = StreamWriter(store, "a")
-        for number in range(30):
-            await writer.write(b"%d " % number)
-            await writer.flush()
-            if number == 10:
-                old = sentinel.master
-                sentinel.fail_over()
-        await writer.aclose("done")
-        expected = b"".join(b"%d " % number for number in range(30))
-        try:
-            assert await asyncio.wait_for(following, 60) == expected
-        except StoreUnavailable:  # a follower may hear of the failover; a new one goes on
-            assert await everything(follow(other, "a")) == expected
-        assert sentinel.master is not old
-        await store.delete("a")
-
-
-async def test_a_full_server_refuses_to_grow_and_still_reads_and_deletes(server):
+async def test_a_full_server_refuses_appends_and_still_reads_and_deletes(server):
     async with RedisStreamStore(server.url) as store:
         await store.create("a", b"kept")
         server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
@@ -306,54 +268,6 @@ async def test_a_full_server_refuses_to_grow_and_still_reads_and_deletes(server)
         await store.delete("a")
         server.ask("CONFIG", "SET", "maxmemory", 0)
         await store.create("a", b"again")
-
-
-async def test_keys_that_no_store_wrote_are_corrupt_data():
-    url = with_own_prefix(shared("valkey"))
-    prefix = url.rpartition("=")[2]
-    async with RedisStreamStore(url) as store, Redis.from_url(url.split("?")[0]) as redis:
-        await redis.set(f"{prefix}:{{text}}", "x")
-        await redis.hset(f"{prefix}:{{hash}}", mapping={"state": "streaming", "tail": "x"})
-        await store.create("records", b"abc", b"def", b"ghi")
-        await store.create("evicted", b"abc")
-        await store.create("odd", b"abc", state="done")
-        await redis.xdel(f"{prefix}:{{records}}:records", "6-0")
-        await redis.delete(f"{prefix}:{{evicted}}:records")
-        await redis.hset(f"{prefix}:{{odd}}", "attributes", "no json")
-        for stream_id, call in [
-            ("text", store.info),
-            ("text", store.append),
-            ("text", store.read),
-            ("hash", store.info),
-            ("hash", store.append),
-            ("hash", store.read),
-            ("records", store.read),
-            ("evicted", store.read),
-            ("odd", store.append),
-        ]:
-            with pytest.raises(CorruptData):
-                raise AssertionError(stream_id, await call(stream_id))
-        await redis.set(f"{prefix}:{{wrong}}:records", "x")
-        async for _ in store.list("e"):
-            pass
-
-
-async def test_a_refused_append_to_a_broken_stream_changes_nothing():
-    url = with_own_prefix(shared("valkey"))
-    prefix = url.rpartition("=")[2]
-    async with RedisStreamStore(url) as store, Redis.from_url(url.split("?")[0]) as redis:
-        before = await store.create("a")
-        await redis.set(f"{prefix}:{{a}}:records", "not a stream")
-        with pytest.raises(CorruptData):
-            await store.append("a", b"x", state="done")
-        assert await store.info("a") == before
-
-
-async def test_a_client_that_decodes_is_refused():
-    client = Redis(decode_responses=True)
-    with pytest.raises(InvalidRequest, match="decode_responses"):
-        RedisStreamStore(client)
-    await client.aclose()
 
 
 async def test_an_unclosed_store_warns(server):
@@ -376,8 +290,8 @@ async def _says(caplog: pytest.LogCaptureFixture, text: str) -> bool:
     return text in caplog.text
 
 
-async def _has_failed(listener: notices._Listener, why: str) -> bool:
-    return why in str(listener.failure)
+async def _has_failed(connection: pubsub.PubSubConnection, why: str) -> bool:
+    return why in str(connection.failure)
 
 
 async def _has_clients(server: Server, count: int) -> bool:

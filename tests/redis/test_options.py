@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import Redis, Sentinel
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import SSLConnection
 
 from redis import Redis as SyncRedis
 from streamstores import InvalidRequest, RedisStreamStore, open_store
-from streamstores.backends._redis.keys import Keys
-from streamstores.backends._redis.settings import settings_of
+from streamstores.backends._redis.configuration import configure
+from streamstores.backends._redis.stream_keys import StreamKeys
 from streamstores.backends._redis.urls import parse_url
 from tests.services.redis import shared, with_options, with_own_prefix
 
@@ -21,7 +25,11 @@ from tests.services.redis import shared, with_options, with_own_prefix
         "redis://localhost?timeout=soon",
         "redis://localhost?timeout=0",
         "redis://localhost?timeout=inf",
-        "redis://localhost?tls=1",
+        "redis://localhost?tls=perhaps",
+        "redis://localhost?timeout=1&timeout=2",
+        "redis://localhost?prefix",
+        "redis://localhost#1",
+        "redis://localhost/0?prefix=%00",
         "redis://localhost?ssl_ca_certs=/ca.pem",
         "redis://localhost?durability=perhaps",
         "redis://localhost?prefix=",
@@ -36,12 +44,12 @@ from tests.services.redis import shared, with_options, with_own_prefix
         "redis+cluster://localhost?db=1",
     ],
 )
-def test_a_url_that_cannot_be_meant_is_refused_before_anything_connects(url):
+def test_a_wrong_url_is_refused_before_anything_connects(url):
     with pytest.raises(InvalidRequest):
         open_store(url)
 
 
-def test_a_url_says_where_who_and_how():
+def test_a_url_gives_hosts_credentials_and_options():
     address = parse_url(
         "redis+sentinel://us%40er:p%2Fw@one,two:7000,[::1]:7001/main/3"
         "?sentinel_password=s&tls=true&ssl_ca_certs=/ca.pem&client_name=c&prefix=p&timeout=2.5"
@@ -62,19 +70,31 @@ def test_a_url_says_where_who_and_how():
     }
 
 
-def test_tls_is_verified_unless_the_url_says_otherwise():
+def test_certificates_are_checked_unless_the_url_forbids_it():
     assert parse_url("rediss://host").connection["ssl_cert_reqs"] == "required"
     unverified = parse_url("rediss://host?ssl_verify=false").connection
     assert unverified["ssl_cert_reqs"] == "none"
     assert unverified["ssl_check_hostname"] is False
 
 
-def test_an_argument_goes_before_the_url_and_the_url_before_the_default():
+def test_an_argument_overrides_the_url_which_overrides_the_default():
     url = "redis://localhost?prefix=url&timeout=2"
-    assert settings_of(url, "argument", None, None).keys.info("a") == b"argument:{a}"
-    assert settings_of(url, None, None, None).keys.info("a") == b"url:{a}"
-    assert settings_of(url, None, None, None).timeout == 2.0
-    assert settings_of("redis://localhost", None, None, None).timeout == 5.0
+    assert configure(url, "argument", None, None).keys.info("a") == b"argument:{a}"
+    assert configure(url, None, None, None).keys.info("a") == b"url:{a}"
+    assert configure(url, None, None, None).timeout == 2.0
+    assert configure("redis://localhost", None, None, None).timeout == 5.0
+
+
+def test_the_password_of_a_key_file_is_passed_on_or_refused():
+    url = "rediss://host?ssl_keyfile=/key.pem&ssl_keyfile_password=secret"
+    if "ssl_password" in signature(SSLConnection.__init__).parameters:
+        client = configure(url, None, None, None).client
+        assert client.connection_pool.connection_kwargs["ssl_password"] == "secret"
+    else:
+        with pytest.raises(InvalidRequest, match="ssl_keyfile_password"):
+            configure(url, None, None, None)
+    with pytest.raises(InvalidRequest, match="ssl_keyfile_password"):
+        open_store("redis+cluster://host?tls=true&ssl_keyfile_password=secret")
 
 
 @pytest.mark.parametrize("client", [SyncRedis(), object(), None])
@@ -84,15 +104,15 @@ def test_anything_but_an_asyncio_client_is_refused(client):
 
 
 @pytest.mark.parametrize("stream_id", ["a", "{a}", "}{", "%7B", "a}b", "*?[x]", "../é😀"])
-def test_every_id_has_keys_of_its_own_that_say_it_back(stream_id):
-    keys = Keys("p")
+def test_every_id_is_read_back_from_its_key(stream_id):
+    keys = StreamKeys("p")
     info = keys.info(stream_id)
     assert keys.stream_id(info) == stream_id
     assert info.count(b"{") == info.count(b"}") == 1
     assert keys.records(stream_id).startswith(info)
 
 
-async def test_prefixes_and_databases_keep_stores_apart():
+async def test_stores_with_different_prefixes_or_databases_share_nothing():
     url = shared("valkey")
     mine, other = with_own_prefix(url), with_own_prefix(url)
     urls = [mine, other, with_options(mine, db=1)]
@@ -107,7 +127,7 @@ async def test_prefixes_and_databases_keep_stores_apart():
             await store.delete("a*")
 
 
-async def test_all_keys_expire_by_themselves_and_stay_where_the_stream_is_kept():
+async def test_both_keys_of_a_stream_expire_at_its_expiry_or_never():
     url = with_own_prefix(shared("valkey"))
     prefix = url.rpartition("=")[2]
     keys = [f"{prefix}:{{a}}", f"{prefix}:{{a}}:records"]
@@ -121,3 +141,48 @@ async def test_all_keys_expire_by_themselves_and_stay_where_the_stream_is_kept()
         assert [await redis.ttl(key) for key in keys] == [-1, -1]
         await store.delete("a")
         assert await redis.exists(*keys) == 0
+
+
+async def test_a_client_that_decodes_is_refused():
+    client = Redis(decode_responses=True)
+    with pytest.raises(InvalidRequest, match="decode_responses"):
+        RedisStreamStore(client)
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://u:secret@host:7/2", "redis://host:7/2"),
+        ("rediss://:secret@host?client_name=secret", "rediss://host:6379/0"),
+        (
+            "redis+sentinel://u:secret@one,two/main?sentinel_password=secret",
+            "redis+sentinel://one:26379,two:26379/main/0",
+        ),
+        ("redis+cluster://u:secret@one,two:7", "redis+cluster://one:6379,two:7"),
+    ],
+)
+async def test_the_repr_says_what_a_store_points_at_without_secrets(url, shown):
+    store = RedisStreamStore(url, prefix="p", durability="replica")
+    assert repr(store) == f"<RedisStreamStore {shown} prefix='p' durability='replica'>"
+    await store.aclose()
+
+
+async def test_the_repr_of_a_store_on_a_client_has_no_secrets_either():
+    clients = [
+        Redis(host="host", port=7, password="secret", username="secret"),
+        Redis(unix_socket_path="/run/redis.sock", password="secret"),
+        RedisCluster(host="host", port=7, password="secret"),
+        Sentinel([("one", 26379)], password="secret").master_for("main"),
+    ]
+    shown = [
+        "redis://host:7/0",
+        "redis:///run/redis.sock/0",
+        "redis+cluster://host:7",
+        "redis+sentinel://main/0",
+    ]
+    for client, place in zip(clients, shown, strict=True):
+        text = repr(RedisStreamStore(client))
+        assert place in text
+        assert "secret" not in text
+        await client.aclose()

@@ -12,7 +12,6 @@ from redis.asyncio.cluster import RedisCluster
 
 from streamstores import (
     Limits,
-    OutcomeUnknown,
     RedisStreamStore,
     StreamInfo,
     StreamWriter,
@@ -43,7 +42,7 @@ def patient(url: str) -> RedisStreamStore:
     return RedisStreamStore(url, limits=Limits(poll_interval=60))
 
 
-async def test_what_another_process_appends_costs_its_followers_no_read(server):
+async def test_plain_appends_of_another_store_cost_its_followers_no_read(server):
     async with RedisStreamStore(server.url) as store, patient(server.url) as other:
         await store.create("a", ttl=60)
         tasks = [asyncio.create_task(everything(follow(other, "a"))) for _ in range(MANY)]
@@ -63,7 +62,7 @@ async def test_what_another_process_appends_costs_its_followers_no_read(server):
 
 
 @pytest.mark.parametrize("name", ["cluster", "cluster-6.2"])
-async def test_in_a_cluster_neither(name, monkeypatch):
+async def test_plain_appends_in_a_cluster_cost_followers_no_read_either(name, monkeypatch):
     url = with_own_prefix(shared(name))
     async with RedisStreamStore(url) as store, patient(url) as other:
         ids = [f"stream {number}" for number in range(10)]
@@ -86,7 +85,7 @@ async def test_in_a_cluster_neither(name, monkeypatch):
         assert len(reads) == 30
 
 
-async def test_a_change_that_its_notice_does_not_tell_costs_one_read(server):
+async def test_a_change_that_does_not_fit_into_a_notice_costs_one_read(server):
     async with RedisStreamStore(server.url) as store, patient(server.url) as other:
         await store.create("a")
         tasks = [asyncio.create_task(everything(follow(other, "a"))) for _ in range(MANY)]
@@ -120,7 +119,7 @@ async def test_a_lost_notice_costs_one_read_and_nothing_is_lost_or_doubled(serve
         assert await task == b"".join(b"%d " % number for number in range(20))
 
 
-async def test_what_others_publish_on_the_channel_of_a_stream_does_no_harm(server):
+async def test_foreign_messages_on_the_channel_of_a_stream_do_no_harm(server):
     async with RedisStreamStore(server.url) as store, RedisStreamStore(server.url) as other:
         info = await store.create("a", b"1")
         task = asyncio.create_task(everything(follow(other, "a")))
@@ -132,7 +131,7 @@ async def test_what_others_publish_on_the_channel_of_a_stream_does_no_harm(serve
         assert await task == b"12"
 
 
-async def test_two_hundred_followers_of_as_many_streams_share_two_connections(server):
+async def test_two_hundred_followed_streams_share_two_connections(server):
     async with RedisStreamStore(server.url) as store, RedisStreamStore(server.url) as other:
         ids = [f"stream {number}" for number in range(MANY)]
         await asyncio.gather(*(store.create(each) for each in ids))
@@ -163,7 +162,7 @@ async def test_a_local_producer_costs_its_followers_no_read(server):
         assert calls(server, "evalsha") - before == 101
 
 
-async def test_a_storm_of_cancelled_calls_mixes_up_no_replies(server):
+async def test_cancelled_calls_never_mix_up_the_replies_of_others(server):
     async with RedisStreamStore(server.url) as store:
         names = [f"s{number}" for number in range(20)]
         for name in names:
@@ -195,7 +194,7 @@ async def test_a_storm_of_cancelled_calls_mixes_up_no_replies(server):
             assert page.info.tail == len(name) * len(page.records)
 
 
-async def test_a_call_that_is_cancelled_before_it_was_sent_never_happens(server):
+async def test_a_call_that_is_cancelled_before_it_was_sent_is_never_applied(server):
     async with RedisStreamStore(server.url) as store:
         await store.create("a")
         await store.append("a", b"1")  # so that the server knows the script
@@ -209,7 +208,7 @@ async def test_a_call_that_is_cancelled_before_it_was_sent_never_happens(server)
         assert (await store.info("a")).tail == 2
 
 
-async def test_requests_of_one_moment_travel_together(server):
+async def test_simultaneous_requests_are_sent_together(server):
     async with RedisStreamStore(server.url) as store:
         await store.create("a")
         reads = int(statistic(server, "total_reads_processed"))
@@ -251,43 +250,19 @@ async def test_a_cluster_client_that_was_passed_in_is_used_and_stays_open(name):
         assert await client.ping()
 
 
-async def test_durability_waits_for_a_replica_or_says_that_it_did_not_come(server):
-    async with RedisStreamStore(server.url, durability="replica", timeout=0.4) as store:
-        with pytest.raises(OutcomeUnknown, match="confirmed"):
-            await store.create("a")
-        assert (await store.info("a")).tail == 0  # applied all the same
-        with server_or_skip(VALKEY) as replica:
-            replica.ask("REPLICAOF", "127.0.0.1", server.port)
-            await eventually(lambda: _is_replicated(replica))
-            info = await store.append("a", b"x")
-            assert info.tail == 1
-            assert replica.ask("HGET", "streamstores:{a}", "tail") == b"1"
-            replica.ask("REPLICAOF", "NO", "ONE")
-
-
-async def test_durability_on_disk_needs_a_server_that_writes_to_disk():
-    with server_or_skip(VALKEY, "--appendonly", "yes") as server:
-        async with RedisStreamStore(f"{server.url}?durability=disk") as store:
-            await store.create("a", b"x")
-        server.ask("CONFIG", "SET", "appendonly", "no")
-        async with RedisStreamStore(f"{server.url}?durability=disk") as store:
-            with pytest.raises(OutcomeUnknown, match="(?i)appendonly"):
-                await store.append("a", b"x")
-
-
 def _connections(server: Server) -> int:
-    """How many there are besides the one that asks."""
+    """The number of clients besides the asking one."""
     return int(server.ask("CLIENT", "LIST").count(b"\n")) - 1
 
 
 async def _watching(server: Server, count: int) -> None:
-    """Until `count` followers of one new stream have read it, and once more when its
-    subscription held."""
+    """Wait until `count` followers of a new stream have read it, and the stream was read again
+    once its subscription held."""
     await eventually(lambda: has_calls(server, "evalsha", 1 + count + 1))
 
 
 async def _has_known(store: RedisStreamStore, stream_id: str, info: StreamInfo) -> bool:
-    """Whether the followers of the stream know of this change."""
+    """Whether the followers of the stream have this change."""
     return shared_reader_of(store, stream_id).info.version >= info.version
 
 
@@ -297,7 +272,3 @@ async def _has_length(items: list[str], length: int) -> bool:
 
 async def _has_subscriptions(server: Server, count: int) -> bool:
     return len(server.ask("PUBSUB", "CHANNELS")) == count
-
-
-async def _is_replicated(replica: Server) -> bool:
-    return b"master_link_status:up" in replica.ask("INFO")

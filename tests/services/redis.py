@@ -1,31 +1,28 @@
-"""Real Redis and Valkey servers: somebody's by URL, else Docker's, else those of two wheels.
+"""Real Redis and Valkey servers: given by URL, or from Docker, or from two wheels.
 
 `redis_url()`, `cluster_url()`, `tls_url()` and `sentinel_url()` serve tests and benchmarks
-alike, `shared(name)` a test session. `own_server()` and `own_sentinel()` give servers that the
-caller may kill, restart and fail over, and `Proxy` a wire that can be cut, muted, or secured.
+alike, `shared(name)` a test session. `own_server()`, `own_cluster()` and `own_sentinel()` give
+servers that the caller may kill, restart and fail over.
 """
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import secrets
+import signal
 import socket
-import ssl
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from datetime import datetime, timedelta, timezone
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache, partial
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from tests.services import Unavailable, free_port, give_up, given_url, has_docker
+from tests.services.proxy import Proxy, server_tls
 
 START_TIMEOUT = 30.0
 VALKEY = "valkey"
@@ -38,7 +35,7 @@ SLOTS = 16_384
 def redis_url(kind: str = VALKEY) -> Iterator[str]:
     """The URL of a standalone server of this kind. Raises `Unavailable`.
 
-    A server that somebody gave by URL is taken where `kind` is the newest.
+    A server that was given by URL is used if `kind` is the newest.
     """
     url = given_url("redis") if kind == VALKEY else None
     if url is not None:
@@ -91,7 +88,7 @@ def _tls_url() -> Iterator[str]:
             yield url
 
 
-# name: (what STREAMSTORES_REQUIRE calls it, how to get one)
+# name: (its name in STREAMSTORES_REQUIRE, how to get a server)
 _SHARED: dict[str, tuple[str, Callable[[], AbstractContextManager[str]]]] = {
     "valkey": ("redis", redis_url),
     "redis-6.2": ("redis", partial(redis_url, OLDEST)),
@@ -106,7 +103,7 @@ _SHARED: dict[str, tuple[str, Callable[[], AbstractContextManager[str]]]] = {
 def shared(name: str = "valkey") -> str:
     """The URL of a server that all tests of this process share; it ends with the process.
 
-    Skips the test that asks, with the reason, where there is none.
+    Skips the test that asks, with the reason, if there is none.
     """
     service, get = _SHARED[name]
     server = ExitStack()
@@ -125,12 +122,12 @@ def with_options(url: str, **options: object) -> str:
 
 
 def with_own_prefix(url: str) -> str:
-    """The URL with a key prefix that nobody else uses."""
+    """The URL with a key prefix of its own."""
     return with_options(url, prefix=f"test-{secrets.token_hex(6)}")
 
 
 class Server:
-    """A server process of our own; it keeps its port and its append-only file."""
+    """A child process; it keeps its port and its append-only file over a restart."""
 
     def __init__(
         self, binary: Path, folder: Path, arguments: tuple[str, ...], port: int
@@ -158,12 +155,19 @@ class Server:
         wait_until(self._answers, f"{self._command[0]} on {self.port}")
 
     def stop(self) -> None:
-        """End in order, writing what has to be written."""
+        """End in order, after writing what has to be written."""
         self._end(subprocess.Popen.terminate)
 
     def kill(self) -> None:
         """End as a crash does."""
         self._end(subprocess.Popen.kill)
+
+    def pause(self) -> None:
+        """Freeze the process: its connections stay open and silent."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
 
     def ask(self, *command: object) -> Any:
         """The reply to one command, for set-up; errors are raised as `RuntimeError`."""
@@ -182,10 +186,15 @@ class Server:
         except (OSError, RuntimeError):
             return False
 
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
         process, self._process = self._process, None
         if process is None:
             return
+        process.send_signal(signal.SIGCONT)  # a frozen process would not end
         how(process)
         try:
             process.wait(20)
@@ -196,7 +205,7 @@ class Server:
 
 @contextmanager
 def own_server(kind: str = VALKEY, *arguments: str, port: int = 0) -> Iterator[Server]:
-    """A fresh server as a child process; nothing of it is left. Raises `Unavailable`."""
+    """A fresh server as a child process, in a temporary folder. Raises `Unavailable`."""
     binary = _binary(kind)
     port = port or free_port(below=HIGHEST_CLUSTER_PORT)
     with tempfile.TemporaryDirectory(prefix="streamstores-redis-") as folder:
@@ -225,7 +234,7 @@ def own_cluster(kind: str = VALKEY) -> Iterator[list[Server]]:
 
 
 class Sentinel:
-    """A master, its replica, and the one sentinel that watches them."""
+    """A master, its replica, and the sentinel that watches them."""
 
     NAME = "streams"
 
@@ -290,118 +299,6 @@ def _own_sentinel(kind: str, master_port: int) -> Iterator[Server]:
             yield server
         finally:
             server.stop()
-
-
-class Proxy:
-    """A wire to a local port, on a thread of its own, that can be cut, muted, and secured."""
-
-    def __init__(self, target_port: int, *, tls: ssl.SSLContext | None = None) -> None:
-        self._target_port = target_port
-        self._tls = tls
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._replies = asyncio.Event()
-        self._replies.set()
-        self.port = 0
-
-    def __enter__(self) -> Proxy:
-        self._thread.start()
-        self._server = self._run(
-            asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._run(self._close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def mute(self) -> None:
-        """Requests still arrive; replies are held back from now on."""
-        self._loop.call_soon_threadsafe(self._replies.clear)
-
-    def unmute(self) -> None:
-        self._loop.call_soon_threadsafe(self._replies.set)
-
-    def cut(self) -> None:
-        """Abort every connection; new ones are taken."""
-        self._run(self._abort())
-
-    def _run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
-
-    async def _abort(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-
-    async def _close(self) -> None:
-        self._server.close()
-        await self._abort()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        if tasks:
-            await asyncio.wait(tasks, timeout=5)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            far_reader, far_writer = await asyncio.open_connection(
-                "127.0.0.1", self._target_port
-            )
-        except OSError:
-            writer.transport.abort()
-            return
-        pair = {writer, far_writer}
-        self._writers |= pair
-        await asyncio.gather(
-            self._pump(reader, far_writer, None), self._pump(far_reader, writer, self._replies)
-        )
-        self._writers -= pair
-
-    async def _pump(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        gate: asyncio.Event | None,
-    ) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65_536):
-                if gate is not None:
-                    await gate.wait()
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-
-def server_tls(folder: Path) -> ssl.SSLContext:
-    """A context with a fresh self-signed certificate for 127.0.0.1, in `folder`."""
-    try:
-        from cryptography import x509
-        from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
-    except ImportError as exc:
-        raise Unavailable("cryptography is not installed") from exc
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "streamstores tests")])
-    now = datetime.now(timezone.utc)
-    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=30))
-        .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return context
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

@@ -13,13 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from streamstores import (
-    State,
-    StoreUnavailable,
-    StreamInfo,
-    StreamStore,
-    open_store,
-)
+from streamstores import State, StoreUnavailable, StreamInfo, StreamStore, open_store
 from streamstores.runs import Runs
 from tests.services import postgres, redis
 

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from streamstores import (
-    StreamStore,
-)
-from tests.unit.scripted_runs import (
-    Script,
-    ended,
-    text,
-    until,
-)
+from streamstores import State, StreamStore
+from tests.unit.scripted_runs import Reviving, Script, ended, read_to_end, text, until
 
 
 async def test_a_source_becomes_a_stream(store: StreamStore, runs_on: Any) -> None:
@@ -63,26 +57,133 @@ async def test_a_source_that_raises_ends_in_an_error(
         ("a\ud800", "a?"),
         ("ü" * 5000, "ü" * 2048),
         (None, "The source failed."),  # not text: the hook itself fails
+        (SystemExit, "The source failed."),
+        (ZeroDivisionError, "The source failed."),
     ],
 )
 async def test_followers_are_told_what_describe_error_returns(
     store: StreamStore, runs_on: Any, described: Any, public: str
 ) -> None:
-    runs = await runs_on(describe_error=lambda exc: described)
+    def describe_error(exc: Exception) -> Any:
+        if isinstance(described, type):
+            raise described
+        return described
+
+    runs = await runs_on(describe_error=describe_error)
     await runs.start("s", Script().say(RuntimeError()).source())
     assert (await ended(store, "s")).error == public
 
 
-async def test_a_source_that_cancels_itself_ends_in_an_error(
-    store: StreamStore, runs_on: Any
+class ModelsOwn(BaseException):
+    """Not an `Exception`: an `except Exception` does not see it."""
+
+
+ANYTHING = [asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit, ModelsOwn]
+
+
+@pytest.mark.parametrize("error", ANYTHING)
+async def test_a_source_that_raises_anything_ends_in_an_error_at_once(
+    store: StreamStore, runs_on: Any, error: type[BaseException]
 ) -> None:
+    """The process and its other runs go on, and no reader calls the source again."""
+
     async def source() -> AsyncIterator[bytes]:
         yield b"a"
-        raise asyncio.CancelledError
+        raise error
+
+    other, reviving = Script(), Reviving()
+    runs = await runs_on(heartbeat=600.0, revive=reviving)
+    await runs.start("other", other.source())
+    await runs.start("s", source())
+    assert await read_to_end(runs, "s") == (b"a", State.ERROR)
+    assert (await store.info("s")).error == "The source failed."
+    other.say(b"b", None)
+    assert await read_to_end(runs, "other") == (b"b", State.DONE)
+    assert not reviving.calls
+
+
+@pytest.mark.parametrize("error", ANYTHING)
+async def test_a_source_may_raise_anything_while_it_is_closed(
+    store: StreamStore, runs_on: Any, error: type[BaseException]
+) -> None:
+    is_closed = asyncio.Event()
+
+    async def source() -> AsyncIterator[bytes]:
+        try:
+            yield b"a"
+            await asyncio.Event().wait()
+        finally:
+            is_closed.set()
+            raise error
+
+    runs = await runs_on()
+    await runs.start("s", source())
+    await until(store, "s", lambda info: info.tail == 1)
+    await store.mark_done("s")
+    await is_closed.wait()
+    while runs.is_running("s"):
+        await asyncio.sleep(0)
+
+
+async def test_a_source_that_cannot_be_closed_is_left_behind(
+    store: StreamStore, runs_on: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr("streamstores.runs.run.CLOSE_SECONDS", 0.01)
+    may_end = asyncio.Event()
+
+    class Stuck:
+        def __aiter__(self) -> Stuck:
+            return self
+
+        async def __anext__(self) -> bytes:
+            while not may_end.is_set():
+                with suppress(asyncio.CancelledError):
+                    await may_end.wait()
+            raise StopAsyncIteration
+
+    runs = await runs_on()
+    await runs.start("s", Stuck())
+    await runs.aclose()
+    assert not runs.is_running("s")
+    assert "left behind" in caplog.text
+    assert (await store.info("s")).state == "stopped"
+    may_end.set()
+
+
+@pytest.mark.parametrize("record", ["text", {"text": "a"}, None, 7])
+async def test_a_source_that_yields_no_bytes_ends_in_an_error_that_says_so(
+    store: StreamStore, runs_on: Any, record: Any, caplog: Any
+) -> None:
+    async def source() -> AsyncIterator[Any]:
+        yield b"a"
+        yield record
 
     await (await runs_on()).start("s", source())
     end = await ended(store, "s")
     assert (end.state, end.tail) == ("error", 1)
+    assert f"a source yields bytes, not {type(record).__name__}" in caplog.text
+
+
+async def test_a_buffer_that_its_source_uses_again_is_copied(
+    store: StreamStore, runs_on: Any
+) -> None:
+    async def source() -> AsyncIterator[Any]:
+        buffer = bytearray(b"a")
+        for letter in b"abc":
+            buffer[0] = letter
+            yield buffer
+
+    await (await runs_on()).start("s", source())
+    assert (await ended(store, "s")).state == "done"
+    assert await text(store, "s") == b"abc"
+
+
+@pytest.mark.parametrize("source", [None, [b"a"], "text"])
+async def test_what_is_no_source_ends_in_an_error(
+    store: StreamStore, runs_on: Any, source: Any
+) -> None:
+    await (await runs_on()).start("s", source)
+    assert (await ended(store, "s")).state == "error"
 
 
 async def test_a_deleted_stream_ends_its_source(store: StreamStore, runs_on: Any) -> None:

@@ -7,22 +7,9 @@ from typing import Any
 
 import pytest
 
-from streamstores import (
-    Limits,
-    MemoryStreamStore,
-    State,
-    StreamNotFound,
-    StreamStore,
-)
+from streamstores import Limits, MemoryStreamStore, State, StreamNotFound, StreamStore
 from streamstores.runs import OWNER
-from tests.unit.scripted_runs import (
-    HEARTBEAT,
-    Reviving,
-    Script,
-    ended,
-    read_to_end,
-    until,
-)
+from tests.unit.scripted_runs import HEARTBEAT, Reviving, Script, ended, read_to_end, until
 from tests.wrapping import Wrapping
 
 

@@ -8,21 +8,10 @@ from typing import Any
 
 import pytest
 
-from streamstores import (
-    State,
-    StoreUnavailable,
-    StreamStore,
-)
+from streamstores import State, StoreUnavailable, StreamStore
 from streamstores.runs import OWNER
 from streamstores.runs.run import Phase
-from tests.unit.scripted_runs import (
-    Cut,
-    Reviving,
-    Script,
-    abandon,
-    read_to_end,
-    until,
-)
+from tests.unit.scripted_runs import Cut, Reviving, Script, abandon, read_to_end, until
 
 
 async def test_a_dead_producer_is_replaced_by_exactly_one(

@@ -20,7 +20,14 @@ from streamstores.errors import (
 )
 from streamstores.follow import follow
 from streamstores.runs.ownership import OWNER, Owners, without_owner
-from streamstores.runs.source import Revive, Source, close_source
+from streamstores.runs.source import (
+    Revive,
+    Source,
+    as_exception,
+    as_record,
+    close_source,
+    close_unread,
+)
 from streamstores.store import State, StreamInfo, StreamStore
 from streamstores.writer import StreamWriter
 
@@ -138,7 +145,7 @@ class Run:
         source = self._settings.revive(self._info)
         if source is None:
             return False
-        await close_source(source)
+        await close_unread(source, self.stream_id)
         return True
 
     def _start(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
@@ -156,14 +163,15 @@ class Run:
                 self.phase = Phase.ENDING
                 self._closing = self._loop.call_later(CLOSE_SECONDS, self._cancel, 1)
             self._attention.cancel()
-            try:
-                await close_source(self._source)
-            except Exception as exc:
-                _log.warning(
-                    "the source of stream %r did not close", self.stream_id, exc_info=exc
-                )
-            finally:
-                await self._writer.abort()
+            await self._close_source()
+            await self._writer.abort()
+
+    async def _close_source(self) -> None:
+        """Close the source, for at most `CLOSE_SECONDS` (see `_cancel`)."""
+        try:
+            await close_source(self._source)
+        except BaseException as exc:  # also of a cancellation: the run ends either way
+            _log.warning("the source of stream %r did not close", self.stream_id, exc_info=exc)
 
     async def _write_records(self) -> tuple[State, str | None]:
         """Step the source to its end; returns the state and the error to end with."""
@@ -171,14 +179,14 @@ class Run:
         while True:
             try:
                 record = await anext(self._source)
+                if type(record) is not bytes:
+                    record = as_record(record)
             except StopAsyncIteration:
                 return State.DONE, None
-            except Exception as exc:
-                return State.ERROR, self._describe(exc)
-            except asyncio.CancelledError as exc:
-                if self._is_cancelled():
-                    raise
-                return State.ERROR, self._describe(RuntimeError(repr(exc)))
+            except BaseException as exc:  # the source must not end the process or its loop
+                if self._is_cancelled(exc):
+                    raise asyncio.CancelledError from exc
+                return State.ERROR, self._describe(as_exception(exc))
             await self._write(record)
             count += 1
             if count % _TURN_RECORDS == 0:
@@ -204,13 +212,18 @@ class Run:
     async def _writer_after(self, writer: StreamWriter) -> StreamWriter:
         """The writer that continues `writer`, once the stream may be written to again."""
         while self._writer is writer:
+            if self.phase is Phase.ENDING:  # its source took no notice of the cancellation
+                raise asyncio.CancelledError
             await self._renewed
         return self._writer
 
-    def _is_cancelled(self) -> bool:
-        """Whether a CancelledError is meant for this task; else the source raised its own."""
+    def _is_cancelled(self, exc: BaseException) -> bool:
+        """Whether the source raised `exc` because its task is cancelled, not by itself."""
+        if self.phase is Phase.ENDING:
+            return True  # even a source that turns the cancellation into another exception
         cancelling = getattr(asyncio.current_task(), "cancelling", None)  # since Python 3.11
-        return self.phase is Phase.ENDING or (cancelling is not None and cancelling() > 0)
+        is_asked = cancelling is not None and cancelling() > 0
+        return is_asked and isinstance(exc, asyncio.CancelledError)
 
     def _describe(self, exc: Exception) -> str:
         """The public text for what the source raised; the rest goes to the log."""
@@ -218,7 +231,7 @@ class Run:
         try:
             text = self._settings.describe_error(exc)
             data = text.encode(errors="replace")
-        except Exception:
+        except BaseException:
             _log.exception("describe_error failed")
             data = b"The source failed."
         limit = self._settings.store.limits.error_bytes

@@ -12,7 +12,7 @@ from streamstores.limits import check_seconds
 from streamstores.runs.follower import RunFollower
 from streamstores.runs.ownership import OWNER, Owners
 from streamstores.runs.run import Phase, Run, RunSettings
-from streamstores.runs.source import Revive, Source, close_source
+from streamstores.runs.source import Revive, Source, close_unread
 from streamstores.store import State, StreamInfo, StreamStore
 
 __all__ = ["Runs", "TooManyRuns"]
@@ -158,7 +158,7 @@ class Runs:
             self._check_room()
             info = await self._owners.create(stream_id, ttl, attributes)
         except BaseException:
-            await close_source(source)
+            await close_unread(source, stream_id)
             raise
         self._begin(info, source)
         return info
@@ -172,10 +172,10 @@ class Runs:
             self._check_room()
             claimed = await self._owners.claim(info)
         except BaseException:
-            await close_source(source)
+            await close_unread(source, info.id)
             raise
         if claimed is None:
-            await close_source(source)
+            await close_unread(source, info.id)
             return await self.store.info(info.id)
         self._begin(claimed, source)
         return claimed

@@ -1,8 +1,10 @@
--- ARGV: sender. Replies 1, or nothing where there is no stream.
+-- Replies 1, or nothing if there is no stream.
+
+local sender, in_cluster = unpack(ARGV)
 
 if not living() then
   return ''
 end
-redis.call('UNLINK', KEYS[1], KEYS[2])
-notify(ARGV[1])
+redis.call('UNLINK', INFO_KEY, RECORDS_KEY)
+notify(sender, in_cluster)
 return '1'

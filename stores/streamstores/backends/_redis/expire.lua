@@ -1,26 +1,28 @@
--- ARGV: sender, ttl, expires_at; both empty: never.
--- Replies 1 and the stream, or 2 and the stream that this has ended; nothing where there is none.
+-- Sets when the stream expires; both times empty: never.
+-- Replies 1 and the stream, or 2 and the stream that this has ended; nothing if there is none.
+
+local sender, in_cluster, _, ttl, expires_at = unpack(ARGV)
 
 local info = living()
 if not info then
   return ''
 end
 
-info[TTL], info[EXPIRES_AT] = ARGV[2], ARGV[3]
-if ARGV[2] ~= '' then
-  info[EXPIRES_AT] = sliding_end(ARGV[2])
+info[TTL], info[EXPIRES_AT] = ttl, expires_at
+if ttl ~= '' then
+  info[EXPIRES_AT] = sliding_end(ttl)
 end
 if has_passed(info[EXPIRES_AT]) then
-  redis.call('UNLINK', KEYS[1], KEYS[2])
-  notify(ARGV[1])
+  redis.call('UNLINK', INFO_KEY, RECORDS_KEY)
+  notify(sender, in_cluster)
   return reply('2', info)
 end
 
-redis.call('HSET', KEYS[1], 'ttl', info[TTL], 'expires_at', info[EXPIRES_AT])
+redis.call('HSET', INFO_KEY, 'ttl', info[TTL], 'expires_at', info[EXPIRES_AT])
 if info[EXPIRES_AT] == '' then
-  redis.call('PERSIST', KEYS[1])
-  redis.call('PERSIST', KEYS[2])
+  redis.call('PERSIST', INFO_KEY)
+  redis.call('PERSIST', RECORDS_KEY)
 else
-  end_at(info[EXPIRES_AT])
+  set_end(info[EXPIRES_AT])
 end
 return reply('1', info)

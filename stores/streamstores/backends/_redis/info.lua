@@ -1,4 +1,4 @@
--- Replies 1 and the stream, or nothing where there is none.
+-- Replies 1 and the stream, or nothing if there is none.
 
 local info = living()
 return info and reply('1', info) or ''

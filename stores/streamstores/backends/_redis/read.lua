@@ -1,17 +1,19 @@
--- ARGV: offset, max_bytes, max_records.
 -- Replies with an array: 1 and the stream; the lengths of the records from the offset on; and their
--- bytes, each record for itself, or all small ones together. An empty text where there is no stream.
+-- bytes, each record for itself, or all small ones together. An empty text if there is no stream.
 --
--- To put small records together spares the client the parsing of many items; with big ones the
--- server would copy their bytes twice more. The script never asks for many entries at once: how
--- big they are is known only when they are there.
+-- Small records are put together to spare the client the parsing of many items; with big ones the
+-- server would copy their bytes twice more. The script never asks for many entries at once, because
+-- their size is known only once they are there.
+
+local offset, max_bytes, max_records = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local SMALL_BYTES = 512
 
 local info = living()
 if not info then
   return ''
 end
 
-local position, left, room = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local position, left, room = offset, max_bytes, max_records
 local tail = tonumber(info[TAIL])
 local lengths, parts, last_id = {}, {}, nil
 local count = 4
@@ -19,9 +21,9 @@ local count = 4
 local function take(entry)
   local data = entry[2][2]
   if not last_id then
-    local offset = string.match(entry[1], '^%d+') - #data
-    if offset < position then
-      data = string.sub(data, position - offset + 1)
+    local start = string.match(entry[1], '^%d+') - #data
+    if start < position then
+      data = string.sub(data, position - start + 1)
     end
   end
   if #data > left and last_id then
@@ -37,7 +39,7 @@ end
 
 local function take_some()
   local from = whole(position + 1) .. '-0'
-  local entries = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', math.min(count, room))
+  local entries = redis.call('XRANGE', RECORDS_KEY, from, '+', 'COUNT', math.min(count, room))
   if #entries == 0 then
     return false
   end
@@ -62,8 +64,7 @@ if last_id and last_id ~= whole(position) .. '-0' or not last_id and position < 
   return redis.error_reply('CORRUPT records are missing below ' .. whole(position))
 end
 
-local small = 512
-if position - tonumber(ARGV[1]) < small * #parts then
+if position - offset < SMALL_BYTES * #parts then
   parts = {table.concat(parts)}
 end
 return {reply('1', info), table.concat(lengths, ','), unpack(parts)}

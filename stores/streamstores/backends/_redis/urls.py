@@ -1,28 +1,33 @@
-"""Store URLs: the client they ask for, and the options of the store."""
+"""Redis URLs: the client they ask for, and the options of the store."""
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any, NamedTuple
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from redis.asyncio import Redis, Sentinel
 from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import SSLConnection
 
-from streamstores.backends._redis.links import Client
+from streamstores.backends._redis.router import RedisClient
 from streamstores.errors import InvalidRequest
+from streamstores.url_options import count, flag, redacted, seconds, split_store_url, text
 
-_STORE_OPTIONS = {"prefix": str, "durability": str, "timeout": float}
+STORE_OPTIONS = {"prefix": text, "durability": text, "timeout": seconds}
 _TLS_OPTIONS = {
-    "ssl_ca_certs": str,
-    "ssl_certfile": str,
-    "ssl_keyfile": str,
-    "ssl_keyfile_password": str,
+    "ssl_ca_certs": text,
+    "ssl_certfile": text,
+    "ssl_keyfile": text,
+    "ssl_keyfile_password": text,
+    "ssl_verify": flag,
 }
-_SENTINEL_OPTIONS = {"sentinel_username": str, "sentinel_password": str}
+_OPTIONS = {**STORE_OPTIONS, **_TLS_OPTIONS, "client_name": text, "db": count, "tls": flag}
+_SENTINEL_OPTIONS = {"sentinel_username": text, "sentinel_password": text}
 _SCHEMES = ("redis", "rediss", "redis+sentinel", "redis+cluster")
 
 
-class Address(NamedTuple):
+class RedisAddress(NamedTuple):
     """What a URL says, checked."""
 
     scheme: str
@@ -35,44 +40,50 @@ class Address(NamedTuple):
     """The same for connections to the sentinels."""
     store: dict[str, Any]
 
+    @property
+    def place(self) -> str:
+        """The URL without user, password and options."""
+        hosts = ",".join(f"{host}:{port}" for host, port in self.hosts)
+        service = f"/{self.service}" if self.service else ""
+        db = f"/{self.connection['db']}" if "db" in self.connection else ""
+        return f"{self.scheme}://{hosts}{service}{db}"
 
-def parse_url(url: str) -> Address:
-    """The parts of a store URL; raises `InvalidRequest`, also for an option unknown here."""
-    parts = urlsplit(url)
-    if parts.scheme not in _SCHEMES:
-        raise InvalidRequest(f"a Redis URL begins with one of {', '.join(_SCHEMES)}")
-    is_sentinel = parts.scheme == "redis+sentinel"
-    options = _options(parts, is_sentinel)
+
+def parse_url(url: str) -> RedisAddress:
+    """The parts of a store URL. Raises `InvalidRequest`, also for an unknown option."""
+    is_sentinel = isinstance(url, str) and url.startswith("redis+sentinel:")
+    known = {**_OPTIONS, **(_SENTINEL_OPTIONS if is_sentinel else {})}
+    parts, options = split_store_url(url, schemes=_SCHEMES, options=known)
     path = [unquote(part) for part in parts.path.split("/") if part]
     service = path.pop(0) if is_sentinel and path else ""
     if is_sentinel and not service:
-        raise InvalidRequest("redis+sentinel://host:26379,host:26379/name-of-the-master")
+        raise InvalidRequest(
+            f"the path names the master: redis+sentinel://host:26379/name ({redacted(url)})"
+        )
     if parts.scheme == "redis+cluster" and (path or "db" in options):
-        raise InvalidRequest("a cluster has no numbered databases")
-    connection = _connection(parts, path, options)
-    sentinel = {
-        name: options[f"sentinel_{name}"]
-        for name in ("username", "password")
-        if f"sentinel_{name}" in options
-    }
-    return Address(
+        raise InvalidRequest(f"a cluster has no numbered databases ({redacted(url)})")
+    return RedisAddress(
         parts.scheme,
         _hosts(parts, 26_379 if is_sentinel else 6_379),
         service,
-        connection,
-        sentinel,
-        {name: options[name] for name in _STORE_OPTIONS if name in options},
+        _connection(parts, path, options),
+        {
+            name.removeprefix("sentinel_"): value
+            for name, value in options.items()
+            if name in _SENTINEL_OPTIONS
+        },
+        {name: value for name, value in options.items() if name in STORE_OPTIONS},
     )
 
 
-def make_client(address: Address, timeout: float) -> list[Client]:
+def make_clients(address: RedisAddress, timeout: float) -> list[RedisClient]:
     """redis-py's client for the address, and after it those of the sentinels."""
     options = {**address.connection, "socket_timeout": timeout, "protocol": 2}
     if address.scheme == "redis+cluster":
         nodes = [ClusterNode(host, port) for host, port in address.hosts]
         return [RedisCluster(startup_nodes=nodes, **options)]
     if address.scheme == "redis+sentinel":
-        secured = {name: each for name, each in options.items() if name.startswith("ssl")}
+        secured = {name: value for name, value in options.items() if name.startswith("ssl")}
         of_sentinels = {**secured, "socket_timeout": timeout, **address.sentinel}
         make_sentinel: Any = Sentinel  # its constructor has no annotations
         sentinel = make_sentinel(address.hosts, sentinel_kwargs=of_sentinels, **options)
@@ -82,7 +93,7 @@ def make_client(address: Address, timeout: float) -> list[Client]:
 
 
 def _connection(parts: SplitResult, path: list[str], options: dict[str, Any]) -> dict[str, Any]:
-    db = path.pop(0) if path else options.get("db", "0")
+    db = path.pop(0) if path else str(options.get("db", 0))
     if path or not db.isdecimal():
         raise InvalidRequest(f"a database is a number from 0, not {parts.path!r}")
     connection: dict[str, Any] = {} if parts.scheme == "redis+cluster" else {"db": int(db)}
@@ -90,22 +101,31 @@ def _connection(parts: SplitResult, path: list[str], options: dict[str, Any]) ->
         connection["username"] = unquote(parts.username)
     if parts.password:
         connection["password"] = unquote(parts.password)
-    if options.get("client_name"):
+    if "client_name" in options:
         connection["client_name"] = options["client_name"]
     return connection | _tls(parts, options)
 
 
 def _tls(parts: SplitResult, options: dict[str, Any]) -> dict[str, Any]:
-    given = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    """redis-py's arguments for TLS, which checks the certificate unless the URL forbids it."""
+    given = {name: value for name, value in options.items() if name in _TLS_OPTIONS}
     if parts.scheme != "rediss" and not options.get("tls"):
         if given:
             raise InvalidRequest("options of TLS need rediss:// or tls=true")
         return {}
-    given["ssl"] = True
-    if "ssl_verify" in given and not given.pop("ssl_verify"):
-        given |= {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
-    else:
-        given |= {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
+    if "ssl_keyfile_password" in given:
+        given["ssl_password"] = given.pop("ssl_keyfile_password")
+        is_known = "ssl_password" in signature(SSLConnection.__init__).parameters
+        if parts.scheme == "redis+cluster" or not is_known:
+            raise InvalidRequest(
+                "ssl_keyfile_password needs a newer redis-py, which has it for no cluster"
+            )
+    is_verified = given.pop("ssl_verify", True)
+    given |= {
+        "ssl": True,
+        "ssl_cert_reqs": "required" if is_verified else "none",
+        "ssl_check_hostname": is_verified,
+    }
     return given
 
 
@@ -122,25 +142,3 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
         return parts.hostname or "localhost", parts.port or default_port
     except ValueError as exc:
         raise InvalidRequest(f"not a host and port: {text!r}") from exc
-
-
-def _options(parts: SplitResult, is_sentinel: bool) -> dict[str, Any]:
-    known: dict[str, Any] = {**_STORE_OPTIONS, "db": str, "client_name": str}
-    known |= {**_TLS_OPTIONS, "ssl_verify": _boolean, "tls": _boolean}
-    if is_sentinel:
-        known |= _SENTINEL_OPTIONS
-    options = {}
-    for name, text in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in known:
-            raise InvalidRequest(f"no option {name!r}; there are {', '.join(sorted(known))}")
-        try:
-            options[name] = known[name](text)
-        except ValueError as exc:
-            raise InvalidRequest(f"the option {name} cannot be {text!r}") from exc
-    return options
-
-
-def _boolean(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError(text)
-    return text == "true"

@@ -1,9 +1,9 @@
 """One connection that all callers share: requests go out as they come, replies in order.
 
-It is what keeps a cancelled call harmless. A caller holds a future, never the connection, so
-to cancel it takes nothing from the wire: its reply is read all the same, and dropped. And it
-is what makes many callers cheap: while a reply is awaited, what they ask within one turn of
-the event loop is one write.
+Sharing keeps a cancelled call harmless. A caller holds a future, never the connection, so a
+cancellation takes nothing from the socket: the reply is read all the same, and dropped. It
+also makes many callers cheap: while a reply is awaited, everything that is asked within one
+turn of the event loop is one write.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 from redis.asyncio.connection import Connection
 from redis.exceptions import ConnectionError as ServerRefuses
 
-from streamstores.backends._redis.connecting import disconnect, start
-from streamstores.backends._redis.wire import Wire
+from streamstores.backends._redis.connections import Greeting, close_connection, start_task
+from streamstores.backends._redis.transports import CommandTransport, open_transport
 
-Handle = Callable[[Any], Any]
+HandleReply = Callable[[Any], Any]
 
 
 class NotSent(Exception):
@@ -28,14 +28,14 @@ class NotSent(Exception):
 
 
 class ReplyLost(Exception):
-    """The request was sent, and what became of it is not known."""
+    """The request was sent, and its outcome is not known."""
 
 
-class _Call:
+class _Request:
     __slots__ = ("arguments", "future", "handle", "since")
 
     def __init__(
-        self, arguments: tuple[Any, ...], handle: Handle, future: asyncio.Future[Any]
+        self, arguments: tuple[Any, ...], handle: HandleReply, future: asyncio.Future[Any]
     ) -> None:
         self.arguments = arguments
         self.handle = handle
@@ -43,7 +43,7 @@ class _Call:
         self.since = time.monotonic()
 
     def take(self, reply: Any) -> None:
-        """Run the handler, also where nobody waits any more: a commit is one all the same."""
+        """Run the handler, even if the caller is gone: followers have to hear of a commit."""
         if isinstance(reply, Exception):
             self.fail(reply)
             return
@@ -60,102 +60,109 @@ class _Call:
             self.future.set_exception(exc)
 
 
-class Line:
+class SharedConnection:
     """A connection for all callers, from its first request until it breaks.
 
-    Connecting is part of the first request. A request that gets no reply for `timeout`
-    seconds breaks the line: replies come in order, so none behind it can come either.
+    Connecting is part of the first request. A request without a reply after `timeout` seconds
+    breaks the connection: replies come in order, so no later reply can come either.
     """
 
     def __init__(
         self,
         name: bytes,
-        connect: Callable[[], Awaitable[Connection]],
-        on_break: Callable[[], None],
+        connect: Callable[[], Awaitable[tuple[Connection, Greeting]]],
+        on_break: Callable[[SharedConnection], None],
         timeout: float,
     ) -> None:
         self.name = name
-        """What the notices of its mutations are signed with."""
+        """The sender in the notices of its mutations."""
+        self.failure: Exception | None = None
+        """Why it broke; None while it works."""
+        self.greeting: Greeting | None = None
+        """What the server said; None while it connects."""
+        self.has_unanswered = False
+        """Whether it broke while requests were on their way, which may still be applied."""
         self._connect = connect
         self._on_break = on_break
         self._timeout = timeout
-        self._queue: list[_Call] = []
-        self._sent: deque[_Call] = deque()
-        self._wire: Wire | None = None
+        self._queue: list[_Request] = []
+        self._sent: deque[_Request] = deque()
+        self._transport: CommandTransport | None = None
         self._loop = asyncio.get_running_loop()
-        self.failure: Exception | None = None
         self._is_ending = False
-        self._timer = self._loop.call_later(timeout / 4, self._look_for_delay)
-        self._task = start(self._run(), "redis line")
+        self._timer = self._loop.call_later(timeout / 4, self._check_delay)
+        self._task = start_task(self._serve(), "redis connection")
 
-    def call(self, *arguments: Any, handle: Handle) -> asyncio.Future[Any]:
-        """Ask, and get a future of what `handle` makes of the reply.
+    def call(self, *arguments: Any, handle: HandleReply) -> asyncio.Future[Any]:
+        """Send a request, and return a future of what `handle` makes of the reply.
 
         The future fails with the server's `ResponseError`, with `NotSent` or `ReplyLost`, or
         with what `handle` raises. A request that is cancelled before it is sent never is.
         """
-        call = _Call(arguments, handle, self._loop.create_future())
+        request = _Request(arguments, handle, self._loop.create_future())
         if self.failure is not None:
-            call.fail(NotSent(self.failure))
+            request.fail(NotSent(self.failure))
         else:
-            self._queue.append(call)
+            self._queue.append(request)
             if not self._sent:
                 self._send()
             elif len(self._queue) == 1:
                 self._loop.call_soon(self._send)
-        return call.future
+        return request.future
 
     async def aclose(self) -> None:
         self.hang_up(ConnectionError("the store was closed"))
         await asyncio.wait([self._task])
 
     def hang_up(self, exc: Exception) -> None:
-        """Break the line: whoever waits hears of `exc`, and nobody can ask any more."""
+        """Break the connection: every caller fails with `exc` as the cause."""
         if self.failure is not None:
             return
         self.failure = exc
+        self.has_unanswered = bool(self._sent)
         self._timer.cancel()
         if not self._is_ending:
             self._task.cancel()
-        for call in self._sent:
-            call.fail(_caused(ReplyLost, exc))
-        for call in self._queue:
-            call.fail(_caused(NotSent, exc))
+        for request in self._sent:
+            request.fail(_caused(ReplyLost, exc))
+        for request in self._queue:
+            request.fail(_caused(NotSent, exc))
         self._sent.clear()
         self._queue.clear()
-        self._on_break()
+        self._on_break(self)
 
-    async def _run(self) -> None:
+    async def _serve(self) -> None:
+        """Connect, and carry requests until the connection breaks."""
         reason: Exception = ConnectionError("the connection was lost")
         connection = None
         try:
-            connection = await self._connect_in_time()
+            connection, self.greeting = await self._connect_in_time()
             if self.failure is None:  # before Python 3.12 wait_for may swallow a cancellation
-                self._wire = Wire(connection, self._take, self._send)
+                self._transport = open_transport(connection, self._take, self._send)
                 self._send()
-                await self._wire.lost
+                await self._transport.lost
         except Exception as exc:
             reason = exc
         finally:
-            self._is_ending = True  # so that nothing cancels the disconnecting
+            self._is_ending = True  # from here on nothing cancels the task: it disconnects
             self.hang_up(reason)
             if connection is not None:
-                await disconnect(connection)
+                await close_connection(connection)
 
-    async def _connect_in_time(self) -> Connection:
+    async def _connect_in_time(self) -> tuple[Connection, Greeting]:
         try:
             return await asyncio.wait_for(self._connect(), self._timeout)
         except asyncio.TimeoutError:
             raise TimeoutError(f"no connection in {self._timeout} seconds") from None
 
     def _send(self) -> None:
-        """Send what is queued, as one write."""
-        if self._wire is None or not self._wire.is_writable or not self._queue:
+        """Send everything in the queue, as one write."""
+        if self._transport is None or not self._transport.is_writable or not self._queue:
             return
         queue, self._queue = self._queue, []
-        calls = [call for call in queue if not call.future.cancelled()]
-        self._sent += calls
-        self._wire.send(*[call.arguments for call in calls])
+        requests = [request for request in queue if not request.future.cancelled()]
+        self._sent += requests
+        self._transport.send(*[request.arguments for request in requests])
 
     def _take(self, reply: Any) -> None:
         if self.failure is not None:
@@ -166,12 +173,12 @@ class Line:
             raise reply
         self._sent.popleft().take(reply)
 
-    def _look_for_delay(self) -> None:
+    def _check_delay(self) -> None:
         oldest = self._sent[0] if self._sent else self._queue[0] if self._queue else None
         if oldest is not None and time.monotonic() - oldest.since > self._timeout:
             self.hang_up(TimeoutError(f"no reply in {self._timeout} seconds"))
         else:
-            self._timer = self._loop.call_later(self._timeout / 4, self._look_for_delay)
+            self._timer = self._loop.call_later(self._timeout / 4, self._check_delay)
 
 
 def _caused(kind: type[Exception], cause: Exception) -> Exception:

@@ -1,0 +1,131 @@
+"""RESP2, the wire format of Redis: commands as bytes, and replies from bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    BusyLoadingError,
+    InvalidResponse,
+    MovedError,
+    NoScriptError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as ServerRefuses
+
+# The errors that the store tells apart; any other is a `ResponseError` with its whole text.
+_ERRORS: dict[str, type[Exception]] = {
+    "ASK": AskError,
+    "LOADING": BusyLoadingError,
+    "MOVED": MovedError,
+    "NOAUTH": AuthenticationError,
+    "NOSCRIPT": NoScriptError,
+    "READONLY": ReadOnlyError,
+    "TRYAGAIN": TryAgainError,
+    "WRONGPASS": AuthenticationError,
+}
+
+
+def encode_command(command: tuple[Any, ...]) -> bytes:
+    """The command, made of bytes, texts and numbers, as it is sent."""
+    packed = [b"*%d\r\n" % len(command)]
+    for each in command:
+        argument = each if isinstance(each, bytes) else str(each).encode()
+        packed += (b"$%d\r\n" % len(argument), argument, b"\r\n")
+    return b"".join(packed)
+
+
+def error_of(text: str) -> Exception:
+    """The exception of redis-py that stands for an error reply.
+
+    Those that are a `ConnectionError` mean that the server refuses to look at the request.
+    """
+    code, _, rest = text.partition(" ")
+    if code in _ERRORS:
+        return _ERRORS[code](rest)
+    if text == "ERR max number of clients reached":
+        return ServerRefuses(text)
+    return ResponseError(text)
+
+
+class ReplyParser:
+    """Cuts the bytes of a connection into replies.
+
+    `on_reply` gets each reply at the moment its last byte arrives: bytes, an int, a list of
+    these, None, or an exception for an error reply. What `on_reply` raises leaves `feed`.
+    """
+
+    def __init__(self, on_reply: Callable[[Any], None]) -> None:
+        self._on_reply = on_reply
+        self._chunks: list[bytes] = []
+        self._missing = 1  # the fewest bytes that can complete the next item
+        self._arrays: list[tuple[list[Any], int]] = []  # unfinished arrays, with their lengths
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes. Raises `InvalidResponse` for bytes that are no reply."""
+        self._chunks.append(data)
+        self._missing -= len(data)
+        if self._missing > 0:  # joined only once, however many pieces a big reply has
+            return
+        if len(self._chunks) > 1:
+            data = b"".join(self._chunks)
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        position, self._missing = 0, 1
+        while position < len(data):
+            end = self._parse_item(data, position)
+            if end is None:
+                break
+            position = end
+        self._chunks = [data[position:]] if position < len(data) else []
+
+    def _parse_item(self, data: bytes, start: int) -> int | None:
+        """Parse one reply, or one item of an array, and return the position after it.
+
+        Returns None if bytes are missing; at least `_missing` more have to come.
+        """
+        line_end = data.find(b"\r\n", start)
+        if line_end < 0:
+            return None
+        kind, text, end = data[start : start + 1], data[start + 1 : line_end], line_end + 2
+        if kind == b"$" and text != b"-1":
+            start, end = end, end + int(text)
+            if len(data) < end + 2:
+                self._missing = end + 2 - len(data)
+                return None
+            self._add(data[start:end])
+            return end + 2
+        if kind == b"*" and text not in (b"0", b"-1"):
+            self._arrays.append(([], int(text)))
+        else:
+            self._add(_value(kind, text))
+        return end
+
+    def _add(self, item: Any) -> None:
+        """Put the item into its array, and hand over the reply that it completes."""
+        while self._arrays:
+            items, length = self._arrays[-1]
+            items.append(item)
+            if len(items) < length:
+                return
+            self._arrays.pop()
+            item = items
+        self._on_reply(item)
+
+
+def _value(kind: bytes, text: bytes) -> Any:
+    if kind == b":":
+        return int(text)
+    if kind == b"+":
+        return text
+    if kind == b"-":
+        return error_of(text.decode(errors="replace"))
+    if kind in (b"$", b"*"):
+        return [] if text == b"0" else None
+    raise InvalidResponse(f"not a reply: {kind + text!r}")

@@ -1,0 +1,108 @@
+"""Which server is the master, as Sentinel announces it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import Connection
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.exceptions import RedisError
+
+from streamstores.backends._redis.connections import open_connection, start_task
+from streamstores.backends._redis.pubsub import PubSubConnection
+
+RECONNECT_SECONDS = 1.0
+
+Address = tuple[str, int]
+
+
+class MasterWatch:
+    """The one view of a store of which server is the master.
+
+    A demoted master accepts writes for about ten seconds after Sentinel has promoted a
+    replica, and drops them when it is demoted itself. So the store listens to `+switch-master`
+    on every sentinel of its client, and `on_switch(address)` breaks all its connections to
+    other servers at once.
+
+    A sentinel that did not lead the failover hears of it up to two seconds later. If two
+    sentinels differ, the higher configuration epoch is right; its sentinel is asked first from
+    then on.
+    """
+
+    def __init__(
+        self, pool: SentinelConnectionPool, timeout: float, on_switch: Callable[[Address], None]
+    ) -> None:
+        self._service: str = pool.service_name
+        self._manager: Any = pool.sentinel_manager
+        self._timeout = timeout
+        self._on_switch = on_switch
+        self._address: Address | None = None
+        self._epoch = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin to listen. Idempotent."""
+        if not self._tasks:
+            for sentinel in list(self._manager.sentinels):
+                self._keep(start_task(self._follow(sentinel), "redis sentinel"))
+
+    def hang_up(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def aclose(self) -> None:
+        self.hang_up()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def admit(self, address: Address) -> None:
+        """Take note of where a new connection leads; raise `ConnectionError` if another server
+        has been announced since the connection asked for the master."""
+        if self._address not in (None, address):
+            current = await self._manager.discover_master(self._service)
+            if current != address:
+                raise ConnectionError(f"{address[0]}:{address[1]} is no longer the master")
+        self._set(address)
+
+    def _set(self, address: Address) -> None:
+        before, self._address = self._address, address
+        if before not in (None, address):
+            self._on_switch(address)
+
+    async def _follow(self, sentinel: Redis) -> None:
+        """Listen to one sentinel, with a new connection after each lost connection."""
+
+        async def connect() -> tuple[Connection, bool]:
+            return await open_connection(sentinel.connection_pool, self._timeout), False
+
+        def look(channel: bytes, data: bytes | None) -> None:
+            # Once a subscription holds, too: the announcement may have been missed.
+            self._keep(start_task(self._look(sentinel), "redis master"))
+
+        while True:
+            pubsub = PubSubConnection(connect, self._timeout, look)
+            pubsub.add(b"+switch-master")
+            self._keep(pubsub.task)
+            await asyncio.wait([pubsub.task])
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _look(self, sentinel: Redis) -> None:
+        """Ask this sentinel which server is the master, and believe it if it is up to date."""
+        with suppress(RedisError, OSError, asyncio.TimeoutError):
+            masters: Any = await sentinel.sentinel_masters()
+            state = masters.get(self._service)
+            if not state or int(state["config-epoch"]) < self._epoch:
+                return
+            self._epoch = int(state["config-epoch"])
+            sentinels = self._manager.sentinels
+            sentinels.sort(key=lambda each: each is not sentinel)
+            # Not from `state`: a subclass of redis-py's Sentinel may translate addresses.
+            self._set(await self._manager.discover_master(self._service))

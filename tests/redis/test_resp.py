@@ -1,0 +1,96 @@
+"""Commands as bytes, and replies from bytes that arrive in any pieces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    InvalidResponse,
+    MovedError,
+    NoScriptError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as ServerRefuses
+
+from streamstores.backends._redis.resp import ReplyParser, encode_command, error_of
+
+REPLIES = (
+    (b"$3\r\nabc\r\n", b"abc"),
+    (b"$4\r\n\r\n\r\n\r\n", b"\r\n\r\n"),
+    (b"$0\r\n\r\n", b""),
+    (b"$-1\r\n", None),
+    (b":-12\r\n", -12),
+    (b"+OK\r\n", b"OK"),
+    (b"*-1\r\n", None),
+    (b"*0\r\n", []),
+    (b"*3\r\n$1\r\na\r\n*2\r\n:1\r\n$-1\r\n+b\r\n", [b"a", [1, None], b"b"]),
+)
+BYTES = b"".join(sent for sent, _ in REPLIES)
+MEANT = [meant for _, meant in REPLIES]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, len(BYTES)])
+def test_replies_are_whole_however_their_bytes_are_cut(size):
+    replies: list[Any] = []
+    parser = ReplyParser(replies.append)
+    for start in range(0, len(BYTES), size):
+        parser.feed(BYTES[start : start + size])
+    assert replies == MEANT
+
+
+def test_a_reply_is_handed_over_with_its_last_byte():
+    replies: list[Any] = []
+    parser = ReplyParser(replies.append)
+    for sent, meant in REPLIES:
+        parser.feed(sent[:-1])
+        count = len(replies)
+        parser.feed(sent[-1:])
+        assert replies[count:] == [meant]
+
+
+def test_a_big_reply_is_joined_only_once(monkeypatch):
+    replies: list[Any] = []
+    parser = ReplyParser(replies.append)
+    parsed: list[int] = []
+    parse = parser._parse
+    monkeypatch.setattr(parser, "_parse", lambda data: parsed.append(len(data)) or parse(data))
+    data = b"x" * 1_000_000
+    sent = b"$1000000\r\n" + data + b"\r\n"
+    for start in range(0, len(sent), 10_000):
+        parser.feed(sent[start : start + 10_000])
+    assert replies == [data]
+    assert len(parsed) == 2
+
+
+def test_bytes_that_are_no_reply_are_refused():
+    with pytest.raises(InvalidResponse, match="HTTP"):
+        ReplyParser(lambda reply: None).feed(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+def test_a_command_is_an_array_of_bulk_strings():
+    assert encode_command(("GET", b"\r\n", 12)) == (
+        b"*3\r\n$3\r\nGET\r\n$2\r\n\r\n\r\n$2\r\n12\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("NOSCRIPT No matching script.", NoScriptError),
+        ("MOVED 3999 127.0.0.1:6381", MovedError),
+        ("ASK 3999 127.0.0.1:6381", AskError),
+        ("LOADING Redis is loading the dataset in memory", BusyLoadingError),
+        ("ERR max number of clients reached", ServerRefuses),
+        ("ERR something else", ResponseError),
+        ("OOM command not allowed when used memory > 'maxmemory'.", ResponseError),
+    ],
+)
+def test_an_error_reply_is_the_exception_that_the_driver_has_for_it(text, kind):
+    assert type(error_of(text)) is kind
+
+
+def test_a_redirection_says_where_to():
+    assert error_of("ASK 3999 127.0.0.1:6381").node_addr == ("127.0.0.1", 6381)
