@@ -26,7 +26,16 @@ class Process:
 
     def __init__(self, store: StreamStore) -> None:
         self.store = store
-        self.runs = Runs(store, revive=self._revive, heartbeat=0.02, pause_for=0.2)
+        self.runs = self._make_runs()
+
+    def _make_runs(self) -> Runs:
+        return Runs(
+            self.store,
+            revive=self._revive,
+            heartbeat=0.02,
+            pause_for=0.2,
+            max_takeovers=1000,
+        )
 
     def _revive(self, info: StreamInfo) -> AsyncIterator[bytes]:
         return self.count(info)
@@ -56,7 +65,7 @@ class Process:
 
     async def restart(self) -> None:
         await self.runs.aclose()
-        self.runs = Runs(self.store, revive=self._revive, heartbeat=0.02, pause_for=0.2)
+        self.runs = self._make_runs()
 
 
 async def read(process: Process, chance: random.Random) -> None:

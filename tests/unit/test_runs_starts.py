@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -70,49 +71,77 @@ async def test_a_start_goes_on_when_its_caller_is_cancelled(
 
 
 class Doubtful(Wrapping):
-    """Loses the answer to the next mutation named in `lose`."""
+    """Leaves the outcome of the next creations or claims unknown.
 
-    lose: str | None = None
+    `doubts` says how, one word for each: `"lost"` does not apply it, `"landed"` does.
+    """
+
+    def __init__(self, doubted: str, *doubts: str) -> None:
+        super().__init__()
+        self.doubted = doubted
+        self.doubts = list(doubts)
 
     async def create(self, stream_id: str, *chunks: bytes, **options: Any) -> Any:
-        return self._answer("create", await super().create(stream_id, *chunks, **options))
+        return await self._doubt("create", self._create(stream_id, *chunks, **options))
 
-    async def append(self, stream_id: str, *chunks: bytes, **options: Any) -> Any:
-        info = await super().append(stream_id, *chunks, **options)
-        return self._answer("claim" if "attributes" in options else "append", info)
-
-    def _answer(self, what: str, info: Any) -> Any:
-        if self.lose == what:
-            self.lose = None
-            raise OutcomeUnknown("the answer was lost")
+    async def _create(self, stream_id: str, *chunks: bytes, **options: Any) -> Any:
+        info = await super().create(stream_id, *chunks, **options)
+        self.created_version = info.version
         return info
 
+    async def append(self, stream_id: str, *chunks: bytes, **options: Any) -> Any:
+        appending = super().append(stream_id, *chunks, **options)
+        return await self._doubt("claim" if options.get("attributes") else "append", appending)
 
-async def test_a_create_in_doubt_is_settled(runs_on: Any) -> None:
-    store = Doubtful()
-    store.lose = "create"
-    await (await runs_on(store)).start("s", Script().say(b"a", None).source())
-    assert (await ended(store, "s")).tail == 1
+    async def _doubt(self, what: str, mutation: Coroutine[Any, Any, Any]) -> Any:
+        if what != self.doubted or not self.doubts:
+            return await mutation
+        if self.doubts.pop(0) == "landed":
+            await mutation
+        else:
+            mutation.close()
+        raise OutcomeUnknown("the answer was lost")
+
+
+DOUBTS = [("landed",), ("lost",), ("lost", "landed"), ("landed", "landed")]
+
+
+@pytest.mark.parametrize("doubts", DOUBTS)
+async def test_a_create_in_doubt_is_settled(runs_on: Any, doubts: Any) -> None:
+    store = Doubtful("create", *doubts)
+    await store.inner.create("another")
+    runs = await runs_on(store)
+    started = await runs.start("s", Script().say(b"a", None).source())
+    assert started.id == "s"
+    assert (await ended(store, "s")).state == "done"
+    assert await text(store, "s") == b"a"
+    assert not store.doubts
+
+
+async def test_a_create_in_doubt_that_landed_is_confirmed(runs_on: Any) -> None:
+    """A create that no replica has confirmed would be lost by a failover."""
+    store = Doubtful("create", "landed")
+    runs = await runs_on(store, heartbeat=600.0)
+    started = await runs.start("s", Script().source())
+    assert started == await store.info("s")
+    assert started.version > store.created_version
 
 
 async def test_an_older_stream_is_not_taken_for_a_create_in_doubt(runs_on: Any) -> None:
-    class Older(Wrapping):
-        async def create(self, stream_id: str, *chunks: bytes, **options: Any) -> Any:
-            raise OutcomeUnknown("was it created?")
-
-    store = Older()
+    store = Doubtful("create", "lost")
     await store.inner.create("s")
     with pytest.raises(StreamExists):
         await (await runs_on(store)).start("s", Script().source())
 
 
-async def test_a_claim_in_doubt_is_settled(runs_on: Any) -> None:
-    store, reviving = Doubtful(), Reviving()
+@pytest.mark.parametrize("doubts", DOUBTS)
+async def test_a_claim_in_doubt_is_settled(runs_on: Any, doubts: Any) -> None:
+    store, reviving = Doubtful("claim", *doubts), Reviving()
     runs = await runs_on(store, revive=reviving)
     await store.create("s", b"a", attributes={OWNER: ""}, state="stopped")
-    store.lose = "claim"
     reviving.script("s").say(b"b", None)
     await runs.resume("s")
     assert (await ended(store, "s")).state == "done"
     assert await text(store, "s") == b"ab"
     assert reviving.calls["s"] == 1
+    assert not store.doubts

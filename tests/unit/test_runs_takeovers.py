@@ -40,6 +40,50 @@ async def test_a_dead_producer_without_a_successor_leaves_a_stopped_stream(
     assert await asyncio.gather(*readers) == [(b"a", State.STOPPED)] * 5
 
 
+async def test_a_source_that_ends_its_processes_is_not_taken_over_without_limit(
+    store: StreamStore, runs_on: Any
+) -> None:
+    reviving = Reviving()
+    dying = await runs_on()
+    await dying.start("s", Script().say(b"0").source())
+    for number in range(3):
+        await until(store, "s", lambda info, number=number: info.tail == number + 1)
+        await abandon(dying, "s")
+        reviving.script("s").say(b"%d" % (number + 1))
+        dying = await runs_on(revive=reviving, max_takeovers=3)
+        reading = asyncio.ensure_future(read_to_end(dying, "s"))
+        await until(store, "s", lambda info, number=number: info.tail == number + 2)
+        reading.cancel()
+    await abandon(dying, "s")
+    last = await runs_on(revive=reviving, max_takeovers=3)
+    assert await read_to_end(last, "s") == (b"0123", State.ERROR)
+    assert reviving.calls["s"] == 3
+    assert (await store.info("s")).error == "The source failed."
+
+
+async def test_only_deaths_count_as_takeovers(store: StreamStore, runs_on: Any) -> None:
+    """A restart hands its streams over, and a user may continue a stream at will."""
+    reviving = Reviving()
+    options = {"revive": reviving, "max_takeovers": 0, "pause_for": 0}
+    await store.create("s", attributes={OWNER: ""}, state="stopped")
+    for _ in range(3):
+        runs = await runs_on(**options)
+        await runs.resume("s")
+        await runs.stop("s")
+        await runs.resume("s")
+        await runs.aclose()
+        assert (await store.info("s")).state == "streaming"
+        runs = await runs_on(**options)
+        await runs.follow(await store.info("s"), 0)
+        assert runs.is_running("s")
+        await runs.stop("s")
+        await runs.aclose()
+    reviving.script("s").say(b"a", None)
+    runs = await runs_on(**options)
+    await runs.resume("s")
+    assert await read_to_end(runs, "s") == (b"a", State.DONE)
+
+
 async def test_a_zombie_is_fenced_off(store: StreamStore, runs_on: Any) -> None:
     reviving = Reviving()
     cut = Cut(store)

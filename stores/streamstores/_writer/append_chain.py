@@ -57,12 +57,25 @@ class AppendChain:
         assert self.info is not None, "begin() comes first"
         attempts = Attempts(self._retry_for)
         info, is_confirmed = await self._apply(self.info, batch, ending, attempts)
-        while not is_confirmed and (batch or ending != NO_CHANGE):
-            # Landed is not durable: a failover may lose what no replica has confirmed. A
-            # mutation that is acknowledged, even if it changes nothing, confirms all before it.
+        if not is_confirmed and (batch or ending != NO_CHANGE):
+            info = await self._confirm(info, attempts)
+        self.info = info
+
+    async def confirm(self) -> None:
+        """Return when the store has acknowledged everything that is in the stream.
+
+        Landed is not durable: a failover may lose what no replica has confirmed. A mutation
+        that is acknowledged, even if it changes nothing, confirms all before it.
+        """
+        assert self.info is not None, "begin() comes first"
+        self.info = await self._confirm(self.info, Attempts(self._retry_for))
+
+    async def _confirm(self, info: StreamInfo, attempts: Attempts) -> StreamInfo:
+        is_confirmed = False
+        while not is_confirmed:
             state = None if info.state is State.STREAMING else info.state
             info, is_confirmed = await self._apply(info, (), Ending(state), attempts)
-        self.info = info
+        return info
 
     async def _apply(
         self,

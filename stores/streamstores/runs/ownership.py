@@ -8,6 +8,8 @@ The owner is a name that is new for every start, continuation and takeover.
 - A stopped stream keeps its owner, which holds the paused source for `pause_for` seconds.
   To reopen the stream and leave `owner` as it is asks that owner to go on, in whichever
   process it is. An owner that does not answer is gone.
+- A takeover from a producer that died is counted in the attribute `takeovers`, because its
+  source may be what ended its process.
 - An empty owner has handed its stream over: any process may claim it at once. A stream
   without the attribute has a producer that is not a run: it is followed and never claimed.
 """
@@ -17,23 +19,33 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 
+from streamstores._writer.append_chain import AppendChain, Ending
+from streamstores._writer.attempts import Attempts
 from streamstores.errors import (
     Conflict,
     OutcomeUnknown,
+    StoreUnavailable,
     StreamClosed,
     StreamExists,
     StreamNotFound,
 )
 from streamstores.store import State, StreamInfo, StreamStore
 
-__all__ = ["OWNER", "Owners", "without_owner"]
+__all__ = ["OWNER", "TAKEOVERS", "Owners", "takeovers_of", "without_owner"]
 
 OWNER = "owner"
 """The attribute that names who may produce."""
 
+TAKEOVERS = "takeovers"
+"""The attribute that counts the takeovers from producers that died; absent before the first."""
+
 ANSWER_SECONDS = 2.0
 """How long the owner of a reopened stream has to go on before it is taken for gone."""
+
+SETTLE_SECONDS = 10.0
+"""How long a creation or a claim is repeated after an unknown outcome."""
 
 
 class Owners:
@@ -51,35 +63,55 @@ class Owners:
     async def create(
         self, stream_id: str, ttl: float | None, attributes: Mapping[str, str]
     ) -> StreamInfo:
-        """Create a stream with a new owner. Raises as the store's `create` does, but settles
-        an unknown outcome by a look at the owner."""
-        owner = self._new_owner()
-        try:
-            return await self._store.create(
-                stream_id, ttl=ttl, attributes={**attributes, OWNER: owner}
-            )
-        except OutcomeUnknown:
-            info = await self._store.info(stream_id)
-            if info.attributes.get(OWNER) != owner:
-                raise StreamExists(f"stream {stream_id!r} exists", info) from None
-            return info
+        """Create a stream with a new owner. Raises as the store's `create` does.
 
-    async def claim(self, info: StreamInfo) -> StreamInfo | None:
-        """Become the owner of the stream as `info` describes it, streaming or stopped; None
-        if it has changed meanwhile."""
+        An unknown outcome is settled: a `create` under the same id is repeated, of which only
+        one can succeed, and the owner tells which one did.
+        """
         owner = self._new_owner()
+        attributes = {**attributes, OWNER: owner}
+        attempts = Attempts(SETTLE_SECONDS)
+        doubt: OutcomeUnknown | None = None
+        while True:
+            try:
+                return await self._store.create(stream_id, ttl=ttl, attributes=attributes)
+            except StreamExists as exc:
+                if doubt is None or exc.info.attributes.get(OWNER) != owner:
+                    raise
+                return await self._confirmed(exc.info)
+            except StoreUnavailable:
+                if doubt is None:
+                    raise
+                await attempts.pause(doubt)
+            except OutcomeUnknown as exc:
+                doubt = exc
+                await attempts.pause(exc)
+
+    async def _confirmed(self, info: StreamInfo) -> StreamInfo:
+        """The stream, once the store has acknowledged that it exists."""
+        chain = AppendChain(self._store, info.id, info, SETTLE_SECONDS)
+        with suppress(Conflict, StreamClosed):  # another process has changed it already
+            await chain.confirm()
+        assert chain.info is not None
+        return chain.info
+
+    async def claim(
+        self, info: StreamInfo, *, takeovers: int | None = None
+    ) -> StreamInfo | None:
+        """Become the owner of the stream as `info` describes it, streaming or stopped.
+
+        Returns None if the stream has changed meanwhile. `takeovers` is the new count, if it
+        changes. The claim is repeated until its outcome is known, for `SETTLE_SECONDS`.
+        """
+        attributes = {**info.attributes, OWNER: self._new_owner()}
+        if takeovers is not None:
+            attributes[TAKEOVERS] = str(takeovers)
+        chain = AppendChain(self._store, info.id, info, SETTLE_SECONDS)
         try:
-            return await self._store.append(
-                info.id,
-                version=info.version,
-                state=State.STREAMING,
-                attributes={**info.attributes, OWNER: owner},
-            )
+            await chain.append((), Ending(State.STREAMING, attributes=attributes))
         except (Conflict, StreamClosed, StreamNotFound):
             return None
-        except OutcomeUnknown:
-            now = await self._store.info(info.id)
-            return now if now.attributes.get(OWNER) == owner else None
+        return chain.info
 
     async def reopen(self, info: StreamInfo) -> tuple[StreamInfo, bool]:
         """Ask the owner of a stopped stream to go on.
@@ -114,3 +146,9 @@ class Owners:
 def without_owner(info: StreamInfo) -> dict[str, str]:
     """The attributes of a stream that any process may claim at once."""
     return {**info.attributes, OWNER: ""}
+
+
+def takeovers_of(info: StreamInfo) -> int:
+    """How often the stream was taken over from a producer that died."""
+    count = info.attributes.get(TAKEOVERS, "")
+    return int(count) if count.isdecimal() else 0

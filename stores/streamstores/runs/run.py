@@ -53,6 +53,18 @@ class RunSettings:
     pause_for: float
     describe_error: Callable[[Exception], str]
 
+    def describe(self, stream_id: str, exc: Exception) -> str:
+        """The public text for what a source raised; the rest goes to the log."""
+        _log.error("the source of stream %r failed", stream_id, exc_info=exc)
+        try:
+            text = self.describe_error(exc)
+            data = text.encode(errors="replace")
+        except BaseException:
+            _log.exception("describe_error failed")
+            data = b"The source failed."
+        limit = self.store.limits.error_bytes
+        return data[:limit].decode(errors="ignore")
+
 
 class Phase(Enum):
     """Where a run is between its claim and its end."""
@@ -186,7 +198,7 @@ class Run:
             except BaseException as exc:  # the source must not end the process or its loop
                 if self._is_cancelled(exc):
                     raise asyncio.CancelledError from exc
-                return State.ERROR, self._describe(as_exception(exc))
+                return State.ERROR, self._settings.describe(self.stream_id, as_exception(exc))
             await self._write(record)
             count += 1
             if count % _TURN_RECORDS == 0:
@@ -224,18 +236,6 @@ class Run:
         cancelling = getattr(asyncio.current_task(), "cancelling", None)  # since Python 3.11
         is_asked = cancelling is not None and cancelling() > 0
         return is_asked and isinstance(exc, asyncio.CancelledError)
-
-    def _describe(self, exc: Exception) -> str:
-        """The public text for what the source raised; the rest goes to the log."""
-        _log.error("the source of stream %r failed", self.stream_id, exc_info=exc)
-        try:
-            text = self._settings.describe_error(exc)
-            data = text.encode(errors="replace")
-        except BaseException:
-            _log.exception("describe_error failed")
-            data = b"The source failed."
-        limit = self._settings.store.limits.error_bytes
-        return data[:limit].decode(errors="ignore")
 
     # --- the stream
 

@@ -7,10 +7,16 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
-from streamstores.errors import Conflict, InvalidRequest, StoreUnavailable, StreamClosed
+from streamstores.errors import (
+    Conflict,
+    InvalidRequest,
+    OutcomeUnknown,
+    StoreUnavailable,
+    StreamClosed,
+)
 from streamstores.limits import check_seconds
 from streamstores.runs.follower import RunFollower
-from streamstores.runs.ownership import OWNER, Owners
+from streamstores.runs.ownership import OWNER, Owners, takeovers_of
 from streamstores.runs.run import Phase, Run, RunSettings
 from streamstores.runs.source import Revive, Source, close_unread
 from streamstores.store import State, StreamInfo, StreamStore
@@ -32,6 +38,10 @@ class Runs:
     processes that share streams must use the same value. A paused source is held for
     `pause_for` seconds. At most `max_runs` sources are held at a time, paused ones included.
     `describe_error(exc)` returns the public text for what a source raised.
+
+    A stream whose producers died `max_takeovers` times and then once more ends in `error`: its
+    source may be what ends the processes. Only deaths count, neither restarts that hand their
+    streams over nor continuations that a user asked for.
     """
 
     def __init__(
@@ -42,12 +52,15 @@ class Runs:
         heartbeat: float = 5.0,
         pause_for: float = 60.0,
         max_runs: int = 1000,
+        max_takeovers: int = 5,
         describe_error: Callable[[Exception], str] | None = None,
     ) -> None:
         check_seconds(heartbeat, "heartbeat")
         check_seconds(pause_for, "pause_for")
         if not heartbeat or max_runs < 1:
             raise InvalidRequest("heartbeat is above 0 and max_runs at least 1")
+        if max_takeovers < 0:
+            raise InvalidRequest(f"max_takeovers is at least 0, not {max_takeovers!r}")
         self.store = store
         self._owners = Owners(store)
         self._settings = RunSettings(
@@ -59,6 +72,7 @@ class Runs:
             describe_error or (lambda exc: "The source failed."),
         )
         self._max_runs = max_runs
+        self._max_takeovers = max_takeovers
         self._runs: dict[str, Run] = {}
         self._held: set[Run] = set()  # also runs whose stream was deleted and created anew
         self._work: set[asyncio.Future[StreamInfo]] = set()  # starts and claims under way
@@ -128,13 +142,18 @@ class Runs:
         )
 
     async def rescue(self, info: StreamInfo) -> None:
-        """Take over the stream whose producer was lost at `info`, or stop it if nothing can
-        continue it. Does nothing if another process was first."""
+        """Take over the stream whose producer was lost at `info`.
+
+        A stream that nothing can continue is stopped, and one that was taken over
+        `max_takeovers` times ends in `error`. Does nothing if another process was first.
+        """
         run = self._runs.get(info.id)
         if run is not None and run.owner == info.attributes.get(OWNER):
             return  # the producer lives: it is the store that is slow
-        with suppress(TooManyRuns):  # a later look may find room, or another process has it
-            await self._to_the_end(self._take_over(info))
+        has_died = info.attributes.get(OWNER) != ""  # else it has handed the stream over
+        # A later look may find room, or an outcome, or that another process has the stream.
+        with suppress(TooManyRuns, OutcomeUnknown):
+            await self._to_the_end(self._take_over(info, has_died=has_died))
 
     def is_running(self, stream_id: str) -> bool:
         """Whether this process holds the stream's source."""
@@ -163,28 +182,42 @@ class Runs:
         self._begin(info, source)
         return info
 
-    async def _take_over(self, info: StreamInfo) -> StreamInfo:
-        """Claim the stream for a revived source; without one it is, or becomes, stopped."""
+    async def _take_over(self, info: StreamInfo, *, has_died: bool = False) -> StreamInfo:
+        """Claim the stream for a revived source; without one it is, or becomes, stopped.
+
+        `has_died` says that its producer has, which counts, and may end it in `error`.
+        """
         source = self._settings.revive(info)
         if source is None:
-            return await self._leave_stopped(info)
+            return await self._end(info, State.STOPPED)
+        takeovers = takeovers_of(info) + 1 if has_died else None
+        claimed = None
         try:
+            if takeovers is not None and takeovers > self._max_takeovers:
+                return await self._end(info, State.ERROR, self._too_many_deaths(info))
             self._check_room()
-            claimed = await self._owners.claim(info)
-        except BaseException:
-            await close_unread(source, info.id)
-            raise
+            claimed = await self._owners.claim(info, takeovers=takeovers)
+        finally:
+            if claimed is None:
+                await close_unread(source, info.id)
         if claimed is None:
-            await close_unread(source, info.id)
             return await self.store.info(info.id)
         self._begin(claimed, source)
         return claimed
 
-    async def _leave_stopped(self, info: StreamInfo) -> StreamInfo:
+    def _too_many_deaths(self, info: StreamInfo) -> str:
+        deaths = self._max_takeovers + 1
+        exc = RuntimeError(f"its producers died {deaths} times, perhaps because of it")
+        return self._settings.describe(info.id, exc)
+
+    async def _end(
+        self, info: StreamInfo, state: State, error: str | None = None
+    ) -> StreamInfo:
+        """Stop or end the stream if it is streaming, and still as `info` describes it."""
         if info.state is not State.STREAMING:
             return info
         try:
-            return await self.store.mark_done(info.id, State.STOPPED, version=info.version)
+            return await self.store.mark_done(info.id, state, error=error, version=info.version)
         except (Conflict, StreamClosed) as exc:
             return exc.info
 
