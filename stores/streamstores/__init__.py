@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from streamstores.appends import append_or_create
 from streamstores.errors import (
     Conflict,
     CorruptData,
@@ -71,6 +72,7 @@ __all__ = [
     "StreamStore",
     "StreamStoreError",
     "StreamWriter",
+    "append_or_create",
     "follow",
     "open_store",
 ]

@@ -111,6 +111,9 @@ class SharedReader:
         if self._reading is not None and not self._loop.is_closed():
             self._reading.cancel()
 
+    def __repr__(self) -> str:
+        return f"<SharedReader of {self._stream_id!r} at {self._end}>"
+
     @property
     def info(self) -> StreamInfo:
         assert self._info is not None, "there is an info as soon as a follower is live"

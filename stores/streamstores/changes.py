@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,6 +38,7 @@ __all__ = [
     "changes_of",
     "is_namesake",
     "recheck_after",
+    "subscribed",
 ]
 
 _LONGEST_SLEEP = 86_400.0  # longer timers overflow in some event loops
@@ -178,6 +180,9 @@ class Subscription(Bell):
             info = known._replace(tail=tail, version=version, ttl=ttl, expires_at=expires_at)
             self.committed(info, records)
 
+    def __repr__(self) -> str:
+        return f"<Subscription to {self.stream_id!r}>"
+
     def shut(self) -> None:
         """The store is closed: end the wait, and every later one."""
         self._closed = True
@@ -205,6 +210,17 @@ class Subscription(Bell):
         self.stop()
 
 
+@contextmanager
+def subscribed(store: StreamStore, stream_id: str) -> Iterator[Bell]:
+    """A bell that rings when the stream changes, if the store shares its changes."""
+    changes = changes_of(store)
+    if changes is None:
+        yield Bell()
+    else:
+        with changes.subscribe(stream_id) as subscription:
+            yield subscription
+
+
 class Changes:
     """The subscriptions of one store, and what tells them of changes. For one event loop.
 
@@ -228,6 +244,10 @@ class Changes:
         Enter it before reading, so that no change falls between the read and the wait.
         """
         return Subscription(self, stream_id, absorb)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<Changes, {state}, with subscriptions to {len(self.subscriptions)} streams>"
 
     def add(self, subscription: Subscription) -> None:
         subscriptions = self.subscriptions.get(subscription.stream_id)

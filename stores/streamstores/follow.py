@@ -7,17 +7,19 @@ followers cost one backend read for each change, and none if this process itself
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from functools import partial
 
 from streamstores._shared_reader import SharedReader, read_on
-from streamstores.changes import is_namesake
+from streamstores.changes import is_namesake, subscribed
 from streamstores.errors import ProducerHandedOver, ProducerLost, StreamNotFound
-from streamstores.limits import check_offset, check_seconds
+from streamstores.limits import check_offset, check_seconds, check_stream_id
 from streamstores.store import StreamStore
-from streamstores.values import Record, State, StreamInfo
+from streamstores.values import Page, Record, State, StreamInfo
 
 __all__ = ["Follower", "follow"]
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between looks for a stream to be created
 
 _STREAMING = State.STREAMING  # half the time of looking it up, before Python 3.12
 
@@ -29,6 +31,7 @@ def follow(
     *,
     producer_timeout: float | None = None,
     is_lost: Callable[[StreamInfo], bool] | None = None,
+    wait_for_create: float = 0.0,
 ) -> Follower:
     """Follow a stream from `offset` to its end, as an async iterator of `Record`.
 
@@ -45,11 +48,19 @@ def follow(
     before each wait, and so after every change of state or attributes; it must be quick and
     must not raise.
 
+    A reader can be there before its producer: if the stream does not exist at the first step,
+    that step waits for it, `wait_for_create` seconds at most, before it raises
+    `StreamNotFound`. A creation in this process is noticed at once; one elsewhere within half
+    a second, for which the store is asked up to twice a second.
+
     Nothing is read before the first step. Raises `InvalidRequest` for a bad argument.
     """
     if producer_timeout is not None:
         check_seconds(producer_timeout, "producer_timeout")
-    return Follower(store, stream_id, check_offset(offset), producer_timeout, is_lost)
+    check_seconds(wait_for_create, "wait_for_create")
+    check_stream_id(stream_id, store.limits)
+    offset = check_offset(offset)
+    return Follower(store, stream_id, offset, producer_timeout, is_lost, wait_for_create)
 
 
 class Follower:
@@ -78,6 +89,7 @@ class Follower:
         offset: int,
         producer_timeout: float | None,
         is_lost: Callable[[StreamInfo], bool] | None,
+        wait_for_create: float = 0.0,
     ) -> None:
         self.stream_id = stream_id
         self.offset = offset
@@ -87,6 +99,8 @@ class Follower:
         self._store = store
         self._producer_timeout = producer_timeout
         self._is_lost = is_lost
+        self._wait_for_create = wait_for_create
+        self._created_by: float | None = None  # on the monotonic clock, from the first step on
         self._reader: SharedReader | None = None
         self._next = 0  # the number of the next record in the shared reader, while live
         self._live = False
@@ -172,6 +186,10 @@ class Follower:
     def __del__(self) -> None:
         self._leave()
 
+    def __repr__(self) -> str:
+        state = "not read yet" if self.info is None else self.info.state
+        return f"<Follower of {self.stream_id!r} at {self.offset}, {state}, in {self._store!r}>"
+
     async def _fetch(self) -> list[Record]:
         """The next records after `offset`; empty at the end."""
         if self._finished:
@@ -217,8 +235,10 @@ class Follower:
     async def _replay(self) -> list[Record]:
         """One page from the store. If it reaches what the reader shares, live begins."""
         reader = self._reader or self._join()
-        read = self._store.read if self.info is None else partial(read_on, self._store)
-        page = await read(self.stream_id, self.offset)
+        if self.info is None:
+            page = await self._first_page()
+        else:
+            page = await read_on(self._store, self.stream_id, self.offset)
         if self.info is not None and is_namesake(self.info, page.info):
             raise StreamNotFound(self.stream_id)
         if reader.belongs_to_namesake_of(page.info):
@@ -233,6 +253,24 @@ class Follower:
             self._live = True
             self._next = number
         return page.records
+
+    async def _first_page(self) -> Page:
+        """The page at the offset; waits for the stream if it has to be created first."""
+        if not self._wait_for_create:
+            return await self._store.read(self.stream_id, self.offset)
+        if self._created_by is None:
+            self._created_by = time.monotonic() + self._wait_for_create
+        with subscribed(self._store, self.stream_id) as bell:
+            pause = _FIRST_PAUSE
+            while True:
+                try:
+                    return await self._store.read(self.stream_id, self.offset)
+                except StreamNotFound:
+                    left = self._created_by - time.monotonic()
+                    if left <= 0:
+                        raise
+                await bell.wait(min(pause, left))
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _has_ended(self, reader: SharedReader) -> bool:
         """Whether the stream has ended normally; raises if it ended in another way."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 
 import pytest
 
@@ -286,11 +287,55 @@ async def test_a_namesake_in_another_process_is_not_read_from_the_shared_records
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"offset": -1}, {"offset": "0"}, {"offset": True}, {"producer_timeout": -1}],
+    [
+        {"offset": -1},
+        {"offset": "0"},
+        {"offset": True},
+        {"producer_timeout": -1},
+        {"wait_for_create": -1},
+        {"wait_for_create": None},
+        {"stream_id": ""},
+        {"stream_id": None},
+        {"stream_id": ["a"]},
+    ],
 )
 def test_wrong_arguments_are_refused_at_once(arguments):
     with pytest.raises(InvalidRequest):
-        follow(MemoryStreamStore(), "a", **arguments)
+        follow(MemoryStreamStore(), **{"stream_id": "a", **arguments})
+
+
+async def test_a_creation_in_this_process_is_noticed_without_a_look_for_it(monkeypatch):
+    module = sys.modules[follow.__module__]  # the package's attribute is the function
+    monkeypatch.setattr(module, "_FIRST_PAUSE", 600.0)
+    monkeypatch.setattr(module, "_LONGEST_PAUSE", 600.0)
+    async with MemoryStreamStore() as store:
+        follower = follow(store, "a", wait_for_create=600)
+        step = asyncio.create_task(anext(follower))
+        while not store.changes.subscribed_ids:
+            await asyncio.sleep(0)
+        await store.create("a", b"1")
+        assert (await step).data == b"1"
+
+
+async def test_a_cancelled_wait_for_a_stream_goes_on_where_it_was():
+    async with MemoryStreamStore() as store:
+        follower = follow(store, "a", wait_for_create=0.1)
+        for _ in range(3):
+            with pytest.raises((asyncio.TimeoutError, StreamNotFound)):
+                await asyncio.wait_for(anext(follower), 0.06)
+        assert await follower.batch() == [], "the time was up, and it has ended"
+        assert store.changes.subscribed_ids == []
+
+
+async def test_the_repr_of_a_follower_says_what_it_follows():
+    async with MemoryStreamStore() as store:
+        await store.create("a", b"123")
+        follower = follow(store, "a")
+        assert repr(follower) == f"<Follower of 'a' at 0, not read yet, in {store!r}>"
+        await anext(follower)
+        assert repr(follower) == f"<Follower of 'a' at 3, streaming, in {store!r}>"
+        assert repr(shared_reader_of(store, "a")) == "<SharedReader of 'a' at 3>"
+        assert repr(store.changes) == "<Changes, open, with subscriptions to 1 streams>"
 
 
 async def test_pages_that_a_newcomer_found_first_are_read_on_at_once():

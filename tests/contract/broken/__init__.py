@@ -7,6 +7,7 @@ fills `BROKEN`.
 from tests.contract.broken import (
     cancellation,
     changes,
+    creations,
     expiry,
     followers,
     limits,
@@ -27,6 +28,7 @@ __all__ = [
     "Wrapper",
     "cancellation",
     "changes",
+    "creations",
     "expiry",
     "followers",
     "limits",

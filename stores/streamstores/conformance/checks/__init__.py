@@ -8,6 +8,7 @@ from importlib import import_module
 TOPICS = (
     "mutation",
     "races",
+    "creations",
     "pages",
     "waits",
     "followers",
