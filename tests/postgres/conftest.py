@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -48,15 +49,30 @@ async def connection(url: str) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
+def new_id() -> str:
+    return secrets.token_hex(8)
+
+
+def schema_of(url: str) -> str:
+    return parse_qs(urlsplit(url).query)["schema"][0]
+
+
 def table(url: str, name: str) -> str:
-    """The table of the store that a URL names, for a statement of one's own."""
-    schema = parse_qs(urlsplit(url).query)["schema"][0]
-    return f'"{schema}"."streamstores_{name}"'
+    """A table of the store that a URL names, for the test's own statements."""
+    return f'"{schema_of(url)}"."streamstores_{name}"'
+
+
+def other_server(url: str, **parts: str) -> str:
+    """The URL with another `user`, `host` or `path`."""
+    split = urlsplit(url)
+    user, _, host = split.netloc.rpartition("@")
+    netloc = f"{parts.get('user', user)}@{parts.get('host', host)}"
+    return split._replace(netloc=netloc, path=parts.get("path", split.path)).geturl()
 
 
 @asynccontextmanager
 async def locked(url: str, stream_id: str) -> AsyncIterator[None]:
-    """A stream whose row somebody else holds, so that mutations of it wait."""
+    """A stream whose row another session holds, so that mutations of it wait."""
     async with connection(url) as holder, holder.transaction():
         row = f"SELECT FROM {table(url, 'streams')} WHERE id = $1 FOR UPDATE"
         assert await holder.fetch(row, stream_id)
@@ -64,7 +80,7 @@ async def locked(url: str, stream_id: str) -> AsyncIterator[None]:
 
 
 async def waits_for_a_lock(admin: asyncpg.Connection, name: str) -> bool:
-    """Whether a session of this application name stands before a lock."""
+    """Whether a session of this application name waits for a lock."""
     waiting = (
         "SELECT count(*) FROM pg_stat_activity "
         "WHERE application_name = $1 AND wait_event_type = 'Lock'"
@@ -72,8 +88,30 @@ async def waits_for_a_lock(admin: asyncpg.Connection, name: str) -> bool:
     return bool(await admin.fetchval(waiting, name))
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
-    """Look until it holds; fail where it does not within `seconds`."""
+async def end_sessions(admin: asyncpg.Connection, name: str) -> None:
+    """End every session of this application name."""
+    sessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE "
+    assert await admin.fetch(sessions + "application_name = $1", name)
+
+
+async def listening(admin: asyncpg.Connection, name: str, instead_of: int = 0) -> int:
+    """The process of the listening session, once there is one other than `instead_of`."""
+    query = (
+        "SELECT pid FROM pg_stat_activity WHERE application_name = $1 "
+        "AND query LIKE 'LISTEN%' AND state = 'idle' AND pid <> $2"
+    )
+    found: list[int] = []
+
+    async def is_there() -> bool:
+        found[:] = [row[0] for row in await admin.fetch(query, name, instead_of)]
+        return bool(found)
+
+    await until(is_there)
+    return found[0]
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
+    """Wait for a condition; fail if it does not hold within `seconds`."""
     deadline = time.monotonic() + seconds
     while not await condition():
         assert time.monotonic() < deadline, f"not so within {seconds} seconds"

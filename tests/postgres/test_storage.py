@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from streamstores import CorruptData, PostgresStreamStore, StreamNotFound, follow
-from streamstores.backends._postgres import sweeping
+from streamstores.backends._postgres import sweeper
 from tests.postgres.conftest import table, until
 from tests.services.postgres import with_options
 
@@ -162,7 +162,7 @@ async def test_a_long_stream_is_gone_at_once_and_its_records_soon(store, url, ad
     stream_id = id_()
     await store.create(stream_id)
     for _ in range(3):
-        await store.append(stream_id, *[b"x"] * (sweeping.RECORDS_AT_ONCE // 2))
+        await store.append(stream_id, *[b"x"] * (sweeper.RECORDS_AT_ONCE // 2))
     await store.delete(stream_id)
     with pytest.raises(StreamNotFound):
         await store.read(stream_id)
@@ -214,7 +214,7 @@ async def test_sweeps_at_once_count_each_stream_once(store, url):
 
 
 async def test_expired_streams_are_swept_without_a_call(store, url, admin, monkeypatch):
-    monkeypatch.setattr(sweeping, "INTERVAL", 0.05)
+    monkeypatch.setattr(sweeper, "INTERVAL_SECONDS", 0.05)
     past = datetime.now(timezone.utc) - timedelta(seconds=1)
     async with PostgresStreamStore.from_url(url) as sweeping_store:
         await sweeping_store.create(id_(), b"x", expires_at=past)

@@ -1,10 +1,10 @@
--- One row a stream. `key` names one incarnation: records carry it, so those of a deleted
--- stream can never appear in a namesake. A deleted stream keeps its row with `id` NULL until
--- its records are reclaimed.
+-- One row for each stream. `key` identifies one stream for ever: records carry it, so those of a
+-- deleted stream can never appear in a namesake. A stream that is gone keeps its row, with a
+-- NULL `id`, until its records have been swept.
 --
 -- `due_at` is when to look at the stream's end: at `expires_at` or before. An append slides
--- `expires_at` alone, which no index holds, so its update stays inside the page (HOT); the
--- space that a fillfactor of 50 leaves is where the new versions of the row go.
+-- `expires_at` alone, which no index holds, so its update stays inside the page (HOT). The
+-- space that a fillfactor of 50 leaves is for the new versions of the row.
 CREATE TABLE {streams} (
     key bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id text COLLATE "C" UNIQUE,
@@ -21,7 +21,7 @@ CREATE TABLE {streams} (
 
 CREATE INDEX ON {streams} (due_at) WHERE due_at IS NOT NULL;
 
--- A record is keyed by its end: "what is after offset n" is then one range of the index.
+-- A record is keyed by its end: what follows an offset is then one range of the index.
 CREATE TABLE {records} (
     stream_key bigint NOT NULL,
     end_offset bigint NOT NULL,

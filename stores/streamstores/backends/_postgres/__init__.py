@@ -1,1 +1,1 @@
-"""What the PostgreSQL store is made of: its SQL, its schema, its connections, its notices."""
+"""The parts of the PostgreSQL store: statements, rows, connections, notices, sweeping."""

@@ -1,9 +1,10 @@
 -- $1 id, $2 size, $3 at, $4 version, $5 state, $6 error, $7 attributes,
--- $8 where each chunk begins, $9 how long it is, as text, $10 the chunks one after another
+-- $8 where each chunk begins, $9 its length, as text, $10 all chunks joined
 --
--- The row after the mutation, or (applied = false) the one that refused it. UPDATE waits for
--- the row's lock and then tests its newest version; the refusing row is of the statement's
--- snapshot, so it may be older than what refused: ask again where it shows no reason.
+-- Returns the row after the mutation, or (applied = false) the row that refused it. UPDATE
+-- waits for the row's lock and then tests its newest version. The refusing row is that of the
+-- statement's snapshot, so it can be older than what refused: the caller tries again if the
+-- row shows no reason.
 WITH applied AS (
     UPDATE {streams} SET
         state = coalesce($5, state),

@@ -1,6 +1,6 @@
--- $1 ids, $2 the version that is known of each, as text, or NULL
+-- $1 ids, $2 the known version of each, as text, or NULL
 --
--- Those whose version is another one now; NULL where there is no stream.
+-- The streams whose version differs from the known one; NULL for a stream that is gone.
 SELECT known.id, stream.version
 FROM unnest($1::text[], $2::text[]::bigint[]) AS known (id, version)
 LEFT JOIN {streams} AS stream ON stream.id = known.id

@@ -1,4 +1,4 @@
--- $1 first id that may have the prefix, $2 last one, $3 id of the page before, $4 page size
+-- $1 first id that can have the prefix, $2 last one, $3 last id of the page before, $4 page size
 SELECT id, {columns} FROM {streams}
 WHERE id >= $1 AND id <= $2 AND id > $3
     AND (expires_at IS NULL OR expires_at > clock_timestamp())

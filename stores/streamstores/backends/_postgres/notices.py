@@ -1,90 +1,107 @@
-"""How a store hears of what other processes changed, and tells them of its own changes.
+"""Notices: how a store hears by LISTEN and NOTIFY what other processes changed.
 
-Either by LISTEN and NOTIFY on one connection (`Notices`), or by one query for all watched
-streams at once (`Polling`), which works through any pooler. Neither carries truth: a
-notice makes watchers ask again, and a lost one is mended by their own poll.
-
-Neither holds the store, so that one which is forgotten can be collected.
+Notices carry no truth. A notice makes subscribers ask the database again, and a lost one costs
+them at most their own poll.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import secrets
-from collections.abc import Iterator, Mapping
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from streamstores.backends._postgres.connecting import Database, translate_errors
+import asyncpg
+
+from streamstores.backends._postgres.connections import Database
+from streamstores.backends._postgres.driver_errors import translate_errors
+from streamstores.backends._postgres.outbox import Outbox, parse_payload, payloads_of
 from streamstores.changes import Bell, Changes
 from streamstores.errors import StoreUnavailable, StreamStoreError
 from streamstores.store import StreamInfo
 
 if TYPE_CHECKING:
-    from streamstores.backends._postgres.connecting import Connection
+    from streamstores.backends._postgres.connections import Connection
 
-PAYLOAD_BYTES = 7_000  # the server takes less than 8,000
-OUTBOX = 10_000
 SPACING_SECONDS = 0.002
+"""The pause after a notice, in which more changes gather."""
 PROBE_SECONDS = 15.0
+"""How long the connection may be quiet before it is asked whether it is still there."""
+ANSWER_SECONDS = 5.0
+"""The bound of every statement on the connection, whatever a given pool has for others."""
 ECHO_SECONDS = 5.0
+"""How long a notice to ourselves may take before LISTEN counts as not working."""
+SILENCE_SECONDS = 30
+"""How long the server waits for a listener that takes nothing before it ends the session."""
 FAREWELL_SECONDS = 2.0
+"""How long closing may wait for the last notices to be sent."""
 BACKOFF_SECONDS = (0.05, 5.0)
 
+_NO_ECHO = "notices do not arrive; behind a pooler in transaction mode use notify=false"
 _NOTIFY = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload"
-_EVERY_STREAM = ""
+
+# A listener whose process is stopped leaves the server blocked in a write, inside a transaction
+# whose snapshot keeps VACUUM from removing dead rows anywhere in the database (seen in
+# PostgreSQL 16 and 18). Of the timeouts only this one ends such a write, in milliseconds; it
+# has no effect on a Unix socket and on servers that do not run on Linux.
+_END_A_SILENT_SESSION = "SELECT set_config('tcp_user_timeout', $1, false)"
 
 _log = logging.getLogger("streamstores.postgres")
 
 
 class Notices:
-    """One connection that listens, and tells others what this store committed.
+    """One connection that listens, and tells other processes what this store committed.
 
-    A notice goes out after its commit, not with it: NOTIFY takes a lock on the whole
-    database until its transaction has ended, so within an append all appends of all streams
-    would wait for each other's disk. Whatever gathers while one is under way goes out as
-    one, so their number is bounded however many appends there are.
+    A notice goes out after its commit, not with it. NOTIFY holds a lock on the whole database
+    until its transaction has ended, so within an append it would make all appends of all
+    streams wait for each other's disk. Changes that gather while a notice is under way go out
+    together, so the number of notices is bounded however many appends there are.
 
-    It connects when the first stream is watched or the first notice is due, and listens
-    from the first watch on.
+    The store connects when the first stream is watched or the first notice is due, and listens
+    from the first watch on. If LISTEN is refused or does not work, it still sends notices and
+    tries to listen again later.
+
+    It holds no reference to the store, so that a forgotten store can be collected.
     """
 
     def __init__(self, database: Database, channel: str) -> None:
-        self.changes = Changes(self._watched)
+        self.changes = Changes(self._on_interest)
         self._database = database
         self._channel = channel
-        self._origin = secrets.token_hex(4)  # tells our own notices, which need no reading
-        self._outbox: dict[str, int | None] = {}  # the version reached; None: perhaps ended
+        self._origin = secrets.token_hex(4)  # marks our own notices, which need no reading
+        self._echo = secrets.token_hex(4)  # the payload of a notice to ourselves
+        self._outbox = Outbox()
         self._bell = Bell()
-        self._echo = Bell()
-        self._is_wanted = False
+        self._closing_bell = Bell()
         self._is_closing = False
-        self._backoff = BACKOFF_SECONDS[0]
+        self._is_wanted = False  # to listen: a stream is or was watched
+        self._is_listening = False
+        self._listen_at = 0.0  # not before: LISTEN was refused
+        self._echo_by = math.inf  # when to give up waiting for the echo
+        self._connect_backoff = _Backoff()
+        self._listen_backoff = _Backoff()
         self._task: asyncio.Task[None] | None = None
 
-    def _watched(self, stream_id: str, is_watched: bool) -> None:
+    def _on_interest(self, stream_id: str, is_watched: bool) -> None:
         if is_watched and not self._is_wanted:
             self._is_wanted = True
             self._bell.ring()
 
     def seen(self, info: StreamInfo) -> None:
-        """A read showed this; notices need not know."""
+        """A read has shown this info, which notices do not need to know."""
 
     def committed(self, info: StreamInfo) -> None:
         """This store's mutation made the stream what `info` says."""
-        if self._outbox.get(info.id, 0) is not None:
-            self._post(info.id, info.version)
+        self._outbox.grew(info.id, info.version)
+        self._bell.ring()
 
     def changed(self, stream_id: str) -> None:
-        """This store ended the stream, or changed it, or may have."""
-        self._post(stream_id, None)
-
-    def _post(self, stream_id: str, version: int | None) -> None:
-        if len(self._outbox) >= OUTBOX:
-            self._outbox = {_EVERY_STREAM: None}
-        self._outbox[stream_id] = version
+        """This store deleted the stream, or changed it, or may have."""
+        self._outbox.may_be_gone(stream_id)
         self._bell.ring()
 
     def start(self) -> None:
@@ -92,188 +109,184 @@ class Notices:
             self._task = asyncio.ensure_future(self._run())
 
     async def stop(self) -> None:
-        """Send what is left to send, for a moment, and disconnect."""
+        """Send what is left to send, for `FAREWELL_SECONDS` at most, and disconnect."""
         self._is_closing = True
         self._bell.ring()
+        self._closing_bell.ring()
         if self._task is not None:
             await asyncio.wait([self._task], timeout=FAREWELL_SECONDS)
             self.abandon()
             await asyncio.wait([self._task])
 
     def abandon(self) -> None:
+        """Cancel the background task without waiting for it."""
         if self._task is not None and not self._task.get_loop().is_closed():
             self._task.cancel()
 
+    @property
+    def _is_finished(self) -> bool:
+        return self._is_closing and not self._outbox
+
     async def _run(self) -> None:
-        shortest, longest = BACKOFF_SECONDS
+        """Keep a connection until the store is closed and everything has been sent."""
         await self._bell.wait(None)
         self._bell.ring()
-        while not self._is_done():
+        while not self._is_finished:
+            is_last_attempt = self._is_closing
             try:
                 async with self._database.reserved() as connection:
                     with translate_errors():
                         await self._serve(connection)
-                    return
             except StreamStoreError as exc:
-                if self._backoff == shortest:
-                    _log.warning("no notices for now, followers poll: %s", exc)
-            await asyncio.sleep(self._backoff * random.uniform(0.5, 1.5))
-            self._backoff = min(2 * self._backoff, longest)
+                if is_last_attempt:
+                    return  # followers elsewhere will find the last changes by their poll
+                if not self._is_closing:
+                    self._connect_backoff.failed(exc)
+                    await self._closing_bell.wait(self._connect_backoff.pause())
 
     async def _serve(self, connection: Connection) -> None:
-        is_listening = False
-        connection.add_termination_listener(self._lost)
+        """Listen and send on this connection; raises when it is lost."""
+        self._listen_at, self._echo_by = 0.0, math.inf
+        connection.add_termination_listener(self._on_lost)
         try:
-            while not self._is_done():
-                if self._is_wanted and not is_listening:
-                    is_listening = True
-                    await connection.add_listener(self._channel, self._heard)
-                    await self._check()
-                    self.changes.noticed_all()
-                elif not await self._bell.wait(PROBE_SECONDS):
-                    await connection.execute("SELECT 1")
+            await _end_silent_session(connection)
+            while not self._is_finished:
+                if self._is_listen_due:
+                    await self._listen(connection)
+                if not await self._bell.wait(self._seconds_to_next()):
+                    await self._check(connection)
                 await self._send(connection)
         finally:
-            connection.remove_termination_listener(self._lost)
-            if is_listening:
-                await self._unlisten(connection)
+            connection.remove_termination_listener(self._on_lost)
+            await self._unlisten(connection)
 
-    def _is_done(self) -> bool:
-        return self._is_closing and not self._outbox
+    @property
+    def _is_listen_due(self) -> bool:
+        may_listen = self._is_wanted and not self._is_listening and not self._is_closing
+        return may_listen and time.monotonic() >= self._listen_at
+
+    def _seconds_to_next(self) -> float:
+        """How long the loop may sleep if nothing happens."""
+        now, due = time.monotonic(), PROBE_SECONDS
+        if self._is_listening:
+            due = min(due, self._echo_by - now)
+        elif self._is_wanted:
+            due = min(due, self._listen_at - now)
+        return max(due, 0.0)
+
+    async def _check(self, connection: Connection) -> None:
+        """Nothing has happened for a while: see whether that is for a reason."""
+        if self._is_listening and time.monotonic() >= self._echo_by:
+            await self._stop_listening(connection, StoreUnavailable(_NO_ECHO))
+        else:
+            await connection.execute("SELECT 1", timeout=ANSWER_SECONDS)
+
+    async def _listen(self, connection: Connection) -> None:
+        """LISTEN, and send a notice to ourselves from another connection.
+
+        Only that notice proves that listening works: a pooler in transaction mode accepts
+        LISTEN and gives it to a session that another client may get.
+        """
+        try:
+            listening = connection.add_listener(self._channel, self._on_notify)
+            await asyncio.wait_for(listening, ANSWER_SECONDS)
+            self._is_listening = True
+            await self._send_echo()
+            self._echo_by = time.monotonic() + ECHO_SECONDS
+        except (asyncpg.PostgresError, StreamStoreError) as exc:
+            if connection.is_closed():
+                raise
+            await self._stop_listening(connection, exc)
+
+    async def _send_echo(self) -> None:
+        sending = self._database.run(_NOTIFY, self._channel, [self._echo])
+        try:
+            await asyncio.wait_for(sending, ECHO_SECONDS)
+        except asyncio.TimeoutError:
+            raise StoreUnavailable("no connection was free to test notices with") from None
+
+    async def _stop_listening(self, connection: Connection, reason: Exception) -> None:
+        """Go on without LISTEN on this connection, and try it again later."""
+        if not self._is_closing:
+            self._listen_backoff.failed(reason)
+        self._listen_at = time.monotonic() + self._listen_backoff.pause()
+        await self._unlisten(connection)
+
+    async def _unlisten(self, connection: Connection) -> None:
+        if self._is_listening:
+            self._is_listening = False
+            self._echo_by = math.inf
+            with suppress(StreamStoreError), translate_errors():
+                unlistening = connection.remove_listener(self._channel, self._on_notify)
+                await asyncio.wait_for(unlistening, ANSWER_SECONDS)
 
     async def _send(self, connection: Connection) -> None:
+        """Send what has gathered; raises if the connection is lost."""
         while self._outbox:
-            batch, self._outbox = self._outbox, {}
+            taken = self._outbox.take()
+            payloads = [*payloads_of(self._origin, taken)]
             try:
-                await self._notify(connection, *self._payloads(batch))
+                await connection.execute(
+                    _NOTIFY, self._channel, payloads, timeout=ANSWER_SECONDS
+                )
             except BaseException:
-                self._outbox = {**batch, **self._outbox}
+                self._outbox.put_back(taken)
                 raise
+            self._connect_backoff.succeeded()
             await asyncio.sleep(SPACING_SECONDS)
         if connection.is_closed():
             raise StoreUnavailable("the connection for notices was lost")
 
-    async def _check(self) -> None:
-        """Raise unless a notice from another connection arrives: a pooler in transaction mode
-        takes LISTEN, and gives it to somebody else's session."""
-        self._echo.clear()
-        await self._database.run(_NOTIFY, self._channel, [self._origin])
-        if not await self._echo.wait(ECHO_SECONDS):
-            raise StoreUnavailable(
-                "notices do not arrive; behind a pooler in transaction mode use notify=false"
-            )
-        self._backoff = BACKOFF_SECONDS[0]
-
-    async def _notify(self, connection: Connection, *payloads: str) -> None:
-        await connection.execute(_NOTIFY, self._channel, payloads)
-        self._backoff = BACKOFF_SECONDS[0]
-
-    def _payloads(self, batch: Mapping[str, int | None]) -> Iterator[str]:
-        """`<version> <id>`, a line each (ids have no control characters), after the origin."""
-        lines, size = [self._origin], 0
-        for stream_id, version in batch.items():
-            line = f"{version or ''} {stream_id}"
-            size += len(line.encode()) + 1
-            if size > PAYLOAD_BYTES:
-                yield "\n".join(lines)
-                lines, size = [self._origin], len(line.encode()) + 1
-            lines.append(line)
-        yield "\n".join(lines)
-
-    def _heard(self, connection: object, pid: int, channel: str, payload: object) -> None:
-        origin, *lines = str(payload).split("\n")
-        if origin == self._origin:
-            self._echo.ring()
+    def _on_notify(self, connection: object, pid: int, channel: str, payload: object) -> None:
+        if payload == self._echo:
+            self._on_echo()
             return
-        for line in lines:
-            version, _, stream_id = line.partition(" ")
-            if stream_id == _EVERY_STREAM:
+        origin, changes = parse_payload(str(payload))
+        if origin == self._origin:
+            return
+        for stream_id, version in changes:
+            if stream_id is None:
                 self.changes.noticed_all()
             else:
-                self.changes.noticed(stream_id, int(version) if version.isdigit() else None)
+                self.changes.noticed(stream_id, version)
 
-    def _lost(self, connection: object) -> None:
-        self._echo.ring()
+    def _on_echo(self) -> None:
+        """Listening works from here on; what happened before has to be looked for."""
+        self._echo_by = math.inf
+        self._connect_backoff.succeeded()
+        self._listen_backoff.succeeded()
+        self.changes.noticed_all()
+
+    def _on_lost(self, connection: object) -> None:
         self._bell.ring()
 
-    async def _unlisten(self, connection: Connection) -> None:
-        """Only a connection that lives on, in a pool that was given, needs it."""
-        with suppress(StreamStoreError), translate_errors():
-            await asyncio.wait_for(
-                connection.remove_listener(self._channel, self._heard), ECHO_SECONDS
-            )
+
+class _Backoff:
+    """Growing pauses between attempts, and a warning at the first failure of a series."""
+
+    def __init__(self) -> None:
+        self._shortest, self._longest = BACKOFF_SECONDS
+        self._seconds = self._shortest
+        self._has_warned = False
+
+    def failed(self, reason: Exception) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning("no notices for now, followers poll: %s", reason)
+
+    def pause(self) -> float:
+        """The seconds to wait now; the next pause will be longer."""
+        seconds = self._seconds * random.uniform(0.5, 1.5)
+        self._seconds = min(2 * self._seconds, self._longest)
+        return seconds
+
+    def succeeded(self) -> None:
+        self._seconds = self._shortest
+        self._has_warned = False
 
 
-class Polling:
-    """One query for all watched streams, every `interval` seconds while there are any.
-
-    For each it keeps the version that all its watchers have seen. Where two of them may
-    have seen different ones it keeps None, which the next query reports as a change.
-    """
-
-    def __init__(self, database: Database, changed_sql: str, interval: float) -> None:
-        self.changes = Changes(self._watched)
-        self._database = database
-        self._changed_sql = changed_sql
-        self._interval = interval
-        self._known: dict[str, int | None] = {}
-        self._bell = Bell()
-        self._task: asyncio.Task[None] | None = None
-
-    def _watched(self, stream_id: str, is_watched: bool) -> None:
-        if not is_watched:
-            self._known.pop(stream_id, None)
-            return
-        self._known[stream_id] = None
-        self._bell.ring()
-
-    def seen(self, info: StreamInfo) -> None:
-        """A read of a watcher, or of anybody, showed this."""
-        if info.id in self._known:
-            known = self._known[info.id]
-            self._known[info.id] = info.version if known in (None, info.version) else None
-
-    def committed(self, info: StreamInfo) -> None:
-        """This store's mutation made the stream what `info` says; its watchers were told."""
-        if self._known.get(info.id) == info.version - 1:
-            self._known[info.id] = info.version
-
-    def changed(self, stream_id: str) -> None:
-        """The next query finds it."""
-
-    def start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.ensure_future(self._run())
-
-    async def stop(self) -> None:
-        self.abandon()
-        if self._task is not None:
-            await asyncio.wait([self._task])
-
-    def abandon(self) -> None:
-        if self._task is not None and not self._task.get_loop().is_closed():
-            self._task.cancel()
-
-    async def _run(self) -> None:
-        while True:
-            if not self._known:
-                await self._bell.wait(None)
-            await asyncio.sleep(self._interval)
-            self._bell.clear()
-            try:
-                await self._poll()
-            except StreamStoreError as exc:
-                _log.warning("polling failed, and goes on: %s", exc)
-
-    async def _poll(self) -> None:
-        asked = self._known.copy()
-        if not asked:
-            return
-        versions = [None if version is None else str(version) for version in asked.values()]
-        rows = await self._database.run(self._changed_sql, list(asked), versions)
-        for stream_id, version in rows:
-            if stream_id in self._known:
-                self._known[stream_id] = version
-                has_grown = version is not None and version > (asked[stream_id] or 0)
-                # A lower one is a namesake's, which everybody has to look at.
-                self.changes.noticed(stream_id, version if has_grown else None)
+async def _end_silent_session(connection: Connection) -> None:
+    """Have the server end this session if the client takes nothing for `SILENCE_SECONDS`."""
+    milliseconds = str(SILENCE_SECONDS * 1_000)
+    with suppress(asyncpg.PostgresError):  # a server or proxy that does not know the setting
+        await connection.execute(_END_A_SILENT_SESSION, milliseconds, timeout=ANSWER_SECONDS)

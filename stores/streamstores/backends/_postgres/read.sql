@@ -1,11 +1,11 @@
 -- $1 id, $2 offset, $3 max_bytes
 --
 -- Records tile the stream, so those that fit are the ones that end at or before
--- offset + max_bytes: one range of the index, plus the first where it alone is longer.
+-- offset + max_bytes: one range of the index, plus the first record if it alone is longer.
 --
--- Many small ones come in one row, cheap to decode: their ends, 8 bytes each, and their
--- bytes. Where the first is a big one they come in a row each, so that the client takes one
--- while the server fetches the next.
+-- Many small records come in one row, which is cheap to decode: their ends, 8 bytes each, and
+-- their joined bytes. If the first is a big one they come in a row each, so that the client
+-- takes one while the server fetches the next.
 SELECT {columns}, piece.ends, piece.data
 FROM {streams} AS stream LEFT JOIN LATERAL (
     SELECT greatest($2 + $3::bigint, end_offset) AS stop, end_offset - $2 > 8192 AS is_big

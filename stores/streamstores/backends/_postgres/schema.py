@@ -1,8 +1,8 @@
 """The schema: its names, its statements, and the migrations that make it.
 
-A migration is a file `NNN_name.sql`, applied once and never changed. One must leave every
-statement of the release before it working, because both run side by side while a fleet is
-updated.
+A migration is a file `NNN_name.sql`. It is applied once and never changed. It must leave every
+statement of the release before it working, because both releases run side by side while a
+fleet is updated.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from streamstores.errors import InvalidRequest, StoreUnavailable
 
 if TYPE_CHECKING:
-    from streamstores.backends._postgres.connecting import Connection
+    from streamstores.backends._postgres.connections import Connection
+
+CHANNEL_BYTES = 63
+"""The longest channel that NOTIFY takes; LISTEN would cut a longer one without an error.
+(NAMEDATALEN - 1: https://www.postgresql.org/docs/current/sql-notify.html)"""
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,47}")
 _COLUMNS = "state, tail, version, error, attributes, created_at, ttl, expires_at"
 
 
 class Names(NamedTuple):
-    """Where the tables are."""
+    """The schema and the beginning of the names of the store's tables."""
 
     schema: str
     table_prefix: str
@@ -32,38 +36,45 @@ class Names(NamedTuple):
 
     @property
     def channel(self) -> str:
-        """The name of what identifies this namespace in its database: notices, locks."""
+        """What identifies these tables within the database: for notices and for locks."""
         return f"{self.schema}.{self.table_prefix}"
 
 
-def check_names(schema: str, table_prefix: str) -> Names:
-    """The names, which go into statements as they are; raises `InvalidRequest`."""
+def check_names(schema: str, table_prefix: str, *, notify: bool) -> Names:
+    """The names, which go into statements as they are. Raises `InvalidRequest`."""
     if not _IDENTIFIER.fullmatch(schema):
         raise InvalidRequest(f"schema is 1 to 48 letters, digits and _, not {schema!r}")
     if table_prefix and not _IDENTIFIER.fullmatch(table_prefix):
         raise InvalidRequest(
             f"table_prefix is up to 48 letters, digits and _, not {table_prefix!r}"
         )
-    return Names(schema, table_prefix)
+    names = Names(schema, table_prefix)
+    if notify and len(names.channel) > CHANNEL_BYTES:
+        raise InvalidRequest(
+            f"schema and table_prefix together are at most {CHANNEL_BYTES - 1} characters, "
+            f"because they name the channel of notices, not {len(names.channel) - 1}; "
+            "with notify=False they may be longer"
+        )
+    return names
 
 
 class Statements:
-    """The SQL files, with the tables' names in them."""
+    """The SQL files, with the names of the tables filled in."""
 
     def __init__(self, names: Names) -> None:
         self._names = names
-        self.create = self.statement("create")
-        self.append = self.statement("append")
-        self.read = self.statement("read")
-        self.info = self.statement("info")
-        self.expire = self.statement("expire")
-        self.delete = self.statement("delete")
-        self.list = self.statement("list")
-        self.sweep = self.statement("sweep")
-        self.reclaim = self.statement("reclaim")
-        self.changed = self.statement("changed")
+        self.create = self._statement("create")
+        self.append = self._statement("append")
+        self.read = self._statement("read")
+        self.info = self._statement("info")
+        self.expire = self._statement("expire")
+        self.delete = self._statement("delete")
+        self.list = self._statement("list")
+        self.sweep_streams = self._statement("sweep_streams")
+        self.sweep_records = self._statement("sweep_records")
+        self.changed = self._statement("changed")
 
-    def statement(self, name: str) -> str:
+    def _statement(self, name: str) -> str:
         return _sql_file(f"{name}.sql").format(
             streams=self._names.table("streams"),
             records=self._names.table("records"),
@@ -72,34 +83,34 @@ class Statements:
 
 
 def migrations() -> list[tuple[int, str]]:
-    """Number and file name of each, in order."""
+    """The number and the file name of each migration, in order."""
     folder = files("streamstores.backends._postgres")
     names = sorted(each.name for each in folder.iterdir() if each.name[:3].isdigit())
     return [(int(name[:3]), name) for name in names]
 
 
 async def migrate(connection: Connection, names: Names, *, up_to: int | None = None) -> None:
-    """Bring the schema up to date, in one transaction that others wait for.
+    """Bring the schema up to date in one transaction, under an advisory lock.
 
-    Asks first without a lock and needs no right to create where nothing is missing. A schema
-    that a newer release has migrated further is taken as it is.
+    It looks first without the lock, and needs no right to create if nothing is missing. A
+    schema that a newer release has migrated further is used as it is.
     """
     _check_encoding(connection)
     wanted = [each for each in migrations() if up_to is None or each[0] <= up_to]
     async with connection.transaction():  # a pooler keeps a transaction on one server
-        if await _version(connection, names) >= wanted[-1][0]:
+        if await _schema_version(connection, names) >= wanted[-1][0]:
             return
     async with connection.transaction():
         lock = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
         await connection.execute(lock, names.channel)
-        await _create_home(connection, names)
-        done = await _version(connection, names)
+        await _create_migrations_table(connection, names)
+        done = await _schema_version(connection, names)
         for number, file in wanted:
             if number > done:
                 await _apply(connection, names, number, file)
 
 
-async def _version(connection: Connection, names: Names) -> int:
+async def _schema_version(connection: Connection, names: Names) -> int:
     table = names.table("migrations")
     if await connection.fetchval("SELECT to_regclass($1)", table) is None:
         return 0
@@ -107,9 +118,9 @@ async def _version(connection: Connection, names: Names) -> int:
     return version
 
 
-async def _create_home(connection: Connection, names: Names) -> None:
+async def _create_migrations_table(connection: Connection, names: Names) -> None:
     exists = await connection.fetchval("SELECT to_regnamespace($1)", f'"{names.schema}"')
-    if exists is None:
+    if exists is None:  # CREATE SCHEMA IF NOT EXISTS needs the right to create even if it does
         await connection.execute(f'CREATE SCHEMA "{names.schema}"')
     await connection.execute(
         f"CREATE TABLE IF NOT EXISTS {names.table('migrations')} (number int PRIMARY KEY, "
@@ -130,7 +141,9 @@ async def _apply(connection: Connection, names: Names, number: int, file: str) -
 def _check_encoding(connection: Connection) -> None:
     encoding = getattr(connection.get_settings(), "server_encoding", "UTF8")
     if encoding != "UTF8":
-        raise StoreUnavailable(f"the database's encoding is {encoding}: ids need UTF8")
+        raise StoreUnavailable(
+            f"the encoding of the database is {encoding}; stream ids need UTF8"
+        )
 
 
 @cache
