@@ -94,7 +94,7 @@ class S3StreamStore:
         keys = ObjectKeys(options.prefix)
         bucket = Bucket(options, client)
         calendar = ExpiryCalendar(bucket, keys, options.grace)
-        self._storage = Storage(bucket, keys, calendar, options.grace)
+        self._storage = Storage(bucket, keys, calendar, options.grace, options.timeout)
         self.changes = Changes(set_interest)
         self._streams = streams = KnownStreams(self._storage, self.changes)
         self._pollers = pollers = SegmentPollers(streams, options.poll_min, options.poll_max)
@@ -200,15 +200,10 @@ class S3StreamStore:
         if len(prefix.encode()) > self.limits.stream_id_bytes:
             return
         folder = self._storage.keys.heads_of(prefix)
-        token = None
-        while True:
-            listing = await self._storage.bucket.list(folder, token=token)
-            for start in range(0, len(listing.keys), _LIST_WINDOW):
-                for info in await self._infos(listing.keys[start : start + _LIST_WINDOW]):
+        async for page in self._storage.bucket.pages(folder):
+            for start in range(0, len(page.keys), _LIST_WINDOW):
+                for info in await self._infos(page.keys[start : start + _LIST_WINDOW]):
                     yield info
-            token = listing.next_token
-            if token is None:
-                return
 
     async def sweep(self, *, limit: int = 1000) -> int:
         """As the contract says. It also looks for what killed writers left, which costs one

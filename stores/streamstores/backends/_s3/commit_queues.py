@@ -183,7 +183,9 @@ class CommitQueues:
         """Write the batch, or refuse it, by what the stream is now."""
         known = self._streams.known(stream_id)
         has_looked = False
+        rounds = self._storage.rounds(stream_id)
         while True:
+            await rounds.begin()
             if known is None or (not has_looked and self._is_closed_or_expired(known)):
                 known = await self._streams.look(stream_id)
                 has_looked = True

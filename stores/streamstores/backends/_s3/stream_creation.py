@@ -39,7 +39,9 @@ class StreamCreator:
             info, new_generation(), chunks, due=due, stamp=self._storage.stamp()
         )
         match = None
+        rounds = self._storage.rounds(info.id)
         while True:
+            await rounds.begin()
             written = await self._heads.put(head, match=match, absent=match is None)
             if written is not None:
                 return self._remember(head, *written)
@@ -71,10 +73,10 @@ class StreamCreator:
             return answer.etag
         if not self._streams.has_expired(known):
             raise StreamExists(f"stream {stream_id!r} exists", known.info)
-        if not known.is_final and not await self._chain.close(known):
-            return await self._etag_to_replace(stream_id)
-        await self._note_rest(known.generation)
-        return known.etag
+        if known.is_final or await self._chain.close(known):
+            await self._note_rest(known.generation)
+            return known.etag
+        return None  # another writer was first, and so will be in the next round
 
     async def _note_rest(self, generation: str) -> None:
         with suppress(StoreUnavailable):  # a sweep finds it without the entry

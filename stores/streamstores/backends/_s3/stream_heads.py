@@ -57,7 +57,9 @@ class StreamHeads:
 
     async def expire(self, known: KnownStream, request: Expire) -> StreamInfo:
         """Change when a finished stream expires; raises `StreamNotFound`."""
+        rounds = self._storage.rounds(known.info.id)
         while True:
+            await rounds.begin()
             info = expiring(known.info, request, self._storage.clock.now())
             if info is known.info:
                 return info
@@ -103,7 +105,10 @@ class StreamHeads:
 
     async def delete(self, known: KnownStream) -> None:
         """Delete a finished stream; raises `StreamNotFound`."""
+        rounds = self._storage.rounds(known.info.id)
+        await rounds.begin()
         while not await self.remove(known):
+            await rounds.begin()
             known = await self._streams.living(known.info.id)
         self._streams.forget(known.info.id)
         if known.pack_key is not None:
