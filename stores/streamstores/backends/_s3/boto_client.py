@@ -11,6 +11,9 @@ from botocore.config import Config  # type: ignore[import-untyped]
 
 from streamstores.backends._s3.s3_options import S3Options
 
+TRY_SHARE = 0.4
+"""The part of a call's timeout for which one try may hear nothing, so that there are two."""
+
 
 def make_client(options: S3Options) -> Any:
     """A client for the server and the account of the options. It reads files, for a tenth of
@@ -22,8 +25,8 @@ def make_client(options: S3Options) -> Any:
     """
     style = {"addressing_style": "path"} if options.path_style else {}
     config = Config(
-        connect_timeout=options.timeout / 4,
-        read_timeout=options.timeout / 2,
+        connect_timeout=options.timeout * TRY_SHARE,
+        read_timeout=options.timeout * TRY_SHARE,
         retries={"total_max_attempts": 1, "mode": "standard"},
         max_pool_connections=options.max_connections,
         request_checksum_calculation="when_required",

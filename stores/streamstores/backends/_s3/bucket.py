@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]  # it has no types
 
-from streamstores.backends._s3.boto_client import make_client
+from streamstores.backends._s3.boto_client import TRY_SHARE, make_client
+from streamstores.backends._s3.driver_answers import (
+    check_removed,
+    date_of,
+    key_listing,
+    object_answer,
+    upload_id_of,
+    written_answer,
+)
 from streamstores.backends._s3.driver_errors import RetryUseless, status_of, translate_errors
-from streamstores.backends._s3.s3_answers import FOUND, WRITTEN, KeyListing, ObjectAnswer
+from streamstores.backends._s3.s3_answers import KeyListing, ObjectAnswer
 from streamstores.backends._s3.s3_options import S3Options
 from streamstores.backends._s3.server_clock import ServerClock
 from streamstores.errors import InvalidRequest, OutcomeUnknown, StoreUnavailable
@@ -23,6 +30,8 @@ from streamstores.errors import InvalidRequest, OutcomeUnknown, StoreUnavailable
 T = TypeVar("T")
 
 _PAUSES = (0.05, 0.2, 0.8)  # seconds before a call is tried again
+_MOST_EMPTY_PAGES = 100  # that a server may send in a row
+_NAMES_WHAT_IT_WROTE = frozenset({"put_object", "upload_part", "complete_multipart_upload"})
 
 
 class Bucket:
@@ -84,7 +93,7 @@ class Bucket:
             options["Range"] = f"bytes={first}-{'' if last is None else last}"
         if unless:
             options["IfNoneMatch"] = unless
-        return await self._ask(partial(self._get, options), changes=False)
+        return await self._ask(partial(self._get, options, first, last), changes=False)
 
     async def put(
         self, key: str, body: bytes, *, match: str | None = None, absent: bool = False
@@ -104,20 +113,45 @@ class Bucket:
         """Delete the objects at `keys`; one request for each 1000."""
         for start in range(0, len(keys), 1000):
             objects = [{"Key": key} for key in keys[start : start + 1000]]
-            call = partial(self._call, "delete_objects", Delete={"Objects": objects})
-            answer = await self._ask(call, changes=True)
-            if answer.get("Errors"):
-                raise StoreUnavailable(f"S3 keeps {answer['Errors'][0]['Key']!r}")
+            await self._ask(partial(self._delete_all, objects), changes=True)
 
-    async def list(
-        self,
-        prefix: str,
-        *,
-        at_most: int = 1000,
-        by_folder: bool = False,
-        token: str | None = None,
+    async def list(self, prefix: str, *, at_most: int = 1000) -> KeyListing:
+        """The first keys that begin with `prefix`, in the order of their bytes; 1000 at most.
+
+        None are found only if there are none: a page may be empty and not the last.
+        """
+        async for page in self.pages(prefix, at_most=at_most):
+            if page.keys or page.next_token is None:
+                return page
+        raise AssertionError("the last page has no token")
+
+    async def pages(
+        self, prefix: str, *, at_most: int = 1000, by_folder: bool = False
+    ) -> AsyncIterator[KeyListing]:
+        """All keys that begin with `prefix`, or all folders, in pages of at most 1000.
+
+        Raises `StoreUnavailable` if a page does not continue the one before.
+        """
+        last, token, empty_pages = "", None, 0
+        while True:
+            page = await self._page(prefix, at_most, by_folder, token)
+            names = page.names
+            if [last, *names] != sorted({last, *names}):
+                raise StoreUnavailable("this S3 server lists keys twice, or not in their order")
+            empty_pages = 0 if names else empty_pages + 1
+            if page.next_token is not None and page.next_token == token:
+                raise StoreUnavailable("this S3 server repeats a page of its listing")
+            if empty_pages > _MOST_EMPTY_PAGES:
+                raise StoreUnavailable("this S3 server's listing does not end")
+            yield page
+            token = page.next_token
+            if token is None:
+                return
+            last = names[-1] if names else last
+
+    async def _page(
+        self, prefix: str, at_most: int, by_folder: bool, token: str | None
     ) -> KeyListing:
-        """Up to 1000 keys that begin with `prefix`, in the order of their bytes."""
         options: dict[str, Any] = {"Prefix": prefix, "MaxKeys": at_most}
         if by_folder:
             options["Delimiter"] = "/"
@@ -127,9 +161,8 @@ class Bucket:
 
     async def upload(self, key: str) -> Upload:
         """Begin a multipart upload."""
-        call = partial(self._call, "create_multipart_upload", Key=key)
-        answer = await self._ask(call, changes=True)
-        return Upload(self, key, answer["UploadId"])
+        upload_id = await self._ask(partial(self._begin_upload, key), changes=True)
+        return Upload(self, key, upload_id)
 
     async def change_upload(self, operation: str, **options: Any) -> ObjectAnswer:
         return await self._ask(partial(self._write, operation, **options), changes=True)
@@ -147,30 +180,29 @@ class Bucket:
             raise InvalidRequest("the store is closed") from exc
         return await running
 
-    def _get(self, options: dict[str, Any]) -> ObjectAnswer:
+    def _get(self, options: dict[str, Any], first: int, last: int | None) -> ObjectAnswer:
         answer = self._expect("get_object", **options)
         if isinstance(answer, ObjectAnswer):
             return answer
-        body = answer["Body"].read()
-        modified = answer["LastModified"].timestamp()
-        return ObjectAnswer(FOUND, _date(answer), answer["ETag"], modified, body)
+        return object_answer(answer, first, last)
 
     def _write(self, operation: str, **options: Any) -> ObjectAnswer:
         answer = self._expect(operation, **options)
         if isinstance(answer, ObjectAnswer):
             return answer
-        return ObjectAnswer(WRITTEN, _date(answer), answer.get("ETag", ""))
+        return written_answer(answer, has_etag=operation in _NAMES_WHAT_IT_WROTE)
+
+    def _begin_upload(self, key: str) -> str:
+        return upload_id_of(self._call("create_multipart_upload", Key=key))
+
+    def _delete_all(self, objects: Sequence[dict[str, str]]) -> None:
+        answer = self._call("delete_objects", Delete={"Objects": objects})
+        check_removed(answer, [each["Key"] for each in objects])
+        if answer.get("Errors"):
+            raise StoreUnavailable(f"S3 keeps {answer['Errors'][0]['Key']!r}")
 
     def _list(self, options: dict[str, Any]) -> KeyListing:
-        answer = self._call("list_objects_v2", **options)
-        objects = answer.get("Contents", ())
-        return KeyListing(
-            date=_date(answer),
-            keys=[each["Key"] for each in objects],
-            modified=[each["LastModified"].timestamp() for each in objects],
-            folders=[each["Prefix"] for each in answer.get("CommonPrefixes", ())],
-            next_token=answer.get("NextContinuationToken"),
-        )
+        return key_listing(self._call("list_objects_v2", **options), options["Prefix"])
 
     def _expect(self, operation: str, **options: Any) -> Any:
         """S3's answer; an `ObjectAnswer` if it is one of the errors that callers ask for."""
@@ -181,9 +213,10 @@ class Bucket:
             if status is None:
                 raise
             tried_before = exc.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
-            return ObjectAnswer(status, _date(exc.response), in_doubt=tried_before)
+            return ObjectAnswer(status, date_of(exc.response), in_doubt=tried_before)
 
     def _call(self, operation: str, **options: Any) -> Any:
+        """What boto3 returns or raises; the clock has learned from its date either way."""
         assert self._client is not None, "connect comes first"
         asked_at = time.monotonic()
         answer = None
@@ -194,7 +227,7 @@ class Bucket:
             raise
         finally:
             if answer is not None:
-                self.clock.observe(_date(answer), asked_at, time.monotonic())
+                self.clock.observe(date_of(answer), asked_at, time.monotonic())
         return answer
 
 
@@ -241,7 +274,7 @@ def _with_retries(
         except (StoreUnavailable, OutcomeUnknown) as exc:
             in_doubt = in_doubt or (changes and isinstance(exc, OutcomeUnknown))
             left = give_up_at - time.monotonic()
-            is_last = pause is None or left < pause + options.timeout / 2
+            is_last = pause is None or left < pause + options.timeout * TRY_SHARE
             if is_last or isinstance(exc, RetryUseless):
                 kind = OutcomeUnknown if in_doubt else StoreUnavailable
                 raise kind(f"{exc} (s3://{options.bucket})") from exc.__cause__
@@ -253,11 +286,3 @@ def _marked(result: T, in_doubt: bool) -> T:
     if in_doubt and isinstance(result, ObjectAnswer):
         return result._replace(in_doubt=True)
     return result
-
-
-def _date(answer: Any) -> float:
-    """Seconds of the `Date` header; of this machine's clock if a server sends none."""
-    date = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
-    if date is None:
-        return float(int(time.time()))
-    return parsedate_to_datetime(date).timestamp()

@@ -68,15 +68,11 @@ class ExpiryCalendar:
     async def generations(self) -> set[str]:
         """The generations with an entry; one LIST for each 1000 entries."""
         found = set()
-        token = None
-        while True:
-            listing = await self._bucket.list(self._keys.calendar, token=token)
-            for key in listing.keys:
+        async for page in self._bucket.pages(self._keys.calendar):
+            for key in page.keys:
                 with suppress(CorruptData):
                     found.add(self._keys.entry_of(key).generation or "")
-            token = listing.next_token
-            if token is None:
-                return found
+        return found
 
     async def remove(self, key: str) -> None:
         with repeatable():

@@ -116,17 +116,11 @@ class ObjectSweeper:
         """
         noted = await self._storage.calendar.generations()
         for folder in (self._storage.keys.segments, self._storage.keys.packs):
-            token = None
-            while True:
-                listing = await self._storage.bucket.list(folder, by_folder=True, token=token)
-                found = [each[len(folder) : -1] for each in listing.folders]
-                for generation in found:
+            async for page in self._storage.bucket.pages(folder, by_folder=True):
+                for generation in (each[len(folder) : -1] for each in page.folders):
                     if generation not in noted:
                         with repeatable(), suppress(CorruptData):
                             await self.sweep_generation(generation)
-                token = listing.next_token
-                if token is None:
-                    break
 
     async def sweep_generation(self, generation: str) -> bool:
         """Remove what the stream no longer needs of a generation; False if it is too early."""
@@ -207,10 +201,6 @@ class ObjectSweeper:
 
     async def _keys_below(self, folder: str, keep: str | None) -> list[str]:
         found: list[str] = []
-        token = None
-        while True:
-            listing = await self._storage.bucket.list(folder, token=token)
-            found += [key for key in listing.keys if key != keep]
-            token = listing.next_token
-            if token is None:
-                return found
+        async for page in self._storage.bucket.pages(folder):
+            found += [key for key in page.keys if key != keep]
+        return found

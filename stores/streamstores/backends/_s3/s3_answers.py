@@ -60,3 +60,9 @@ class KeyListing(NamedTuple):
     modified: Sequence[float]
     folders: Sequence[str]
     next_token: str | None
+    """None if this is the last page."""
+
+    @property
+    def names(self) -> list[str]:
+        """Keys and folders together, in the order in which S3 counts them."""
+        return sorted([*self.keys, *self.folders]) if self.folders else list(self.keys)
