@@ -40,8 +40,8 @@ class Client:
         self.page = page
         self.prompt = next(_prompts)
 
-    async def create(self, module: str = "/chat/stream.js", **options: Any) -> Client:
-        options.setdefault("endpoint", "/chat/stream")
+    async def create(self, module: str = "/plain/stream.js", **options: Any) -> Client:
+        options.setdefault("endpoint", "/plain/stream")
         await self.page.evaluate(_CREATE, [module, options])
         return self
 

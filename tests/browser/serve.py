@@ -1,7 +1,8 @@
 """A demo server in a process of its own, for tests to kill: `python -m tests.browser.serve`.
 
 Its model writes a part of its text and then waits for `/go`, so that a test decides what has
-been written when it acts.
+been written when it acts. The demo page has its handler at `/chat`; the one at `/plain` gives
+the same answers without the demo's event `question`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import argparse
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
 
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from streamstores import open_store
-from streamstores.demo import Choice, create_demo
+from streamstores.demo import Choice, create_demo, with_question
 from streamstores.http import Event, StreamRequest, continues, create_stream_handler
 
 PARTS = ["".join(f"line {10 * m + n}: слово, 言葉, 🌊\n" for n in range(10)) for m in range(8)]
@@ -29,13 +32,13 @@ ODD_PIECES = [
 ]
 
 
-# For each prompt, how many more parts may be written.
+# How many more parts may be written, for each prompt.
 permits: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(1))
 
 
 @continues
 async def by_parts(request: StreamRequest) -> AsyncIterator[str | Event]:
-    """The text; part by part, unless it goes on from somebody else's."""
+    """The text part by part; the whole rest at once when it continues an answer."""
     if request.partial:
         yield TEXT.removeprefix(request.partial)
         return
@@ -45,15 +48,31 @@ async def by_parts(request: StreamRequest) -> AsyncIterator[str | Event]:
             yield line
 
 
+async def fast() -> AsyncIterator[str]:
+    """About 2,000 characters a second, for three seconds."""
+    for n in range(60):
+        yield "".join(f"line {4 * n + m} of the text\n" for m in range(4))
+        await asyncio.sleep(0.05)
+
+
+@continues
+async def page_model(request: StreamRequest) -> AsyncIterator[str | Event]:
+    """The model of the demo page: the text in parts, or `fast` for a prompt that says so."""
+    pieces = fast() if request.prompt.startswith("fast") else by_parts(request)
+    async with aclosing(pieces):
+        async for piece in pieces:
+            yield piece
+
+
 async def go(request: Request) -> Response:
-    """Let the answer to a prompt be written on, by some parts."""
+    """Let some more parts of the answer to a prompt be written."""
     for _ in range(int(request.query_params["parts"])):
         permits[request.query_params["prompt"]].release()
     return Response()
 
 
 async def odd(request: StreamRequest) -> AsyncIterator[str | Event]:
-    """Every character that a wire of lines may lose, and an event among them."""
+    """Every character that a wire of lines could lose, and two events."""
     for piece in ODD_PIECES:
         yield piece
         await asyncio.sleep(0)
@@ -69,16 +88,18 @@ async def failing(request: StreamRequest) -> AsyncIterator[str | Event]:
 async def serve(port: int, store_url: str) -> None:
     models = {"parts": by_parts, "odd": odd, "failing": failing}
     async with open_store(store_url) as store:
-        handler = create_stream_handler(models, store, heartbeat=0.2, ping_interval=1.0)
-        app = create_demo(
-            handler, Choice("parts", "a text for tests", by_parts), store_url, store
-        )
-        app.router.routes.insert(0, Route("/go", go, methods=["POST"]))
+        options: dict[str, Any] = {"heartbeat": 0.2, "ping_interval": 1.0}
+        plain = create_stream_handler(models, store, **options)
+        chat = create_stream_handler({"parts": with_question(page_model)}, store, **options)
+        choice = Choice("parts", "a text for tests", by_parts)
+        app = create_demo(chat, choice, store_url, store)
+        app.router.routes[:0] = [Route("/go", go, methods=["POST"]), Mount("/plain", plain)]
         config = uvicorn.Config(app, port=port, lifespan="off", log_level="warning")
         try:
             await uvicorn.Server(config).serve()
         finally:
-            await handler.aclose()
+            await chat.aclose()
+            await plain.aclose()
 
 
 if __name__ == "__main__":

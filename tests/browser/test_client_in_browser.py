@@ -39,7 +39,7 @@ async def until_complete(client: Client) -> None:
 async def get_status(client: Client) -> dict[str, Any]:
     """What the server says of the stream."""
     status: dict[str, Any] = await client.page.evaluate(
-        "fetch('/chat/stream/status?id=' + stream.streamId).then((answer) => answer.json())"
+        "fetch('/plain/stream/status?id=' + stream.streamId).then((answer) => answer.json())"
     )
     return status
 
@@ -170,7 +170,7 @@ async def test_a_stop_that_is_told_over_a_broken_line_reads_the_rest(
     await demo.go(client.prompt, parts=1)
     size = len((PARTS[0] + PARTS[1]).encode())
     await client.until(
-        "fetch('/chat/stream/status?id=' + stream.streamId)"
+        "fetch('/plain/stream/status?id=' + stream.streamId)"
         ".then((answer) => answer.json()).then(({ tail }) => tail === it)",
         size,
     )
@@ -362,7 +362,7 @@ async def test_a_page_that_comes_back_from_the_back_forward_cache_goes_on(
     await page.evaluate(
         "window.addEventListener('pageshow', (event) => (window.persisted = event.persisted))"
     )
-    await page.goto(demo.url + "/chat/stream.js")
+    await page.goto(demo.url + "/plain/stream.js")
     await page.go_back(wait_until="commit")
     await client.until("window.persisted === true")
     await demo.go(client.prompt)

@@ -1,4 +1,4 @@
-"""The demo: which model answers, what it says when it cannot start, and what a kill leaves."""
+"""The demo: which model answers, why it cannot start, and what survives a kill."""
 
 from __future__ import annotations
 
@@ -27,18 +27,24 @@ from streamstores.demo import (
     demo,
     run_demo,
 )
-from streamstores.integrations.models import BUILT_IN_TEXT, find_smollm2, gguf_model
+from streamstores.http import Event, StreamRequest
+from streamstores.integrations.models import (
+    BUILT_IN_TEXT,
+    find_smollm2,
+    gguf_model,
+    text_source,
+)
 from tests.services import give_up
 
 # Which model answers
 
 
-def test_an_endpoint_is_taken_where_it_is_named() -> None:
+def test_an_endpoint_answers_if_it_is_named() -> None:
     choice = choose_model(openai_url="http://u:p@host:1/v1", openai_name="m", api_key="k")
     assert (choice.kind, choice.label, choice.hint) == ("openai", "m at host:1", "")
 
 
-def test_without_options_the_local_model_is_taken_where_it_is(
+def test_without_options_an_installed_local_model_answers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     weights = tmp_path / "weights.gguf"
@@ -72,15 +78,15 @@ def test_without_a_model_the_text_says_what_it_is_and_what_to_install(
     ],
     ids=["two at once", "an endpoint without a name", "no such file"],
 )
-def test_options_that_cannot_be_are_told(options: dict[str, object], message: str) -> None:
+def test_impossible_options_are_an_error(options: dict[str, object], message: str) -> None:
     with pytest.raises(DemoError, match=message):
         choose_model(**options)  # type: ignore[arg-type]  # a table of cases
 
 
-# What it says when it cannot start
+# Why it cannot start
 
 
-def test_a_port_in_use_is_told() -> None:
+def test_a_port_in_use_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(DemoError, match=f"port {port} .*choose another"):
@@ -96,7 +102,7 @@ def test_a_port_in_use_is_told() -> None:
         ("sqlite:////nonexistent/folder/demo.db", "--store"),
     ],
 )
-def test_a_store_that_cannot_be_opened_is_told(url: str, message: str) -> None:
+def test_a_store_that_cannot_be_opened_is_an_error(url: str, message: str) -> None:
     with pytest.raises(DemoError, match=message):
         run_demo(choice=choose_model(text=True), store_url=url, port=0)
 
@@ -161,7 +167,7 @@ def demo_process(store: Path, port: int = 0) -> Iterator[Process]:
 
 
 async def text_of(lines: AsyncIterator[bytes], stop_at: int | None = None) -> tuple[str, int]:
-    """Text and last id of a stream read by hand, to its `done` or to an offset."""
+    """The text and the last id of a response, up to its `done` or to an offset."""
     text, offset, data, name = "", 0, [], ""
     async for line in lines:
         if line.startswith(b"id: "):
@@ -194,6 +200,7 @@ async def test_a_killed_demo_continues_to_the_byte(tmp_path: Path) -> None:
             async with client.stream("POST", first.endpoint, json=body) as response:
                 before, offset = await text_of(lines_of(response), stop_at=300)
                 first.end(signal.SIGKILL)
+        question_bytes = len(b"\xffquestion\nhello\xff")
         assert 300 <= offset < len(BUILT_IN_TEXT.encode())
         with demo_process(store) as second:
             query = {"id": "answer", "after": str(offset)}
@@ -201,10 +208,10 @@ async def test_a_killed_demo_continues_to_the_byte(tmp_path: Path) -> None:
             async with client.stream("GET", url, params=query) as response:
                 after, end = await text_of(lines_of(response))
     assert before + after == BUILT_IN_TEXT
-    assert end == len(BUILT_IN_TEXT.encode())
+    assert end == question_bytes + len(BUILT_IN_TEXT.encode())
 
 
-async def test_what_was_saved_is_there_after_a_kill_and_a_follower_does_not_hang(
+async def test_saved_text_is_there_after_a_kill_and_a_follower_does_not_hang(
     tmp_path: Path,
 ) -> None:
     store = tmp_path / "demo.db"
@@ -231,7 +238,8 @@ async def test_a_reader_goes_on_through_a_restart_on_the_same_port(tmp_path: Pat
     with demo_process(store) as first:
         async with Stream(first.endpoint, retries=8) as stream:
             await stream.send("hello")
-            assert "".join([await anext(stream) for _ in range(10)]) == stream.text
+            beginning = "".join([await anext(stream) for _ in range(10)])
+            assert stream.text.startswith(beginning)
             code = await asyncio.to_thread(first.end, signal.SIGTERM)
             assert code in (0, -signal.SIGTERM)
             with demo_process(store, first.port):
@@ -240,7 +248,7 @@ async def test_a_reader_goes_on_through_a_restart_on_the_same_port(tmp_path: Pat
                 assert BUILT_IN_TEXT.endswith("".join(pieces))
 
 
-def test_the_banner_tells_model_store_and_process(tmp_path: Path) -> None:
+def test_the_banner_names_the_model_and_the_store(tmp_path: Path) -> None:
     with demo_process(tmp_path / "demo.db") as process:
         text = "\n".join(process.banner)
         about = httpx.get(f"{process.url}/info").json()
@@ -250,6 +258,30 @@ def test_the_banner_tells_model_store_and_process(tmp_path: Path) -> None:
     assert about["model"] == "text"
     assert about["label"] == "a test"
     assert about["store"] == f"sqlite:///{tmp_path / 'demo.db'}"
+
+
+async def test_the_question_is_the_first_event_and_is_sent_once() -> None:
+    model = demo.with_question(text_source("a b", delay=0))
+    pieces = [piece async for piece in model(StreamRequest("why?"))]
+    assert pieces == [Event("question", "why?"), "a", " b"]
+    rest = [piece async for piece in model(StreamRequest("why?", partial="a"))]
+    assert rest == [" b"]
+
+
+async def test_closing_the_model_with_its_question_halts_the_model() -> None:
+    closed: list[bool] = []
+
+    async def model(request: StreamRequest) -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "more "
+        finally:
+            closed.append(True)
+
+    pieces = demo.with_question(model)(StreamRequest("why?"))
+    assert [await anext(pieces), await anext(pieces)][1] == "more "
+    await pieces.aclose()  # type: ignore[attr-defined]  # a generator
+    assert closed == [True]
 
 
 # The command
@@ -288,7 +320,7 @@ def test_the_command_serves_page_model_and_store(tmp_path: Path) -> None:
         (("--openai-url", "http://127.0.0.1:1/v1"), "--openai-url needs --openai-model"),
     ],
 )
-def test_the_command_tells_what_is_wrong_in_a_line(
+def test_the_command_says_in_one_line_what_is_wrong(
     options: tuple[str, ...], message: str
 ) -> None:
     ended = subprocess.run(command(*options), capture_output=True, text=True, check=False)

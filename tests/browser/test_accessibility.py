@@ -1,0 +1,61 @@
+"""The demo page by the rules of axe: contrast, names, roles, in every state and both schemes.
+
+axe-core comes from npm, or from the folder that `STREAMSTORES_TEST_AXE` names.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import DemoServer, OpenPage
+from tests.services import give_up, given_url
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+VERSION = "4.10.3"
+STATES = ["idle", "streaming", "reconnecting", "stopped", "disconnected", "done", "error"]
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The script of axe-core."""
+    folder = Path(given_url("axe") or tmp_path_factory.mktemp("axe"))
+    script = folder / "node_modules/axe-core/axe.min.js"
+    if not script.exists():
+        npm = shutil.which("npm")
+        if npm is None:
+            give_up("npm", "it is not installed")
+        package = f"axe-core@{VERSION}"
+        command = (npm, "install", "--no-audit", "--no-fund", "--prefix", folder, package)
+        installed = subprocess.run(command, capture_output=True, text=True, check=False)
+        if installed.returncode != 0:
+            give_up("npm", installed.stderr[-500:])
+    return script.read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_the_demo_page_keeps_the_rules_of_axe(
+    open_page: OpenPage, demo: DemoServer, axe: str, scheme: str
+) -> None:
+    page = await open_page(demo.url, color_scheme=scheme, reduced_motion="reduce")
+    await page.get_by_label("Prompt").fill(f"in {scheme}")
+    await page.keyboard.press("Enter")
+    await page.get_by_text("line 9:").wait_for()
+    await page.evaluate(axe)
+    await page.evaluate(
+        "(document.getElementById('notice').hidden = false,"
+        " document.getElementById('notice').textContent = 'What the page waits for')"
+    )
+    for state in STATES:
+        await page.evaluate("(state) => (document.body.dataset.state = state)", state)
+        result: dict[str, Any] = await page.evaluate("axe.run()")
+        found = [
+            (violation["id"], [node["target"] for node in violation["nodes"]])
+            for violation in result["violations"]
+        ]
+        assert found == [], state
