@@ -317,13 +317,19 @@ async def test_a_creation_in_this_process_is_noticed_without_a_look_for_it(monke
         assert (await step).data == b"1"
 
 
-async def test_a_cancelled_wait_for_a_stream_goes_on_where_it_was():
+async def test_the_time_for_a_stream_counts_from_the_first_step_though_it_is_cancelled():
     async with MemoryStreamStore() as store:
         follower = follow(store, "a", wait_for_create=0.1)
-        for _ in range(3):
-            with pytest.raises((asyncio.TimeoutError, StreamNotFound)):
-                await asyncio.wait_for(anext(follower), 0.06)
-        assert await follower.batch() == [], "the time was up, and it has ended"
+        step = asyncio.create_task(anext(follower))
+        while not store.changes.subscribed_ids:
+            await asyncio.sleep(0)
+        step.cancel()
+        await asyncio.wait([step])
+        await asyncio.sleep(0.1)
+        begin = follower._created_by
+        with pytest.raises(StreamNotFound):
+            await anext(follower)
+        assert follower._created_by == begin
         assert store.changes.subscribed_ids == []
 
 
