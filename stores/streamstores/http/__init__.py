@@ -14,12 +14,16 @@ from streamstores.http.chat import (
     create_stream_handler,
 )
 from streamstores.http.durable import create_durable_streams_app
+from streamstores.http.resumable import ResumableStreams, ServerSentEvent, StreamResponse
 
 __all__ = [
     "Event",
     "Model",
+    "ResumableStreams",
+    "ServerSentEvent",
     "StreamHandler",
     "StreamRequest",
+    "StreamResponse",
     "continues",
     "create_durable_streams_app",
     "create_stream_handler",

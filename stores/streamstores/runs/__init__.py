@@ -9,8 +9,18 @@ Who may produce a stream is written in its attribute `owner`; see
 """
 
 from streamstores.runs.follower import RunFollower
+from streamstores.runs.iterator_thread import IteratorThread
 from streamstores.runs.ownership import OWNER
 from streamstores.runs.runs import Runs, TooManyRuns
-from streamstores.runs.source import Source
+from streamstores.runs.source import Revive, Source, close_source
 
-__all__ = ["OWNER", "RunFollower", "Runs", "Source", "TooManyRuns"]
+__all__ = [
+    "OWNER",
+    "IteratorThread",
+    "Revive",
+    "RunFollower",
+    "Runs",
+    "Source",
+    "TooManyRuns",
+    "close_source",
+]

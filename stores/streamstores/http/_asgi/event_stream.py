@@ -41,17 +41,18 @@ async def send_events(
     *,
     ping_interval: float,
     gate: Gate,
+    status: int = 200,
     ping: bytes = _PING,
     lasts: float | None = None,
 ) -> None:
-    """Answer 200 with `bodies`, and a `ping` after each `ping_interval` seconds of silence.
+    """Answer with `bodies`, and a `ping` after each `ping_interval` seconds of silence.
 
     The response ends when `bodies` end, the client leaves, `gate` closes, or `lasts` seconds
     have passed. In the last two cases, and after an error in `bodies`, which is logged, it ends
     cleanly at the HTTP level. The server's back-pressure is passed on: while a client does not
     read, the next body is not asked for.
     """
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     sender = _BodySender(send, ping, ping_interval)
     pump = asyncio.ensure_future(sender.pump(bodies))
     leaving = asyncio.ensure_future(_until_disconnected(receive))

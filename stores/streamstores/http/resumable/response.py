@@ -1,0 +1,66 @@
+"""A response that sends a stream to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import quote
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from streamstores.http.resumable.framing import EVENT_STREAM
+
+__all__ = ["Sender", "StreamResponse", "stream_headers"]
+
+_PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
+
+Sender = Callable[[Receive, Send, "StreamResponse"], Awaitable[None]]
+
+
+class StreamResponse(Response):
+    """A Starlette response, which FastAPI and Starlette return from an endpoint as it is.
+
+    It is an ASGI application too: `await response(scope, receive, send)`. It begins to read the
+    stream when it is called.
+    """
+
+    def __init__(
+        self,
+        send_stream: Sender,
+        *,
+        media_type: str,
+        status_code: int,
+        headers: Mapping[str, str],
+    ) -> None:
+        self.status_code = status_code
+        self.media_type = media_type
+        self.background = None
+        self._send_stream = send_stream
+        self.init_headers(headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            await Response(status_code=self.status_code, headers=dict(self.headers))(
+                scope, receive, send
+            )
+            return
+        await self._send_stream(receive, send, self)
+
+
+def stream_headers(
+    stream_id: str, offset: int, media_type: str, own: Mapping[str, str] | None
+) -> dict[str, str]:
+    """The headers of a response; the application's own take precedence."""
+    headers = {
+        "X-Stream-Id": quote(stream_id, safe=_PRINTABLE),
+        "X-Stream-Offset": str(offset),
+        "Cache-Control": "no-cache, no-transform",
+        "X-Accel-Buffering": "no",
+    }
+    if media_type.startswith(EVENT_STREAM) and "charset" not in media_type:
+        headers["Content-Type"] = f"{media_type}; charset=utf-8"
+    taken = {name.lower() for name in own or ()}
+    return {
+        **{name: value for name, value in headers.items() if name.lower() not in taken},
+        **(own or {}),
+    }

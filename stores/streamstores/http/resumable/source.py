@@ -1,0 +1,53 @@
+"""Any iterator as the source of a run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from typing import Any, Union
+
+from streamstores.http.resumable.framing import Framing
+from streamstores.runs import IteratorThread, close_source
+
+__all__ = ["AnySource", "close_unread", "records_of_source"]
+
+AnySource = Union[AsyncIterable[Any], Iterable[Any], Callable[[], Any]]
+"""An asynchronous or a plain iterator of pieces, or a function that returns one, which is then
+called only if the stream is started. A plain iterator runs in a thread of its own."""
+
+
+async def records_of_source(source: AnySource, framing: Framing) -> AsyncGenerator[bytes, None]:
+    """The records of `source`. Closing this closes the source.
+
+    Raises the source's exceptions, and `TypeError` or `ValueError` for what it cannot yield.
+    """
+    pieces = await _opened(source)
+    try:
+        async for piece in pieces:
+            for record in framing.records_of(piece):
+                yield record
+        rest = framing.rest()
+        if rest:
+            yield rest
+    finally:
+        await close_source(pieces)
+
+
+async def close_unread(source: AnySource) -> None:
+    """Close a source that is not needed, because the stream exists already."""
+    close = getattr(source, "aclose", None) or getattr(source, "close", None)
+    if close is not None:
+        closing = close()
+        if inspect.isawaitable(closing):
+            await closing
+
+
+async def _opened(source: AnySource) -> AsyncIterator[Any]:
+    opened: Any = source() if callable(source) else source
+    if inspect.isawaitable(opened):
+        opened = await opened
+    if isinstance(opened, AsyncIterable):
+        return aiter(opened)
+    if isinstance(opened, Iterable) and not isinstance(opened, (str, bytes)):
+        return IteratorThread(opened)
+    raise TypeError(f"a source is an iterator, not {type(opened).__name__}")

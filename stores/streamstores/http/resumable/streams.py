@@ -1,0 +1,434 @@
+"""`ResumableStreams`: start or attach, replay, stop and continue, for any endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Send
+
+from streamstores._sse import encode_event
+from streamstores.errors import (
+    InvalidRequest,
+    OffsetOutOfRange,
+    StreamExists,
+    StreamNotFound,
+    StreamStoreError,
+)
+from streamstores.http._asgi.closing import Gate
+from streamstores.http._asgi.errors import HttpError, refusal_of
+from streamstores.http._asgi.event_stream import in_parts, send_events
+from streamstores.http._asgi.signals import SignalWatch
+from streamstores.http.resumable.framing import (
+    EVENT_STREAM,
+    EventIds,
+    Framing,
+    find_event_id,
+    framing_of,
+)
+from streamstores.http.resumable.response import StreamResponse, stream_headers
+from streamstores.http.resumable.resume_point import offset_of_text, resume_point
+from streamstores.http.resumable.source import AnySource, close_unread, records_of_source
+from streamstores.runs import RunFollower, Runs, Source
+from streamstores.store import Record, State, StreamInfo, StreamStore
+
+__all__ = ["ResumableStreams"]
+
+_MEDIA_TYPE = "media_type"
+_EVENT_IDS = "event_ids"
+_SEND_BYTES = 65_536
+_COMMENT = b":\n\n"
+
+_log = logging.getLogger("streamstores.http")
+
+
+class ResumableStreams:
+    """The resumable streams of one process, for endpoints of any framework.
+
+        streams = ResumableStreams(store)
+
+        @app.post("/chat")
+        async def chat(body: Body, user: User):
+            return await streams.response(f"{user.id}/{body.id}", tokens(body))
+
+        @app.get("/chat/{id}")
+        async def resume(id: str, user: User, request: Request):
+            return await streams.replay(f"{user.id}/{id}", request)
+
+    What the source yields goes into the store, and from there to every client: the one that
+    asked, those that come back, other tabs. The source runs on while nobody reads. Whoever can
+    name a stream can read it, so authorise before you call, or put the user into the id.
+
+    - `ttl`: seconds that a stream lives after its last change; None keeps it.
+    - `heartbeat`: seconds between the signs of life of a silent stream. After three of them
+      without one, its producer is taken for dead. The same in all processes of a store.
+    - `ping_interval`: seconds of silence after which an event stream gets a comment.
+    - `pause_for`: seconds that a stopped source is held, so that `resume` can go on with it.
+    - `max_runs`: the sources that this process holds at a time.
+    - `revive(info)`: a source that goes on where the stream ends, after its process died or
+      handed it over; None if there is none. Without `revive` such a stream is stopped.
+    - `describe_error(exc)`: what clients are told when a source raises `exc`.
+    - `ending(info)`: the bytes after the last record of an event stream that has ended. By
+      default an event `error` if the stream failed, else nothing.
+    - `watch_signals`: end with the signal that ends the server, which otherwise waits for its
+      responses first.
+
+    Close it with `await streams.aclose()` or `async with streams:`. In Starlette and FastAPI
+    `lifespan=streams.lifespan` does so, and closes the store too. One object belongs to one
+    event loop.
+    """
+
+    def __init__(
+        self,
+        store: StreamStore,
+        *,
+        ttl: float | None = 86_400.0,
+        heartbeat: float = 5.0,
+        ping_interval: float = 15.0,
+        pause_for: float = 0.0,
+        max_runs: int = 1000,
+        revive: Callable[[StreamInfo], AnySource | None] | None = None,
+        describe_error: Callable[[Exception], str] | None = None,
+        ending: Callable[[StreamInfo], bytes] | None = None,
+        watch_signals: bool = True,
+    ) -> None:
+        if not ping_interval > 0:
+            raise InvalidRequest(f"ping_interval is seconds above 0, not {ping_interval!r}")
+        self.store = store
+        self._ttl = ttl
+        self._ping_interval = ping_interval
+        self._revive = revive
+        self._ending = ending or _error_event
+        self._runs = Runs(
+            store,
+            revive=self._revived,
+            heartbeat=heartbeat,
+            pause_for=pause_for,
+            max_runs=max_runs,
+            describe_error=describe_error,
+        )
+        self._gate = Gate()
+        self._followers: Counter[str] = Counter()
+        self._watches_signals = watch_signals
+        self._signals: SignalWatch | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    # --- with HTTP
+
+    async def response(
+        self,
+        stream_id: str,
+        source: AnySource,
+        *,
+        media_type: str = EVENT_STREAM,
+        event_ids: EventIds = "offsets",
+        status_code: int = 200,
+        headers: Mapping[str, str] | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Start the stream and answer with it. If it exists, answer with it from its start: a
+        repeated request attaches, and begins no second generation.
+
+        `source` is an iterator, asynchronous or plain, or a function that returns one. Of an
+        event stream it may yield formatted text, objects for JSON, or `ServerSentEvent`; of
+        newline-delimited JSON text or objects; of any other media type bytes or str.
+
+        Each event is sent with its end offset as `id:`, from which `replay` goes on. With
+        `event_ids="own"` the source's events are sent as they are, and `replay` looks for the
+        id that the client names.
+
+        Refusals are JSON with a stable `code`, as the project's other handlers give them: 400
+        for an id that cannot be one, 429 at `max_runs`, 503 if the store cannot be used.
+        """
+        try:
+            info = await self.start(
+                stream_id,
+                source,
+                media_type=media_type,
+                event_ids=event_ids,
+                attributes=attributes,
+            )
+        except Exception as exc:
+            return _refused(exc)
+        return self._respond(info, 0, status_code, headers)
+
+    async def replay(
+        self,
+        stream_id: str,
+        request: Any = None,
+        *,
+        offset: int | None = None,
+        missing_status: int = 404,
+        only_live: bool = False,
+        status_code: int = 200,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Answer with an existing stream, from where the client left off, and follow it.
+
+        The place is `offset`, or what `request` says, of any framework: its header
+        `Last-Event-ID`, or `offset` in its query; else the start. A place inside an event or
+        a line is refused (400 `invalid_offset`), one beyond the end too (416).
+
+        Answers `missing_status`, with an empty body if that is 204, if there is no such
+        stream. Answers 204, which ends the reconnects of an `EventSource`, to a client that has
+        all of a finished event stream; and with `only_live`, for any stream that has ended.
+        """
+        try:
+            self._check_open()
+            info = await self._look(stream_id)
+            if only_live and info.state is not State.STREAMING:
+                return Response(status_code=204)
+            place = resume_point(request) if offset is None else offset
+            start = await self._offset_of(info, place)
+            if info.state.is_final and start == info.tail and _sends_events(info) and start:
+                return Response(status_code=204)
+        except StreamNotFound as exc:
+            return Response(status_code=204) if missing_status == 204 else _refused(exc)
+        except Exception as exc:
+            return _refused(exc)
+        return self._respond(info, start, status_code, headers)
+
+    # --- without HTTP
+
+    async def start(
+        self,
+        stream_id: str,
+        source: AnySource,
+        *,
+        media_type: str = EVENT_STREAM,
+        event_ids: EventIds = "offsets",
+        attributes: Mapping[str, str] | None = None,
+    ) -> StreamInfo:
+        """Start the stream, or find it started: returns its info.
+
+        Of racing calls one starts it; the sources of the others are closed unread. Raises
+        `InvalidRequest`, `TooManyRuns` and the store's errors.
+        """
+        if event_ids not in ("offsets", "own"):
+            await close_unread(source)
+            raise InvalidRequest(f"event_ids is 'offsets' or 'own', not {event_ids!r}")
+        self._check_open()
+        own = {_MEDIA_TYPE: media_type, _EVENT_IDS: event_ids}
+        framing = framing_of(media_type, event_ids, self.store.limits.record_bytes)
+        try:
+            return await self._runs.start(
+                stream_id,
+                records_of_source(source, framing),
+                ttl=self._ttl,
+                attributes={**(attributes or {}), **own},
+            )
+        except StreamExists as exc:
+            await close_unread(source)
+            return await self._touched(exc.info)
+        except BaseException:
+            await close_unread(source)
+            raise
+
+    async def stop(self, stream_id: str) -> StreamInfo:
+        """Save what there is and halt the source, in whichever process it runs. Idempotent.
+
+        Raises `StreamNotFound` and the store's errors.
+        """
+        return await self._runs.stop(stream_id)
+
+    async def resume(self, stream_id: str) -> StreamInfo:
+        """Continue a stopped stream, with its held source or a revived one; if there is
+        neither, it stays stopped. Raises `StreamNotFound`, `TooManyRuns` and the store's
+        errors."""
+        return await self._runs.resume(stream_id)
+
+    async def info(self, stream_id: str) -> StreamInfo:
+        """The stream now. Raises `StreamNotFound`."""
+        return await self.store.info(stream_id)
+
+    async def follow(self, stream_id: str, offset: int = 0) -> AsyncGenerator[Record, None]:
+        """The records from `offset`, then live, to the end: for WebSockets, gRPC and the like.
+
+        Raises as `follow` of the package does, except that a stream whose producer died is
+        revived or stopped instead of `ProducerLost`.
+        """
+        info = await self._look(stream_id)
+        follower = await self._runs.follow(info, offset)
+        try:
+            while batch := await follower.batch():
+                for record in batch:
+                    yield record
+        finally:
+            await follower.aclose()
+
+    async def body(
+        self, stream_id: str, request: Any = None, *, offset: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """What `replay` would send, for frameworks with responses of their own (Django,
+        Litestar, aiohttp). Raises `StreamNotFound`, `OffsetOutOfRange`, `InvalidRequest`."""
+        info = await self._look(stream_id)
+        place = resume_point(request) if offset is None else offset
+        try:
+            start = await self._offset_of(info, place)
+        except HttpError as exc:
+            raise InvalidRequest(str(exc)) from exc
+        follower = await self._runs.follow(info, start)
+        bodies = self._bodies(follower, info)
+        try:
+            async for part in bodies:
+                yield part
+        finally:
+            await bodies.aclose()
+            await follower.aclose()
+
+    # --- the end
+
+    async def aclose(self) -> None:
+        """Hand over the streams that run here, and end their responses, so that clients
+        reconnect elsewhere. Idempotent; later requests are refused with 503."""
+        await asyncio.shield(self._close())
+
+    async def __aenter__(self) -> ResumableStreams:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    @asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+        """For `FastAPI(lifespan=streams.lifespan)`: closes this object and the store."""
+        async with self.store, self:
+            yield
+
+    def _close(self) -> asyncio.Task[None]:
+        if self._closing is None:
+            if self._signals is not None:
+                self._signals.close()
+            self._closing = asyncio.get_running_loop().create_task(self._hand_over())
+        return self._closing
+
+    async def _hand_over(self) -> None:
+        """The runs first: a client that reconnects elsewhere must find its stream free."""
+        try:
+            await self._runs.aclose()
+        finally:
+            self._gate.close()
+
+    # --- parts
+
+    def _check_open(self) -> None:
+        self._gate.check_open()
+        if self._watches_signals and self._signals is None and self._closing is None:
+            self._signals = SignalWatch(self._close)
+
+    def _revived(self, info: StreamInfo) -> Source | None:
+        if self._revive is None or _MEDIA_TYPE not in info.attributes:
+            return None
+        source = self._revive(info)
+        return None if source is None else records_of_source(source, self._framing(info))
+
+    def _framing(self, info: StreamInfo) -> Framing:
+        media_type = info.attributes.get(_MEDIA_TYPE, "")
+        event_ids = info.attributes.get(_EVENT_IDS, "own")
+        return framing_of(media_type, event_ids, self.store.limits.record_bytes)
+
+    async def _look(self, stream_id: str) -> StreamInfo:
+        return await self._touched(await self.store.info(stream_id))
+
+    async def _touched(self, info: StreamInfo) -> StreamInfo:
+        """Restart the ttl: a stream that is read lives on."""
+        return info if info.ttl is None else await self.store.expire(info.id, info.ttl)
+
+    async def _offset_of(self, info: StreamInfo, place: int | str) -> int:
+        """The offset at which a client goes on: a record must begin there."""
+        if isinstance(place, str):
+            if info.attributes.get(_EVENT_IDS) == "own":
+                return await self._offset_after(info, place)
+            place = offset_of_text(place)
+        if place > info.tail:
+            raise OffsetOutOfRange(info.id, place, tail=info.tail)
+        if 0 < place < info.tail:
+            page = await self.store.read(info.id, place - 1, max_bytes=1)
+            if page.records[0].end != place:
+                raise HttpError(400, "invalid_offset", "the offset is inside an event or line")
+        return place
+
+    async def _offset_after(self, info: StreamInfo, event_id: str) -> int:
+        offset = 0
+        while offset < info.tail:
+            page = await self.store.read(info.id, offset)
+            found = find_event_id(page.records, event_id)
+            if found is not None:
+                return found
+            offset = page.next_offset
+        raise HttpError(400, "invalid_offset", "no event of this stream has that id")
+
+    def _respond(
+        self, info: StreamInfo, offset: int, status: int, headers: Mapping[str, str] | None
+    ) -> StreamResponse:
+        media_type = info.attributes.get(_MEDIA_TYPE, "application/octet-stream")
+        return StreamResponse(
+            partial(self._send, info, offset),
+            media_type=media_type,
+            status_code=status,
+            headers=stream_headers(info.id, offset, media_type, headers),
+        )
+
+    async def _send(
+        self,
+        info: StreamInfo,
+        offset: int,
+        receive: Receive,
+        send: Send,
+        response: StreamResponse,
+    ) -> None:
+        follower = await self._runs.follow(info, offset)
+        self._followers[info.id] += 1
+        try:
+            await send_events(
+                receive,
+                send,
+                response.raw_headers,
+                self._bodies(follower, info),
+                status=response.status_code,
+                ping_interval=self._ping_interval,
+                ping=_COMMENT if _sends_events(info) else b"",
+                gate=self._gate,
+            )
+        finally:
+            await follower.aclose()
+            self._followers[info.id] -= 1
+
+    async def _bodies(
+        self, follower: RunFollower, info: StreamInfo
+    ) -> AsyncGenerator[bytes, None]:
+        """If the stream cannot be read any further, the body ends without its ending."""
+        framing = self._framing(info)
+        try:
+            while batch := await follower.batch():
+                for part in in_parts(batch, _SEND_BYTES):
+                    yield framing.body_of(part)
+        except StreamStoreError as exc:
+            _log.info("a response ended early, and its client will ask again: %s", exc)
+            return
+        if _sends_events(info):
+            ending = self._ending(follower.info)
+            if ending:
+                yield ending
+
+
+def _sends_events(info: StreamInfo) -> bool:
+    return info.attributes.get(_MEDIA_TYPE, "").startswith(EVENT_STREAM)
+
+
+def _error_event(info: StreamInfo) -> bytes:
+    if info.state is not State.ERROR:
+        return b""
+    return encode_event((info.error or "The stream failed.").encode(), name=b"error")
+
+
+def _refused(exc: Exception) -> Response:
+    if isinstance(exc, InvalidRequest) and not isinstance(exc, OffsetOutOfRange):
+        return HttpError(400, "invalid_request", str(exc)).response()
+    return refusal_of(exc).response()
