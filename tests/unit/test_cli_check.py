@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from streamstores import cli
-from streamstores.conformance import CLAUSES, Result, all_checks, run_checks
+from streamstores.conformance import CLAUSES, Result, all_checks, run_checks, runner
 from streamstores.conformance.assertions import PATIENCE
+
+CHECKS = {each.id: each for each in all_checks()}
 
 
 def check(*arguments: str):
@@ -84,6 +86,85 @@ def test_a_hanging_check_is_explained(monkeypatch, capsys):
     assert "nothing happened for 0.2 seconds" in explained
     assert "in is_woken_by" in explained
     assert "assertions.py" not in explained
+
+
+# ---- stores that hang
+
+
+@pytest.fixture
+def short_patience(monkeypatch):
+    monkeypatch.setattr(PATIENCE, "prompt", 0.2)
+    monkeypatch.setattr(PATIENCE, "eventual", 0.3)
+    monkeypatch.setattr(PATIENCE, "opening", 0.5)
+    monkeypatch.setattr(PATIENCE, "whole_check", 1.0)
+    monkeypatch.setattr(runner, "_SLOW_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("short_patience")
+@pytest.mark.parametrize(
+    ("store", "only", "place"),
+    [
+        ("IgnoresTheCancellationOfAWait", "clause04-returns-the-info", "in wait"),
+        ("IgnoresTheCancellationOfAWait", "clause09-waiters-learn", "in wait"),
+        ("BlocksItsThread", "read-from-every-offset", "in read"),
+        ("BlocksAThreadOfTheExecutor", "read-from-every-offset", "in read"),
+    ],
+)
+def test_a_store_that_hangs_is_reported_with_the_check_and_the_place(store, only, place):
+    result = check(f"tests.contract.broken.hangs:{store}", "--only", only)
+    assert result.exit_code == 1, result.output
+    (name,) = (each.id for each in all_checks() if only in each.id)
+    assert f"({name}, running for " in result.output
+    assert f"  FAIL  {CHECKS[name].title}" in result.output
+    assert place in result.output
+    assert "0 passed, 1 failed" in result.output
+
+
+@pytest.mark.usefixtures("short_patience")
+def test_the_checks_after_one_that_hangs_still_run():
+    checks = [CHECKS["clause03-read-from-every-offset"], CHECKS["clause01-error-text-is-kept"]]
+    report = run_checks(checks, cli.target_of("tests.contract.broken.hangs:BlocksItsThread"))
+    assert [each.status for each in report.results] == ["failed", "passed"]
+
+
+@pytest.mark.usefixtures("short_patience")
+@pytest.mark.parametrize(
+    ("store", "place"),
+    [
+        ("NeverOpens", "in __aenter__"),
+        ("NeverCloses", "in aclose"),
+        ("BlocksItsThreadOnEntry", "in __aenter__"),
+    ],
+)
+def test_a_store_that_does_not_open_or_close_exits_with_2(store, place):
+    result = check(f"tests.contract.broken.hangs:{store}")
+    assert result.exit_code == 2, result.output
+    assert "opening and closing the store" in result.output
+    assert place in result.output
+
+
+def test_a_store_that_raises_system_exit_fails_its_check():
+    result = check("tests.contract.broken.hangs:ExitsTheProgram", "--only", "mutable-buffers")
+    assert result.exit_code == 1, result.output
+    assert "FAIL" in result.output
+
+
+def test_the_command_ends_while_a_thread_of_the_store_is_blocked():
+    code = (
+        "from streamstores.conformance.assertions import PATIENCE;"
+        "PATIENCE.whole_check = PATIENCE.eventual = 1;"
+        "from streamstores.cli import main; main()"
+    )
+    target = "tests.contract.broken.hangs:BlocksAThreadOfTheExecutor"
+    run = subprocess.run(
+        [sys.executable, "-c", code, "check", target, "--only", "mutable-buffers"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 1, run.stderr
+    assert "not every clause asked for is shown to hold" in run.stdout
 
 
 def test_without_typer_the_command_names_the_extra():

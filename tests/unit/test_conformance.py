@@ -112,8 +112,14 @@ def test_tile_refuses_gaps_empty_records_and_other_types():
 
 
 async def test_within_cancels_an_awaitable_that_takes_too_long():
-    task = asyncio.ensure_future(asyncio.sleep(1000))
-    with pytest.raises(AssertionError, match=r"it: nothing happened for 0\.01 seconds"):
+    async def sleep_long() -> None:
+        await asyncio.sleep(1000)
+
+    task = asyncio.ensure_future(sleep_long())
+    with pytest.raises(
+        AssertionError,
+        match=r"it: nothing happened for 0\.01 seconds; the call is at .* in sleep_long",
+    ):
         await within(0.01, task, "it")
     assert task.cancelled()
     assert await within(10, asyncio.sleep(0, "result"), "it") == "result"

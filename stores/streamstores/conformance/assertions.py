@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from streamstores.conformance.stacks import task_stack
 from streamstores.store import Record, StreamInfo, StreamStore
 
 __all__ = [
@@ -39,6 +40,8 @@ class Patience:
     notification fails the check, and enough for a busy machine."""
     eventual: float = 15.0
     """For what happens by itself, such as an expiry."""
+    opening: float = 60.0
+    """For opening a store."""
     whole_check: float = 180.0
     """For a whole check; a check that takes longer is reported as hanging."""
 
@@ -99,18 +102,28 @@ def raises(kind: type[E], what: str, *others: type[E]) -> Raises[E]:
 
 
 async def within(seconds: float, awaitable: Awaitable[T], what: str) -> T:
-    """The result of `awaitable`; raises `AssertionError` if it takes longer than `seconds`."""
+    """The result of `awaitable`; raises `AssertionError` if it takes longer than `seconds`.
+
+    Never waits much longer than that: an awaitable that ignores its cancellation is left
+    behind, and the error says so.
+    """
     __tracebackhide__ = True
     task = asyncio.ensure_future(awaitable)
     try:
         done, _ = await asyncio.wait([task], timeout=seconds)
     finally:
+        place = task_stack(task)[-1:] if isinstance(task, asyncio.Task) else []
         if not task.done():
             task.cancel()
-    if not done:
-        await asyncio.gather(task, return_exceptions=True)
-        raise AssertionError(f"{what}: nothing happened for {seconds:g} seconds")
-    return await task
+    if done:
+        return await task
+    text = f"{what}: nothing happened for {seconds:g} seconds"
+    if place:
+        text += f"; the call is at {place[0]}"
+    _, ignoring = await asyncio.wait([task], timeout=PATIENCE.prompt)
+    if ignoring:
+        text += ", and it ignores its cancellation"
+    raise AssertionError(text)
 
 
 async def eventually(condition: Callable[[], Awaitable[object]], what: str) -> None:

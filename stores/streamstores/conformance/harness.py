@@ -11,7 +11,9 @@ from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
+from streamstores.conformance.assertions import PATIENCE, within
 from streamstores.conformance.second_process import SecondProcess
+from streamstores.conformance.stacks import task_stack
 from streamstores.store import StreamStore
 
 __all__ = ["Harness", "NotOffered", "Target", "close_loop", "run_in_own_loop", "target_of"]
@@ -142,24 +144,37 @@ class Harness:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        """Clean up. Each step is bounded, so a store that hangs cannot hang the suite.
+
+        Raises `AssertionError` if a call ignores its cancellation or a store does not close.
+        """
         try:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._cancel_tasks()
             await self._delete_streams()
         finally:
-            await self._exits.aclose()
+            await within(PATIENCE.eventual, self._exits.aclose(), "closing the stores")
+
+    async def _cancel_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            _, ignoring = await asyncio.wait(self._tasks, timeout=PATIENCE.eventual)
+            for task in ignoring:
+                place = " ".join(task_stack(task)[-1:])
+                raise AssertionError(f"a call ignored its cancellation and is still at {place}")
 
     async def _delete_streams(self) -> None:
         """Delete the streams of the check, ignoring errors: the check has ended by now."""
         if not self._ids or "durable" not in self._stores[0].capabilities:
             return
-        with suppress(Exception):
-            # A new store, because the check may have closed the others.
-            store = await self.open_new()
-            deletes = [store.delete(stream_id) for stream_id in self._ids]
-            together = asyncio.gather(*deletes, return_exceptions=True)
-            await asyncio.wait_for(together, _DELETE_SECONDS)
+        with suppress(Exception, AssertionError):
+            await within(_DELETE_SECONDS, self._delete_each(), "deleting the streams")
+
+    async def _delete_each(self) -> None:
+        # A new store, because the check may have closed the others.
+        store = await self.open_new()
+        deletes = [store.delete(stream_id) for stream_id in self._ids]
+        await asyncio.gather(*deletes, return_exceptions=True)
 
 
 def run_in_own_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -175,14 +190,22 @@ def run_in_own_loop(work: Coroutine[Any, Any, T]) -> T:
 
 
 def close_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel the tasks that still run in the loop, and close it."""
+    """Cancel the tasks that still run in the loop, and close it.
+
+    Tasks that ignore the cancellation and threads that do not end are left behind after
+    `PATIENCE.eventual` seconds.
+    """
     try:
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
         if tasks:
-            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
+            loop.run_until_complete(asyncio.wait(tasks, timeout=PATIENCE.eventual))
+        closing = asyncio.wait(
+            [loop.create_task(loop.shutdown_asyncgens())], timeout=PATIENCE.eventual
+        )
+        loop.run_until_complete(closing)
     finally:
+        # Closing the loop does not wait for the threads of its executor; a thread that is
+        # blocked in a store's call would otherwise hang the suite.
         loop.close()
