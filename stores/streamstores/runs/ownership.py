@@ -44,8 +44,9 @@ TAKEOVERS = "takeovers"
 ANSWER_SECONDS = 2.0
 """How long the owner of a reopened stream has to go on before it is taken for gone."""
 
-SETTLE_SECONDS = 10.0
-"""How long a creation or a claim is repeated after an unknown outcome."""
+SETTLE_SECONDS = 3.0
+"""How long a creation or a claim is repeated after an unknown outcome. A client of a handler
+waits for it, and its own retry settles the outcome as well."""
 
 
 class Owners:
