@@ -21,3 +21,17 @@ def test_ci_runs_the_test_command_of_the_readme():
 @pytest.mark.parametrize("script", [".ci/run", ".ci/checks", ".ci/prose.py"])
 def test_scripts_of_ci_are_executable(script: str):
     assert (ROOT / script).stat().st_mode & 0o111
+
+
+def test_the_lowest_versions_of_ci_are_those_that_the_package_allows():
+    project = (ROOT / "pyproject.toml").read_text()
+    extras = project.partition("[project.optional-dependencies]")[2].partition("\ndemo =")[0]
+    allowed = re.findall(r'"([a-z0-9-]+)>=([0-9.]+)', extras)
+    lowest = re.findall(
+        r"^([a-z0-9-]+)==([0-9.]+)$", (ROOT / ".ci/lowest.txt").read_text(), re.M
+    )
+    assert {name: _padded(version) for name, version in allowed} == dict(lowest)
+
+
+def _padded(version: str) -> str:
+    return ".".join([*version.split("."), "0", "0"][:3])
