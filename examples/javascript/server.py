@@ -1,6 +1,6 @@
-"""The plain page with a handler behind it: `python examples/javascript/server.py`.
+"""The plain page and its handler: `python examples/javascript/server.py`.
 
-Needs `pip install "streamstores[http,cli]"`. The text is written word by word, slowly.
+Needs the extra `http` and uvicorn. The text is written slowly, word by word.
 """
 
 from collections.abc import AsyncIterator

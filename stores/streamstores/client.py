@@ -60,7 +60,7 @@ class Stream:
     After a cut the client reconnects up to `retries` times in a row. The pauses begin at
     `backoff` seconds, double up to half a minute, and are jittered; a Retry-After of the
     server, up to a minute, prolongs them. Every event of the stream renews the attempts. A
-    body that ends without `done` was cut, and so was one that is silent for three pings.
+    body that ends without `done` was cut, and so was a body silent for three pings.
     A reconnect only follows, so it never undoes a Stop that came from elsewhere.
 
     A handler with `resumable=False` keeps nothing: its text arrives too, but after a cut the
@@ -99,8 +99,10 @@ class Stream:
         self._pieces: deque[str] = deque()
         self._events: deque[StreamEvent] = deque()
         self._last_sent: dict[str, Any] | None = None
-        self._is_known = False  # whether the server has answered with this stream
-        self._is_kept = True  # whether the server can send it again
+        # Whether the server has answered with this stream. Until then a lost request may never
+        # have arrived, so it is sent again instead of followed.
+        self._is_known = False
+        self._is_kept = True  # whether the server can send the stream again
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._attach_first = stream_id is not None
@@ -165,7 +167,7 @@ class Stream:
         self._follow()
 
     async def resume(self) -> None:
-        """Continue a stopped stream, or reach for one that was lost.
+        """Continue a stopped stream, or reach for a lost one.
 
         Does nothing in any other state.
         """
@@ -224,7 +226,7 @@ class Stream:
     async def until_continued(self, *, interval: float = 3.0) -> bool:
         """Wait until a stream at rest moves again, and then read on; whether it does.
 
-        A stopped stream moves when it is continued elsewhere, a disconnected one when the
+        A stopped stream moves when it is continued elsewhere, a disconnected stream when the
         server answers again. Costs a small request every `interval` seconds. It only
         looks: a stopped stream stays stopped. Returns False at once if the stream is not
         at rest, and as soon as the server refuses it.
@@ -302,7 +304,7 @@ class Stream:
         if self._closed:
             raise RuntimeError("this Stream is closed")
         if self._task is not None:
-            self._task.cancel()  # of a call that ran at the same time as this one
+            self._task.cancel()  # of a call at the same time, which awaited `_leave` too
         self._set(status)
         name = f"streamstores: read {self.stream_id}"
         self._task = asyncio.get_running_loop().create_task(self._read(request), name=name)
@@ -311,7 +313,7 @@ class Stream:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            await asyncio.wait([task])
+            await asyncio.wait([task])  # `await task` would hide a cancellation of the caller
 
     async def _read(self, request: WireRequest) -> None:
         """The body of the one task that reads; records how the stream ended."""
@@ -335,9 +337,11 @@ class Stream:
                 if not self._is_kept:
                     message = f"the rest is lost, because this server keeps nothing: {cut}"
                     raise StreamError(message, code="not_kept") from cut
-                delay = budget.next_pause(cut)
+                delay = budget.next_pause(cut)  # raises if no attempt is left
                 self._set(Status.RECONNECTING)
                 await asyncio.sleep(delay)
+                # A Continue may have been carried out and then stopped elsewhere, so it is
+                # repeated only if the server says that nothing happened.
                 if self._is_known and not cut.nothing_happened:
                     request = requests.to_follow(str(self.stream_id), self.offset)
 
@@ -348,6 +352,7 @@ class Stream:
         opening = self._connection.open(request, was_answered=self._is_known)
         async with opening as answer:
             self._is_known = True
+            # A proxy may drop the header; the event `stream-id` then says the same.
             self._is_kept = "X-Stream-Id" in answer.response.headers
             self._wake()
             self._set(Status.STREAMING)
@@ -359,7 +364,7 @@ class Stream:
                     if event.name == "stream-id":
                         self._is_kept = True
                         continue
-                    budget.renew()
+                    budget.renew()  # `stream-id` alone is no progress
                     if event.name == "done":
                         return ending
                     ending = self._take(event) or ending

@@ -1,4 +1,4 @@
-"""The JavaScript client in a page, as a test holds it."""
+"""The JavaScript client in a page, driven by a test."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class Client:
         await self.call("send", self.prompt)
 
     async def call(self, method: str, *args: Any) -> None:
-        """Call a method and do not wait for what it promises."""
+        """Call a method without waiting for its promise."""
         await self.page.evaluate("([name, args]) => void stream[name](...args)", [method, args])
 
     async def ask(self, method: str, *args: Any) -> Any:
-        """Call a method and wait for what it promises."""
+        """Call a method and wait for its promise."""
         return await self.page.evaluate(
             "([name, args]) => stream[name](...args)", [method, args]
         )

@@ -31,7 +31,7 @@ shared_fixture = pytest_asyncio.fixture(loop_scope="session", scope="session")
 
 @shared_fixture
 async def browser() -> AsyncIterator[Any]:
-    """Debian's chromium, with the back-forward cache that Playwright switches off."""
+    """Debian's chromium, with the back-forward cache, which Playwright switches off."""
     path = shutil.which("chromium")
     if path is None:
         give_up("browser", "chromium is not installed")
@@ -54,7 +54,7 @@ OpenPage = Callable[..., Awaitable[Any]]
 
 @fixture
 async def open_page(browser: Any) -> AsyncIterator[OpenPage]:
-    """Pages in profiles of their own, or in `context`; an uncaught error fails the test."""
+    """Opens pages in new profiles, or in `context`; an error of a page fails the test."""
     errors: list[str] = []
     async with AsyncExitStack() as contexts:
 
@@ -72,7 +72,7 @@ async def open_page(browser: Any) -> AsyncIterator[OpenPage]:
 
 
 class DemoServer:
-    """`tests.browser.serve` as a child process on a port and a store that survive it."""
+    """`tests.browser.serve` as a child process, on a port and a store that outlive it."""
 
     def __init__(self, store_url: str) -> None:
         self.port = free_port()
@@ -99,7 +99,7 @@ class DemoServer:
         return True
 
     async def go(self, prompt: str, parts: int = len(PARTS)) -> None:
-        """Let the answer to a prompt be written on; to its end, unless told otherwise."""
+        """Let more parts of the answer to a prompt be written, by default to its end."""
         async with httpx.AsyncClient() as client:
             params: dict[str, Any] = {"prompt": prompt, "parts": parts}
             response = await client.post(self.url + "/go", params=params)
@@ -113,7 +113,7 @@ class DemoServer:
 
 @shared_fixture
 async def demo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DemoServer]:
-    """A demo server that lives as long as the tests, on SQLite."""
+    """A demo server on SQLite that all tests share."""
     server = DemoServer(f"sqlite:///{tmp_path_factory.mktemp('demo') / 'streams.db'}")
     await server.start()
     yield server
@@ -122,7 +122,7 @@ async def demo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DemoSe
 
 @fixture
 async def mortal_demo(tmp_path: Path) -> AsyncIterator[DemoServer]:
-    """A demo server of the test's own, to kill and to start again."""
+    """A demo server of the test's own, to be killed and started again."""
     server = DemoServer(f"sqlite:///{tmp_path / 'streams.db'}")
     await server.start()
     yield server
@@ -131,6 +131,6 @@ async def mortal_demo(tmp_path: Path) -> AsyncIterator[DemoServer]:
 
 @fixture
 async def proxy(demo: DemoServer) -> AsyncIterator[Proxy]:
-    """A network to the demo server that can break."""
+    """A breakable network to the demo server."""
     async with Proxy(demo.port) as proxy:
         yield proxy

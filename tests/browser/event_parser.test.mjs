@@ -1,4 +1,4 @@
-// How bytes become events, run by test_stream_js_node.py.
+// How bytes become events. Run by test_stream_js_node.py.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -77,20 +77,20 @@ test("several data lines are joined by LF, empty ones too", () => {
   assert.deepEqual(parse("data: \ndata:\ndata: a\ndata\n\n"), [text("\n\na\n")]);
 });
 
-test("empty data is an event, no data is none", () => {
+test("empty data makes an event, and no data makes none", () => {
   assert.deepEqual(parse("event: done\ndata:\n\nevent: lost\nid: 1\n\ndata: a\n\n"), [
     { name: "done", data: "", id: null },
     text("a"),
   ]);
 });
 
-test("comments and unknown fields are passed over", () => {
+test("comments and unknown fields are ignored", () => {
   assert.deepEqual(parse(": hello\n:\nretry: 10\nfoo: bar\n data: no\ndata: a\n\n"), [
     text("a"),
   ]);
 });
 
-test("an id with NUL is none", () => {
+test("an id with NUL is ignored", () => {
   assert.deepEqual(parse("id: 1\0\ndata: a\n\n"), [text("a")]);
 });
 
@@ -98,7 +98,7 @@ test("a BOM is dropped at the start and kept elsewhere", () => {
   assert.deepEqual(parse("\ufeffdata: a\n\ndata: \ufeffb\n\n"), [text("a"), text("\ufeffb")]);
 });
 
-test("an event that the end cuts off never happened", () => {
+test("an event without its empty line is dropped", () => {
   assert.deepEqual(parse("data: a\n\ndata: b\n"), [text("a")]);
 });
 

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that can break what goes through it, as a bad network does."""
+"""A TCP proxy on loopback that can break its connections, as a bad network does."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from contextlib import suppress
 
 
 class Proxy:
-    """Forwards to a port; `cut` resets every connection, `refusing` each new one as well.
+    """Forwards to a port. `cut` resets every connection; `refusing` also resets new ones.
 
-    `piece_bytes` sends the answers in pieces of that size, each a packet of its own.
+    `piece_bytes` sends the responses in pieces of that size, each in a packet of its own.
     """
 
     def __init__(self, port: int, *, piece_bytes: int = 65_536) -> None:
@@ -72,7 +72,7 @@ class Proxy:
 async def _pump(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, piece_bytes: int
 ) -> None:
-    """Until one side has ended; the other is then closed, which ends the other pump."""
+    """Copy until one side has ended. Closing the other side then ends the other pump."""
     with suppress(ConnectionError):
         while data := await reader.read(piece_bytes):
             writer.write(data)

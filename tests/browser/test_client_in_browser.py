@@ -37,7 +37,7 @@ async def until_complete(client: Client) -> None:
 
 
 async def get_status(client: Client) -> dict[str, Any]:
-    """What the server says of the stream."""
+    """The status of the stream at the server."""
     status: dict[str, Any] = await client.page.evaluate(
         "fetch('/plain/stream/status?id=' + stream.streamId).then((answer) => answer.json())"
     )
@@ -82,7 +82,7 @@ async def test_an_error_of_the_model_ends_the_stream(
 async def test_a_request_that_is_refused_is_an_error(
     open_page: OpenPage, demo: DemoServer
 ) -> None:
-    client = await open_client(open_page, demo.url, model="nobody")
+    client = await open_client(open_page, demo.url, model="unknown")
     await client.send()
     await client.until_status("error")
     assert (await client.snapshot())["error"]["code"] == "unknown_model"
@@ -148,7 +148,7 @@ async def test_a_stop_before_the_answer_has_come_stops_the_stream(
     assert (await get_status(client))["state"] == "stopped"
 
 
-async def test_a_stop_that_cannot_be_told_is_not_shown(
+async def test_a_stop_that_cannot_be_delivered_is_not_shown(
     open_page: OpenPage, demo: DemoServer, proxy: Proxy
 ) -> None:
     client = await open_streaming(open_page, proxy.url)
@@ -161,7 +161,7 @@ async def test_a_stop_that_cannot_be_told_is_not_shown(
     assert snapshot["error"]["code"] == "network"
 
 
-async def test_a_stop_that_is_told_over_a_broken_line_reads_the_rest(
+async def test_a_stop_over_a_broken_line_reads_the_rest(
     open_page: OpenPage, demo: DemoServer, proxy: Proxy
 ) -> None:
     client = await open_streaming(open_page, proxy.url, backoff=NEVER)

@@ -1,4 +1,4 @@
-"""The plain page of the examples and the one in docs/javascript.md, in a browser."""
+"""The plain pages of the examples and of docs/javascript.md, in a browser."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_a_plain_page_survives_a_reload(open_page: OpenPage, html: str) ->
 
 
 async def test_stop_and_continue_in_the_example(open_page: OpenPage) -> None:
-    async with served(EXAMPLE, 0.1) as url:  # nobody waits for its end
+    async with served(EXAMPLE, 0.1) as url:  # too slow to end within the test
         page = await open_page(url)
         await page.get_by_label("Prompt").fill("hi")
         await page.keyboard.press("Enter")

@@ -1,4 +1,4 @@
-// Every row of tests/data/transitions.json, run by test_stream_js_node.py.
+// Every row of tests/data/transitions.json. Run by test_stream_js_node.py.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";

@@ -85,7 +85,7 @@ async def test_a_stop_of_one_client_ends_the_other_and_either_continues(serve: S
         assert first.text == "a b c d"
 
 
-async def test_a_cut_after_a_stop_elsewhere_does_not_continue(serve: Serve) -> None:
+async def test_a_cut_after_a_stop_elsewhere_continues_nothing(serve: Serve) -> None:
     script = Script().say("one")
     chat = await serve(script.model)
     async with cutting_proxy(chat.url) as (proxy, url):
@@ -99,7 +99,7 @@ async def test_a_cut_after_a_stop_elsewhere_does_not_continue(serve: Serve) -> N
     assert len(script.requests) == 1
 
 
-async def test_a_failed_model_is_told_and_retry_asks_again(serve: Serve) -> None:
+async def test_a_failed_model_is_an_error_and_retry_asks_again(serve: Serve) -> None:
     script = Script().say("half", LookupError("broken"), "whole", None)
     chat = await serve(script.model)
     async with Stream(f"{chat.url}/stream") as stream:

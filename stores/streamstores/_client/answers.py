@@ -54,7 +54,7 @@ async def check_answer(response: Any, content_type: str, *, was_answered: bool) 
 
 
 def _refusal(response: Any) -> tuple[str, str]:
-    """Message and code of an error; one from a proxy or a framework has no code."""
+    """Message and code of an error. Errors of a proxy or a framework have no code."""
     with suppress(ValueError, KeyError, TypeError):
         answer = response.json()
         return str(answer["error"]), str(answer["code"])
@@ -62,7 +62,7 @@ def _refusal(response: Any) -> tuple[str, str]:
 
 
 def retry_after_seconds(value: str | None) -> float:
-    """Seconds of the header Retry-After, a number or a date: at most 60, 0 without one.
+    """Seconds of the header Retry-After, a number or a date: at most 60, and 0 without it.
 
     The bound guards against a date seen by a clock that is behind.
     """

@@ -25,7 +25,7 @@ REQUEST_TIMEOUT_SECONDS = 30.0
 """How long the headers of an answer may take."""
 
 ACCEPT = "text/event-stream; text=json"
-"""Asks for text with a carriage return as JSON, because plain `data:` cannot carry one."""
+"""Asks for text with a carriage return as JSON, because plain `data:` cannot carry it."""
 
 
 class HttpClient(Protocol):
@@ -89,6 +89,7 @@ class Connection:
                 self.endpoint + request.path,
                 params=request.query,
                 json=request.body,
+                # A compressed stream may be held back until the compressor has a full block.
                 headers={"Accept": ACCEPT, "Accept-Encoding": "identity", **self._headers},
                 timeout=None,  # the scope bounds it, because only the answer names the ping
                 follow_redirects=True,

@@ -83,7 +83,7 @@ class Choice:
     label: str
     function: ModelFunction
     hint: str = ""
-    """How to get a language model, if this is not one."""
+    """How to get a language model, if the model is the built-in text."""
 
 
 def choose_model(
@@ -186,6 +186,7 @@ def create_demo(
     async def to_the_monitor(request: Request) -> RedirectResponse:
         return RedirectResponse(request.url.path + "/")
 
+    # Named files, not the folder: it also holds the modules of the demo.
     routes: list[BaseRoute] = [Route(path, page_file) for path in _PAGE_FILES]
     routes += [Route("/info", info), Mount("/chat", handler)]
     if store is not None:
@@ -232,6 +233,7 @@ async def _serve(
     choice: Choice,
     announce: Callable[[], None],
 ) -> None:
+    """Open the store, serve until uvicorn ends, and close the store after the handler."""
     try:
         await store.__aenter__()
     except StreamStoreError as exc:
@@ -239,6 +241,7 @@ async def _serve(
     try:
         handler = create_handler(store, choice)
         app = create_demo(handler, choice, store_url, store)
+        # Without a lifespan: uvicorn would end it only after the open responses have ended.
         config = uvicorn.Config(app, lifespan="off", log_level="warning")
         await _Server(config, handler, announce).serve(sockets=[listening])
     finally:
@@ -269,6 +272,7 @@ class _Server(uvicorn.Server):
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    # uvicorn gets a listening socket, because it reports a port in use only in its log.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -288,6 +292,7 @@ def _url_of(listening: socket.socket, host: str) -> str:
 
 
 def _banner(url: str, store_url: str, store: StreamStore, choice: Choice) -> list[str]:
+    """The lines that the console shows at the start."""
     lines = [
         f"streamstores demo at {url}",
         f"  model: {choice.label}",

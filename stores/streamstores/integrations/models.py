@@ -79,6 +79,7 @@ def openai_model(
         response = await upstream.create(_messages(request, system, prefill))
         async with response:
             async for chunk in response:
+                # Without warnings: endpoints send fields of types unknown to `openai`.
                 if text := reader.text_of(chunk.model_dump(exclude_none=True, warnings=False)):
                     yield text
         for event in reader.events():
@@ -118,9 +119,12 @@ def gguf_model(
     engine = _Engine(_existing(path), context_tokens, parallel, threads)
 
     async def generate(request: StreamRequest) -> AsyncIterator[str | Event]:
+        """The model function: one answer of the engine, halted when this is closed."""
         reader = _ChunkReader()
         options = {
             **create_options,
+            # Without reports of its progress llama.cpp reads a long prompt in one go, and a
+            # Stop has to wait for it.
             "messages": _messages(request, system, {}),
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -270,7 +274,7 @@ def _existing(path: str | Path | None) -> Path:
 
 
 def _required(package: str, by: str, how: str) -> Any:
-    """Import an optional package; the error for a missing one says how to install it."""
+    """Import an optional package. If it is missing, the error says how to install it."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as exc:
@@ -305,9 +309,11 @@ class _Engine:
         self._server.handle_chat_completions(dict(options), on_chunk)
 
     def _load(self) -> Any:
+        """The server of llama.cpp for this model; takes as long as the file is large."""
         xllamacpp = _required("xllamacpp", "gguf_model", "pip install xllamacpp")
         params = xllamacpp.CommonParams()
         params.model.path = str(self._path)
+        # llama.cpp divides the context among the answers that run at a time.
         params.n_ctx = self._context_tokens * self._parallel
         params.n_parallel = self._parallel
         params.n_batch = PREFILL_BATCH_TOKENS
@@ -342,7 +348,8 @@ class _Generation:
 
     def __exit__(self, *exc_info: object) -> None:
         self._closed = True
-        self._room.release()  # wakes the thread if it waits for room
+        # The flag first: the thread, if it waits for room, looks at it when this wakes it.
+        self._room.release()
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         while (chunk := await self._queue.get()) is not None:
@@ -364,6 +371,7 @@ class _Generation:
     def _take(self, chunk: dict[str, Any]) -> bool:
         """Pass a chunk on; True tells llama.cpp to stop. Must not raise."""
         while not self._is_abandoned():
+            # With a timeout, because the end of the main thread releases no semaphore.
             if self._room.acquire(timeout=0.5):
                 self._put(chunk)
                 break

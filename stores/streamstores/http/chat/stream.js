@@ -59,7 +59,8 @@
  * @property {string} [id]  A stream to follow from the first `subscribe` on.
  * @property {string} [persist]  The storage key of the stream's id. After a reload the first
  *   `subscribe` follows that stream again.
- * @property {Storage} [storage]  Default: `sessionStorage`, which belongs to one tab.
+ * @property {Pick<Storage, "getItem" | "setItem" | "removeItem">} [storage]  Default:
+ *   `sessionStorage`, which belongs to one tab.
  * @property {string} [model]
  * @property {string} [system]
  * @property {string} [sessionId]
