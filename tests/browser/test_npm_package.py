@@ -1,0 +1,156 @@
+"""The npm package: its files, its types for a strict user, and bundles of it in a browser.
+
+Its dependencies come from npm, or from the folder that `STREAMSTORES_TEST_NPM` names.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.client import POLL_MS, TIMEOUT_MS
+from tests.browser.conftest import ROOT, DemoServer, OpenPage
+from tests.browser.serve import TEXT
+from tests.services import give_up, given_url
+
+PACKAGE = ROOT / "javascript"
+MODULE = ROOT / "stores/streamstores/http/chat/stream.js"
+SOURCES = Path(__file__).parent / "npm"
+DEPENDENCIES = ["esbuild@0.25", "react@19", "react-dom@19", "svelte@5"]
+MODULE_OPTIONS = [
+    *(
+        "--target",
+        "es2022",
+        "--module",
+        "es2022",
+        "--lib",
+        "es2023,dom,dom.iterable",
+        "--strict",
+    )
+]
+
+
+def tool(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        give_up(name, "it is not installed")
+    return path
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packed package, made in a copy of the folders that `npm pack` reads."""
+    folder = tmp_path_factory.mktemp("package")
+    shutil.copytree(PACKAGE, folder / "javascript")
+    shutil.copy(ROOT / "LICENSE", folder)
+    types = MODULE.with_suffix(".d.ts")
+    target = folder / MODULE.parent.relative_to(ROOT)
+    target.mkdir(parents=True)
+    for file in MODULE, types:
+        shutil.copy(file, target)
+    result = run(tool("npm"), "pack", "--json", cwd=folder / "javascript")
+    assert result.returncode == 0, result.stderr
+    [archive] = (folder / "javascript").glob("*.tgz")
+    return archive
+
+
+@pytest.fixture(scope="session")
+def project(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's project with the package and its peers installed."""
+    folder = Path(given_url("npm") or tmp_path_factory.mktemp("project"))
+    (folder / "package.json").write_text('{"type": "module"}')
+    for source in SOURCES.iterdir():
+        shutil.copy(source, folder)
+    install = (tool("npm"), "install", "--no-audit", "--no-fund")
+    result = run(*install, packed, *DEPENDENCIES, cwd=folder)
+    if result.returncode != 0:
+        give_up("npm", result.stderr[-500:])
+    return folder
+
+
+def test_the_types_are_those_of_the_comments(tmp_path: Path) -> None:
+    emit = ("--allowJs", "--declaration", "--emitDeclarationOnly", "--outDir", tmp_path)
+    result = run(tool("tsc"), MODULE, *emit, *MODULE_OPTIONS, cwd=ROOT)
+    assert result.returncode == 0, result.stdout
+    generated = (tmp_path / "stream.d.ts").read_text()
+    assert generated == MODULE.with_suffix(".d.ts").read_text(), "see javascript/README.md"
+
+
+def test_the_package_has_the_version_of_the_project() -> None:
+    version = json.loads((PACKAGE / "package.json").read_text())["version"]
+    assert f'\nversion = "{version}"\n' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_package_has_exactly_its_files(project: Path) -> None:
+    installed = project / "node_modules/streamstores"
+    files = {path.name for path in installed.iterdir()}
+    modules = {"stream.js", "react.js", "svelte.js"}
+    types = {"stream.d.ts", "react.d.ts", "svelte.d.ts"}
+    assert files == modules | types | {"package.json", "README.md", "LICENSE"}
+    assert (installed / "stream.js").read_text() == MODULE.read_text()
+
+
+@pytest.mark.parametrize("resolution", ["bundler", "node16"])
+def test_strict_typescript_accepts_a_users_code_and_refuses_its_mistakes(
+    project: Path, resolution: str
+) -> None:
+    module = "es2022" if resolution == "bundler" else "node16"
+    result = run(
+        tool("tsc"),
+        *("--noEmit", "--strict", "--exactOptionalPropertyTypes"),
+        *("--target", "es2022", "--lib", "es2023,dom,dom.iterable"),
+        *("--module", module, "--moduleResolution", resolution),
+        "typed.ts",
+        cwd=project,
+    )
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.fixture(scope="session")
+def bundles(project: Path) -> Path:
+    result = run(tool("node"), "build.mjs", cwd=project)
+    assert result.returncode == 0, result.stderr
+    return project / "built"
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("app", ["react_app", "svelte_app"])
+async def test_a_bundled_component_reads_an_answer_through_a_reload(
+    browser: Any, open_page: OpenPage, demo: DemoServer, bundles: Path, app: str
+) -> None:
+    context = await browser.new_context()
+    html = '<div id="app"></div><script type="module" src="/bundle/app.js"></script>'
+
+    async def answer(route: Any) -> None:
+        is_script = route.request.url.endswith(".js")
+        body = (bundles / f"{app}.js").read_text() if is_script else html
+        kind = "text/javascript" if is_script else "text/html"
+        await route.fulfill(body=body, content_type=f"{kind}; charset=utf-8")
+
+    await context.route(f"{demo.url}/bundle/**", answer)
+    page = await open_page(f"{demo.url}/bundle/", context)
+    await page.evaluate("(question) => (window.question = question)", f"ask {app}")
+    await page.get_by_role("button", name="Send").click()
+    await page.get_by_text("line 9:").wait_for()
+    await page.reload()
+    await page.get_by_text("line 9:").wait_for()
+    await demo.go(f"ask {app}")
+    await page.get_by_role("status").filter(has_text="done").wait_for()
+    await page.wait_for_function(
+        "(text) => document.querySelector('output').textContent === text",
+        arg=TEXT,
+        polling=POLL_MS,
+        timeout=TIMEOUT_MS,
+    )
+    await context.close()
