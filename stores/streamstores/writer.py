@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from streamstores._writer.append_chain import NO_CHANGE, AppendChain, Ending
 from streamstores._writer.backlog import Backlog, after_bytes
+from streamstores._writer.chunks import records_from_chunk
 from streamstores._writer.heartbeat import Heartbeat
 from streamstores.changes import Bell
 from streamstores.errors import (
@@ -49,6 +50,18 @@ class StreamWriter:
     `info` is the stream as this writer last knew it. Giving it saves one request at the
     start and fences against whatever changed the stream since.
 
+    `fenced=False` is for several producers that append to one stream at the same time. The
+    records of each producer stay in order, and those of one append stay together. In exchange,
+    a takeover is not noticed, and an append whose outcome is unknown is not repeated: it may
+    be in the stream already, and its bytes cannot be told from another producer's. The writer
+    then gives up with `OutcomeUnknown`, so nothing is doubled, and the caller decides what to
+    do with the `unstored` records, of which the first may have landed. A state that one
+    producer sets holds for all, and its attributes replace those that others have set.
+
+    A chunk that is longer than the store's `record_bytes` becomes several records. With
+    `split=False`, for records that have a meaning as a whole, such as JSON documents, `write`
+    raises `LimitExceeded` instead.
+
     As a context manager it ends the stream: `done` after the block, `error` with the
     exception's text if the block raised, `stopped` if the block was cancelled.
     """
@@ -63,6 +76,8 @@ class StreamWriter:
         heartbeat: float | None = None,
         max_buffer_bytes: int = 1_048_576,
         retry_for: float = 30.0,
+        split: bool = True,
+        fenced: bool = True,
     ) -> None:
         self.stream_id = stream_id
         self._store = store
@@ -76,7 +91,10 @@ class StreamWriter:
             raise InvalidRequest(f"heartbeat is seconds above 0, not {heartbeat!r}")
         if max_buffer_bytes < 1:
             raise InvalidRequest(f"max_buffer_bytes is at least 1, not {max_buffer_bytes!r}")
-        self._chain = AppendChain(store, stream_id, info, retry_for)
+        self._split = split
+        self._record_bytes = min(store.limits.record_bytes, store.limits.append_bytes)
+        self._fenced = fenced
+        self._chain = AppendChain(store, stream_id, info, retry_for, is_fenced=fenced)
         self._backlog = Backlog()
         self._ending: Ending | None = None
         self._failure: Exception | None = None
@@ -108,23 +126,27 @@ class StreamWriter:
             self._task.add_done_callback(self._task_done)
 
     async def write(self, chunk: bytes) -> None:
-        """Wait while the buffer is full, then accept a chunk.
+        """Accept a chunk of bytes, after waiting while the buffer is full.
 
-        A chunk over the store's `record_bytes` becomes several records; an empty one none.
-        A `write` that raises or is cancelled has accepted nothing. Raises the error that
-        ended the writer, and `InvalidRequest` after `aclose`.
+        An empty chunk adds nothing. A `write` that raises or is cancelled has accepted
+        nothing. Raises the error that ended the writer, `InvalidRequest` after `aclose` or
+        for something other than bytes, and `LimitExceeded` with `split=False`.
         """
+        records = [chunk]
+        if type(chunk) is not bytes or not 0 < len(chunk) <= self._record_bytes:
+            records = records_from_chunk(chunk, self._store.limits, split=self._split)
         self._check_writable()
         while self._backlog.waiting_bytes >= self._max_buffer_bytes:
             self._hurry.ring()
             await self._next_progress()
             self._check_writable()
-        limit = self._store.limits.record_bytes
-        for start in range(0, len(chunk), limit):
-            self._backlog.add(bytes(chunk[start : start + limit]))
+        for record in records:
+            self._backlog.add(record)
         if self._task is None:
             self.start()
         self._work.ring()
+        if self._backlog.waiting_bytes >= self._max_buffer_bytes:
+            self._hurry.ring()
 
     async def flush(self) -> None:
         """Wait until the store has acknowledged all that was written.
@@ -197,6 +219,8 @@ class StreamWriter:
         """
         if not self._has_ended:
             raise InvalidRequest("a writer is continued after it has ended")
+        if not self._fenced:
+            raise InvalidRequest("an unfenced writer does not know which bytes are its own")
         tail = info.tail if self.info is None else self.info.tail
         # An append in doubt may have landed: the tail tells how much of it is there.
         rest = None if info.tail < tail else after_bytes(self.unstored, info.tail - tail)
@@ -211,11 +235,22 @@ class StreamWriter:
             heartbeat=self._heartbeat,
             max_buffer_bytes=self._max_buffer_bytes,
             retry_for=self._retry_for,
+            split=self._split,
         )
         for chunk in rest:
             writer._backlog.add(chunk)
         writer.start()
         return writer
+
+    def __repr__(self) -> str:
+        status = "open"
+        if self._failure is not None:
+            status = f"ended by {type(self._failure).__name__}"
+        elif self._ending is not None:
+            status = "closed" if self._has_ended else "closing"
+        size = self._backlog.accepted - self._backlog.stored
+        unstored = f", {size} bytes unstored" if size else ""
+        return f"<StreamWriter of {self.stream_id!r} on {self._store!r}: {status}{unstored}>"
 
     async def __aenter__(self) -> StreamWriter:
         self.start()

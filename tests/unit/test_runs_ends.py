@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streamstores import State, StreamStore
+from streamstores import MemoryStreamStore, State, StreamStore
 from tests.unit.scripted_runs import Reviving, Script, ended, read_to_end, text, until
 
 
@@ -222,3 +222,14 @@ async def test_a_namesake_of_a_deleted_stream_is_not_written_to(
 async def test_a_silent_source_shows_signs_of_life(store: StreamStore, runs_on: Any) -> None:
     first = await (await runs_on()).start("s", Script().source())
     await until(store, "s", lambda info: info.version >= first.version + 3)
+
+
+async def test_runs_and_their_followers_say_what_they_point_at(runs_on: Any) -> None:
+    store = MemoryStreamStore()
+    runs = await runs_on(store, max_runs=7)
+    info = await runs.start("answer", Script().source())
+    assert repr(runs) == f"<Runs on {store!r}: 1 of 7>"
+    assert repr(runs._runs["answer"]) == f"<Run of 'answer' on {store!r}: producing>"
+    follower = await runs.follow(info, 0)
+    assert repr(follower) == f"<RunFollower of 'answer' on {store!r} at 0>"
+    await follower.aclose()

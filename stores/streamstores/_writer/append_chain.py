@@ -32,20 +32,30 @@ class AppendChain:
     Every append carries the version that the one before returned. So only one of several
     attempts at the same append can be applied, and any other producer's change breaks the
     chain with `Conflict`.
+
+    With `is_fenced=False` the appends carry no version, so that other producers may append in
+    between. Then one whose outcome is unknown is not repeated.
     """
 
     def __init__(
-        self, store: StreamStore, stream_id: str, info: StreamInfo | None, retry_for: float
+        self,
+        store: StreamStore,
+        stream_id: str,
+        info: StreamInfo | None,
+        retry_for: float,
+        *,
+        is_fenced: bool = True,
     ) -> None:
         self.info = info
         """The stream after the last append that the store acknowledged; None before `begin`."""
         self._store = store
         self._stream_id = stream_id
         self._retry_for = retry_for
+        self._is_fenced = is_fenced
 
     async def begin(self) -> None:
-        """Ask the store for the stream if it is not known."""
-        if self.info is None:
+        """Ask the store for the stream if its version is needed and not known."""
+        if self.info is None and self._is_fenced:
             self.info = await self._patiently(partial(self._store.info, self._stream_id))
 
     async def append(self, batch: tuple[bytes, ...], ending: Ending) -> None:
@@ -54,6 +64,9 @@ class AppendChain:
         With nothing to append it is a heartbeat. Raises the store's errors: those that a
         retry can mend after `retry_for` seconds.
         """
+        if not self._is_fenced:
+            self.info = await self._apply_unfenced(batch, ending)
+            return
         assert self.info is not None, "begin() comes first"
         attempts = Attempts(self._retry_for)
         info, is_confirmed = await self._apply(self.info, batch, ending, attempts)
@@ -110,6 +123,25 @@ class AppendChain:
                 if doubt and await self._has_landed(before, exc.info, batch, ending):
                     return exc.info, False
                 raise
+
+    async def _apply_unfenced(self, batch: tuple[bytes, ...], ending: Ending) -> StreamInfo:
+        """Append until it was applied, or may have been."""
+        attempts = Attempts(self._retry_for)
+        while True:
+            try:
+                return await self._store.append(
+                    self._stream_id,
+                    *batch,
+                    state=ending.state,
+                    error=ending.error,
+                    attributes=ending.attributes,
+                )
+            except StoreUnavailable as exc:
+                await attempts.pause(exc)
+            except OutcomeUnknown as exc:
+                if batch or ending != NO_CHANGE:
+                    raise  # nothing tells its bytes from those of another producer
+                await attempts.pause(exc)
 
     async def _has_landed(
         self, before: StreamInfo, now: StreamInfo, batch: tuple[bytes, ...], ending: Ending

@@ -38,6 +38,10 @@ class RunFollower:
         self._rescued: int | None = None  # the version at which a rescue was tried
         self._follower = self._follow(offset)
 
+    def __repr__(self) -> str:
+        where = f"{self._first_info.id!r} on {self._store!r} at {self._follower.offset}"
+        return f"<RunFollower of {where}>"
+
     @property
     def info(self) -> StreamInfo:
         """The stream as last seen; after the last batch, how it ended."""

@@ -115,6 +115,9 @@ class Run:
         self._attention = self._start(self._attend(info), "watch")
         self._attention.add_done_callback(self._attention_done)
 
+    def __repr__(self) -> str:
+        return f"<Run of {self.stream_id!r} on {self._settings.store!r}: {self.phase.value}>"
+
     async def save(self) -> StreamInfo | None:
         """Store what was yielded and stop the stream, in one append.
 

@@ -78,6 +78,9 @@ class Runs:
         self._work: set[asyncio.Future[StreamInfo]] = set()  # starts and claims under way
         self._closed = False
 
+    def __repr__(self) -> str:
+        return f"<Runs on {self.store!r}: {len(self._held)} of {self._max_runs}>"
+
     async def start(
         self,
         stream_id: str,
