@@ -15,7 +15,6 @@ import json
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from streamstores._client import requests
@@ -103,6 +102,7 @@ class Stream:
         # have arrived, so it is sent again instead of followed.
         self._is_known = False
         self._is_kept = True  # whether the server can send the stream again
+        self._turn = 0  # counts the streams that this object has read
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._attach_first = stream_id is not None
@@ -194,20 +194,20 @@ class Stream:
         `StreamError` if it is refused or never arrives; the stream then goes on. If the
         server keeps nothing, closing the connection is what halts the model.
         """
-        stream_id = self.stream_id
-        while self._reads(stream_id) and not self._is_known:
+        turn = self._turn
+        while self._reads(turn) and not self._is_known:
             await self._next_change()  # the server cannot stop a stream it does not know
-        is_lost = self.stream_id == stream_id and self.status is Status.DISCONNECTED
-        if not self._reads(stream_id) and not is_lost:
+        is_lost = self._turn == turn and self.status is Status.DISCONNECTED
+        if not self._reads(turn) and not is_lost:
             return
         if not self._is_kept:
             await self._leave()
             self._set(Status.STOPPED)
             return
-        await self._deliver(requests.to_stop(str(stream_id)))
-        if is_lost and self.status is Status.DISCONNECTED:
+        await self._deliver(requests.to_stop(str(self.stream_id)))
+        if is_lost and self._turn == turn and self.status is Status.DISCONNECTED:
             self._follow()
-        while self._reads(stream_id):
+        while self._reads(turn):
             await self._next_change()
 
     async def abort(self) -> None:
@@ -231,20 +231,19 @@ class Stream:
         looks: a stopped stream stays stopped. Returns False at once if the stream is not
         at rest, and as soon as the server refuses it.
         """
-        stream_id = self.stream_id
-        while self.can_resume and self.stream_id == stream_id:
-            with suppress(Cut):
-                try:
-                    has_moved = await self._has_moved()
-                except StreamError:
-                    return False
-                if not self.can_resume or self.stream_id != stream_id:
-                    break
-                if has_moved:
-                    self._follow()
-                    return True
+        turn = self._turn
+        while self.can_resume and self._turn == turn:
+            try:
+                has_moved = await self._has_moved()
+            except Cut:
+                has_moved = False
+            except StreamError:
+                return False
+            if has_moved and self.can_resume and self._turn == turn:
+                self._follow()
+                return True
             await asyncio.sleep(interval)
-        return self._reads(stream_id)
+        return self._reads(turn)
 
     async def events(self) -> AsyncIterator[StreamEvent]:
         """The named events in order, each once; ends and raises as the iteration does."""
@@ -282,6 +281,7 @@ class Stream:
         return stream_id
 
     def _reset(self, stream_id: str, offset: int) -> None:
+        self._turn += 1
         self.stream_id = stream_id
         self.offset = offset
         self._text = []
@@ -363,6 +363,7 @@ class Stream:
                 for event in parser.feed(chunk):
                     if event.name == "stream-id":
                         self._is_kept = True
+                        self.stream_id = event.data  # the server may choose another id
                         continue
                     budget.renew()  # `stream-id` alone is no progress
                     if event.name == "done":
@@ -441,8 +442,8 @@ class Stream:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _reads(self, stream_id: str | None) -> bool:
-        return self.loading and self.stream_id == stream_id
+    def _reads(self, turn: int) -> bool:
+        return self.loading and self._turn == turn
 
     async def _next_change(self) -> None:
         await self._changed.wait()

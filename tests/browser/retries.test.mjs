@@ -144,3 +144,22 @@ test("an answer that is not kept is an error after a cut, and is not paid for tw
   assert.equal(stream.text, "one");
   assert.equal(server.requests.length, 1);
 });
+
+for (const ping of ["0", "-1", "NaN", "Infinity", "soon"]) {
+  test(`a ping interval of ${ping} is ignored`, async (t) => {
+    mock.timers.enable({ apis: ["setTimeout", "Date"] });
+    t.after(() => mock.timers.reset());
+    const { server, stream } = start();
+    void stream.send("Why?");
+    const exchange = await server.next();
+    exchange.open(ping);
+    await settle();
+    mock.timers.tick(3 * 15_000 - 1);
+    await settle();
+    assert.equal(stream.status, "streaming");
+    mock.timers.tick(1);
+    await settle();
+    assert.equal(stream.status, "reconnecting");
+    stream.abort();
+  });
+}

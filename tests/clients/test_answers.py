@@ -125,6 +125,20 @@ def test_retry_after_is_honoured_for_a_minute_at_most(case: dict[str, Any]) -> N
     assert retry_after_seconds(case["header"]) == case["seconds"]
 
 
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
+async def test_a_senseless_ping_interval_is_ignored(
+    stream: Stream, server: ScriptedServer, value: str
+) -> None:
+    await stream.send("hello")
+    exchange = await server.next()
+    await exchange.begin(X_Stream_Id="x", X_Stream_Ping=value)
+    await exchange.send(event("stream-id", "x"), event("", "one", 3))
+    await until(stream, lambda: stream.offset == 3)
+    await exchange.send(DONE)
+    assert await stream.wait() is Status.DONE
+    assert len(server.requests) == 1
+
+
 async def test_retry_after_prolongs_the_pause(
     stream: Stream, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

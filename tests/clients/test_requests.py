@@ -248,3 +248,26 @@ async def test_watching_ends_when_the_stream_is_gone_or_not_at_rest(
     await (await server.next()).refuse(404, "not_found")
     assert await watching is False
     assert stream.status is Status.STOPPED
+
+
+async def test_an_id_that_the_server_chose_is_taken_over(
+    stream: Stream, server: ScriptedServer
+) -> None:
+    await stream.send("hello")
+    first = await server.next()
+    await first.begin(X_Stream_Id="another", X_Stream_Ping=15)
+    await first.send(event("stream-id", "another"), event("", "one", 3))
+    await until(stream, lambda: stream.offset == 3)
+    assert stream.stream_id == "another"
+    first.cut()
+    second = await server.next()
+    assert second.request.query["id"] == "another"
+    await second.open()
+    await until(stream, lambda: stream.status is Status.STREAMING)
+    stopping = asyncio.create_task(stream.stop())
+    command = await server.next()
+    assert command.request.body == {"id": "another"}
+    await command.answer(200, {"state": "stopped"})
+    await second.send(STOPPED)
+    await asyncio.wait_for(stopping, 10)
+    assert stream.status is Status.STOPPED

@@ -40,7 +40,7 @@ async def check_answer(response: Any, content_type: str, *, was_answered: bool) 
     """
     status = response.status_code
     if response.is_success:
-        answered = response.headers.get("Content-Type", "no content type")
+        answered = response.headers.get("Content-Type", "no content type").lower()
         if not answered.startswith(content_type):
             message = f"the server answered {answered}, not {content_type}"
             raise Cut(message) if was_answered else StreamError(message, code="bad_answer")

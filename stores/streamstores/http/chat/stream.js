@@ -619,8 +619,7 @@ export class Stream {
     try {
       const response = await this.#ask(reader, signal);
       signal.throwIfAborted();
-      const ping = Number(response.headers.get("X-Stream-Ping")) || DEFAULT_PING_SECONDS;
-      reader.silenceMs = ping * SILENT_PINGS * 1_000;
+      reader.silenceMs = pingSeconds(response) * SILENT_PINGS * 1_000;
       reader.heardAt = Date.now();
       reader.request = "follow";
       reader.answered = true;
@@ -1153,6 +1152,16 @@ function showsKept(response) {
   return response.type === "cors" ? null : false;
 }
 
+/**
+ * Seconds between the server's pings.
+ *
+ * @param {Response} response
+ */
+function pingSeconds(response) {
+  const seconds = Number(response.headers.get("X-Stream-Ping"));
+  return seconds > 0 && Number.isFinite(seconds) ? seconds : DEFAULT_PING_SECONDS;
+}
+
 /** @param {StreamError} cause */
 function notKept(cause) {
   const message = `the rest is lost, because this server keeps nothing: ${cause.message}`;
@@ -1165,7 +1174,7 @@ function notKept(cause) {
  * @param {boolean} retryable  Whether a later attempt may bring another answer.
  */
 function checkType(response, expected, retryable) {
-  const type = response.headers.get("Content-Type") ?? "no content type";
+  const type = (response.headers.get("Content-Type") ?? "no content type").toLowerCase();
   if (type.startsWith(expected) && response.body) return;
   const details = { code: "bad_answer", status: retryable ? 0 : response.status };
   throw new StreamError(`the server answered ${type}, not ${expected}`, details);
