@@ -51,7 +51,7 @@ def server() -> Iterator[ScriptedS3]:
 
 @contextlib.asynccontextmanager
 async def opened(server: ScriptedS3, **options: object) -> AsyncIterator[S3StreamStore]:
-    options = {"timeout": 1, "grace": 1, **options}
+    options = {"timeout": 3, "grace": 1, **options}
     async with S3StreamStore(server.store_url("p", **options)) as store:
         yield store
         server.mend()
@@ -252,7 +252,7 @@ KINDS: dict[str, Wanted] = {
 async def test_no_exception_of_a_driver_leaks(server: ScriptedS3, name: str) -> None:
     """Whatever is asked, and whatever comes back."""
     await written(server, 2)
-    async with opened(server, timeout=0.3) as store:
+    async with opened(server, timeout=1.5) as store:
         await store.info("a")
         server.spoil(anything, NO_ANSWERS[name], times=0)
         calls = [

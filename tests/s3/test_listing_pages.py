@@ -21,7 +21,7 @@ def server() -> Iterator[ScriptedS3]:
 
 @contextlib.asynccontextmanager
 async def opened(server: ScriptedS3, **options: object) -> AsyncIterator[S3StreamStore]:
-    async with S3StreamStore(server.store_url("p", timeout=1, grace=1, **options)) as store:
+    async with S3StreamStore(server.store_url("p", timeout=3, grace=1, **options)) as store:
         yield store
 
 

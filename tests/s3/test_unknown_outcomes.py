@@ -33,7 +33,7 @@ def server() -> Iterator[ScriptedS3]:
 
 @contextlib.asynccontextmanager
 async def opened(server: ScriptedS3, **options: object) -> AsyncIterator[S3StreamStore]:
-    options = {"timeout": 1, **options}
+    options = {"timeout": 3, **options}
     async with S3StreamStore(server.store_url("p", **options)) as store:
         yield store
         server.mend()
@@ -203,7 +203,7 @@ async def test_reading_never_raises_an_unknown_outcome(
     server: ScriptedS3, name: str, fault: Fault
 ) -> None:
     """Not even if it is the first call, which opens the store and so writes a probe."""
-    store = S3StreamStore(server.store_url("p", timeout=0.5))
+    store = S3StreamStore(server.store_url("p", timeout=1.5))
     server.spoil(anything, fault, times=0)
     with pytest.raises(StoreUnavailable):
         await READS[name](store)
@@ -221,7 +221,7 @@ async def test_reading_never_raises_an_unknown_outcome(
 async def test_a_mutation_that_fails_while_the_store_opens_applies_nothing(
     server: ScriptedS3, fault: Fault
 ) -> None:
-    store = S3StreamStore(server.store_url("p", timeout=0.5))
+    store = S3StreamStore(server.store_url("p", timeout=1.5))
     server.spoil(put_of("probe/"), fault, times=0)
     with pytest.raises(StoreUnavailable):
         await store.create("a")

@@ -170,7 +170,7 @@ async def test_an_unclosed_store_warns(place: Place) -> None:
         warnings.simplefilter("always")
         del store
         gc.collect()
-    await bucket.aclose()
+    await bucket.aclose(1)
     assert any("unclosed <S3StreamStore" in str(each.message) for each in caught)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any
 from streamstores import limits as bounds
 from streamstores import methods
 from streamstores.backends._s3 import bucket_policies
-from streamstores.backends._s3.background_tasks import BackgroundTasks
+from streamstores.backends._s3.background_tasks import BackgroundTasks, result_of
 from streamstores.backends._s3.bucket import Bucket
 from streamstores.backends._s3.change_requests import Delete, Expire
 from streamstores.backends._s3.commit_queues import CommitQueues
@@ -33,6 +34,7 @@ from streamstores.changes import Changes
 from streamstores.errors import (
     InvalidRequest,
     OffsetOutOfRange,
+    OutcomeUnknown,
     StoreUnavailable,
     StreamNotFound,
 )
@@ -128,7 +130,8 @@ class S3StreamStore:
         # It continues if the caller is cancelled, as its second try may have to find out
         # whether the first was applied.
         creating = self._tasks.start(self._creator.create(info, creation.chunks))
-        known = await asyncio.shield(creating)
+        cut_off = OutcomeUnknown(f"the store was closed while {stream_id!r} was created")
+        known = await result_of(creating, cut_off)
         if known.is_final:
             self._packer.pack_soon(stream_id)
         self.changes.noticed(stream_id)
@@ -223,19 +226,29 @@ class S3StreamStore:
         return bucket_policies.lifecycle_rule(self._options)
 
     async def aclose(self) -> None:
+        """Finish the changes in flight, and close the client if the store made it.
+
+        Takes at most the timeout of one call: what has not ended by then is given up on, and
+        its callers get `OutcomeUnknown`.
+        """
         if self._is_closed:
             return
         self._is_closed = True
+        give_up_at = time.monotonic() + self._options.timeout
+
+        def left() -> float:
+            return max(give_up_at - time.monotonic(), 0.0)
+
         self.changes.close()
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])
         await self._pollers.aclose()
-        await self._commits.aclose()
-        await self._tasks.aclose()
-        await self._packer.aclose(self._options.timeout)
-        await self._streams.aclose()
-        await self._storage.bucket.aclose()
+        await self._commits.aclose(left())
+        await self._tasks.aclose(left())
+        await self._packer.aclose(left())
+        await self._streams.aclose(left())
+        await self._storage.bucket.aclose(left())
 
     async def __aenter__(self) -> S3StreamStore:
         await self._open()
@@ -252,12 +265,12 @@ class S3StreamStore:
             return
         if self._opening is None or self._opening.done():
             self._opening = self._tasks.start(self._connect())
-        await asyncio.shield(self._opening)
+        await result_of(self._opening, StoreUnavailable("the store was closed"))
 
     async def _connect(self) -> None:
         bucket = self._storage.bucket
-        await bucket.connect()
-        with repeatable():  # no stream was touched
+        with repeatable():  # no stream is touched
+            await bucket.connect()
             await bucket.check_conditions(self._storage.keys.probe())
         self._is_open = True
         self._sweeping = asyncio.get_running_loop().create_task(

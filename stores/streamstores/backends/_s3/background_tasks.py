@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from streamstores.errors import StreamStoreError
+
 T = TypeVar("T")
 
 
@@ -21,11 +23,26 @@ class BackgroundTasks:
         task.add_done_callback(self._forget)
         return task
 
-    async def aclose(self) -> None:
+    async def aclose(self, seconds: float) -> None:
+        """Wait at most `seconds`, then cancel what still runs."""
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            _, late = await asyncio.wait(self._tasks, timeout=max(seconds, 0))
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # retrieved, as the caller may have been cancelled
+
+
+async def result_of(task: asyncio.Task[T], if_stopped: StreamStoreError) -> T:
+    """What a background task returns or raises; `if_stopped` if closing cancelled it."""
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if task.cancelled():
+            raise if_stopped from None
+        raise

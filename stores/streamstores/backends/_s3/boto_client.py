@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -10,6 +13,8 @@ import botocore.session  # type: ignore[import-untyped]  # nor does it
 from botocore.config import Config  # type: ignore[import-untyped]
 
 from streamstores.backends._s3.s3_options import S3Options
+
+_calls = threading.local()
 
 TRY_SHARE = 0.4
 """The part of a call's timeout for which one try may hear nothing, so that there are two."""
@@ -43,6 +48,31 @@ def make_client(options: S3Options) -> Any:
         aws_session_token=options.session_token,
         config=config,
     )
+
+
+def expect_no_continue(client: Any) -> None:
+    """Make the calls inside `our_call` send no `Expect: 100-continue`, which boto3 (1.44) adds
+    to every write. If the connection ends inside the answer to that, botocore reads the end
+    of the file for ever. Other users of a client that was passed in keep theirs.
+    """
+    events = getattr(getattr(client, "meta", None), "events", None)
+    if events is not None:
+        events.register_last("before-call.s3", _drop_expect, unique_id="streamstores-expect")
+
+
+@contextmanager
+def our_call() -> Iterator[None]:
+    """The calls of this thread that are made by a store."""
+    _calls.is_ours = True
+    try:
+        yield
+    finally:
+        _calls.is_ours = False
+
+
+def _drop_expect(params: dict[str, Any], **_: Any) -> None:
+    if getattr(_calls, "is_ours", False):
+        params["headers"].pop("Expect", None)
 
 
 def _session() -> Any:

@@ -6,13 +6,18 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]  # it has no types
 
-from streamstores.backends._s3.boto_client import TRY_SHARE, make_client
+from streamstores.backends._s3.boto_client import (
+    TRY_SHARE,
+    expect_no_continue,
+    make_client,
+    our_call,
+)
+from streamstores.backends._s3.call_threads import CallNotStarted, CallOverdue, CallThreads
 from streamstores.backends._s3.driver_answers import (
     check_removed,
     date_of,
@@ -30,6 +35,7 @@ from streamstores.errors import InvalidRequest, OutcomeUnknown, StoreUnavailable
 T = TypeVar("T")
 
 _PAUSES = (0.05, 0.2, 0.8)  # seconds before a call is tried again
+_MAKE_CLIENT_SECONDS = 60.0  # it reads files only, but on a busy machine that takes a while
 _MOST_EMPTY_PAGES = 100  # that a server may send in a row
 _NAMES_WHAT_IT_WROTE = frozenset({"put_object", "upload_part", "complete_multipart_upload"})
 
@@ -38,7 +44,7 @@ class Bucket:
     """One bucket. A call is one request, tried again if S3 or the connection to it fails.
 
     Raises `StoreUnavailable` if nothing was applied, and `OutcomeUnknown` if a change may
-    have been. A cancelled call continues in its thread; `aclose` waits for it.
+    have been, after the timeout at the latest. A cancelled call continues in its thread.
     """
 
     def __init__(self, options: S3Options, client: Any | None) -> None:
@@ -47,12 +53,15 @@ class Bucket:
         self._options = options
         self._client = client
         self._owns_client = client is None
-        self._threads = ThreadPoolExecutor(options.max_connections, "streamstores-s3")
+        self._threads = CallThreads(options.max_connections)
+        self._is_closed = False
 
     async def connect(self) -> None:
-        """Make the client. No request."""
+        """Make the client, unless one was passed in. No request."""
         if self._client is None:
-            self._client = await self._in_thread(partial(_connect, self._options))
+            make = partial(make_client, self._options)
+            self._client = await self._try(make, _MAKE_CLIENT_SECONDS, False)
+        expect_no_continue(self._client)
 
     async def check_conditions(self, key: str) -> None:
         """Find out, by an object at `key`, whether the server keeps conditions; five requests.
@@ -77,8 +86,10 @@ class Bucket:
             self.removes_conditionally = False
         await self.delete(key)
 
-    async def aclose(self) -> None:
-        await asyncio.to_thread(self._threads.shutdown)
+    async def aclose(self, seconds: float) -> None:
+        """Wait at most `seconds` for changes in flight."""
+        self._is_closed = True
+        await self._threads.aclose(seconds)
         if self._owns_client and self._client is not None:
             self._client.close()
             self._client = None
@@ -168,17 +179,35 @@ class Bucket:
         return await self._ask(partial(self._write, operation, **options), changes=True)
 
     async def _ask(self, call: Callable[[], T], *, changes: bool) -> T:
-        give_up_at = time.monotonic() + self._options.timeout
-        return await self._in_thread(
-            partial(_with_retries, call, give_up_at, changes, self._options)
-        )
+        """The result of `call`, which is tried again while there is time for another try.
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
+        All tries together take at most the timeout, pauses and the wait for a thread included.
+        """
+        give_up_at = time.monotonic() + self._options.timeout
+        in_doubt = False
+        for pause in (*_PAUSES, None):
+            try:
+                result = await self._try(call, give_up_at - time.monotonic(), changes)
+                return _marked(result, in_doubt)
+            except (StoreUnavailable, OutcomeUnknown) as exc:
+                in_doubt = in_doubt or (changes and isinstance(exc, OutcomeUnknown))
+                left = give_up_at - time.monotonic()
+                is_last = pause is None or left < pause + self._options.timeout * TRY_SHARE
+                if is_last or isinstance(exc, RetryUseless):
+                    kind = OutcomeUnknown if in_doubt else StoreUnavailable
+                    raise kind(f"{exc} (s3://{self._options.bucket})") from exc.__cause__
+            await asyncio.sleep((pause or 0) * random.uniform(0.5, 1.0))
+        raise AssertionError("the last try returns or raises")
+
+    async def _try(self, call: Callable[[], T], seconds: float, changes: bool) -> T:
+        if self._is_closed:
+            raise InvalidRequest("the store is closed")
         try:
-            running = asyncio.get_running_loop().run_in_executor(self._threads, call)
-        except RuntimeError as exc:  # the pool was shut down
-            raise InvalidRequest("the store is closed") from exc
-        return await running
+            return await self._threads.run(partial(_translated, call), seconds, changes=changes)
+        except CallNotStarted as exc:
+            raise StoreUnavailable(str(exc)) from exc
+        except CallOverdue as exc:
+            raise OutcomeUnknown(str(exc)) from exc
 
     def _get(self, options: dict[str, Any], first: int, last: int | None) -> ObjectAnswer:
         answer = self._expect("get_object", **options)
@@ -257,29 +286,10 @@ class Upload:
         await self._bucket.change_upload("abort_multipart_upload", **self._names)
 
 
-def _connect(options: S3Options) -> Any:
-    with translate_errors():
-        return make_client(options)
-
-
-def _with_retries(
-    call: Callable[[], T], give_up_at: float, changes: bool, options: S3Options
-) -> T:
-    """The result of `call`, which is tried again while there is time for another try."""
-    in_doubt = False
-    for pause in (*_PAUSES, None):
-        try:
-            with translate_errors():
-                return _marked(call(), in_doubt)
-        except (StoreUnavailable, OutcomeUnknown) as exc:
-            in_doubt = in_doubt or (changes and isinstance(exc, OutcomeUnknown))
-            left = give_up_at - time.monotonic()
-            is_last = pause is None or left < pause + options.timeout * TRY_SHARE
-            if is_last or isinstance(exc, RetryUseless):
-                kind = OutcomeUnknown if in_doubt else StoreUnavailable
-                raise kind(f"{exc} (s3://{options.bucket})") from exc.__cause__
-        time.sleep((pause or 0) * random.uniform(0.5, 1.0))
-    raise AssertionError("the last try returns or raises")
+def _translated(call: Callable[[], T]) -> T:
+    """Runs in a thread."""
+    with our_call(), translate_errors():
+        return call()
 
 
 def _marked(result: T, in_doubt: bool) -> T:

@@ -125,10 +125,11 @@ class CommitQueues:
         queue.append(_QueuedRequest(request, future))
         return await future
 
-    async def aclose(self) -> None:
-        """Finish what is in flight; what still waits in a queue gets `StoreUnavailable`."""
+    async def aclose(self, seconds: float) -> None:
+        """Finish what is in flight within `seconds`; what is cut off is `OutcomeUnknown`.
+        What still waits in a queue gets `StoreUnavailable`."""
         self._is_closed = True
-        await self._tasks.aclose()
+        await self._tasks.aclose(seconds)
 
     async def _work_off(self, stream_id: str, queue: list[_QueuedRequest]) -> None:
         try:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from streamstores.backends._s3 import block_format
-from streamstores.backends._s3.background_tasks import BackgroundTasks
+from streamstores.backends._s3.background_tasks import BackgroundTasks, result_of
 from streamstores.backends._s3.block_cache import BlockCache
 from streamstores.backends._s3.block_format import Block, Layout, Stamp
 from streamstores.backends._s3.s3_answers import ObjectAnswer
@@ -147,7 +147,7 @@ class KnownStreams:
             shared = self._looks[stream_id] = _SharedLook(shared)
             shared.task = self._tasks.start(self._share(stream_id, shared))
         assert shared.task is not None
-        return await asyncio.shield(shared.task)
+        return await result_of(shared.task, StoreUnavailable("the store was closed"))
 
     async def _share(self, stream_id: str, shared: _SharedLook) -> KnownStream:
         try:
@@ -157,8 +157,8 @@ class KnownStreams:
             if self._looks.get(stream_id) is shared:
                 del self._looks[stream_id]
 
-    async def aclose(self) -> None:
-        await self._tasks.aclose()
+    async def aclose(self, seconds: float) -> None:
+        await self._tasks.aclose(seconds)
 
     async def _look_now(self, stream_id: str) -> KnownStream:
         known = self._known.get(stream_id)

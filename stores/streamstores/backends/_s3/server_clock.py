@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import datetime, timedelta, timezone
 
@@ -23,17 +24,19 @@ class ServerClock:
         self._low = float("-inf")
         self._high = float("inf")
         self._observed_at = time.monotonic()
+        self._lock = threading.Lock()
 
     def observe(self, date: float, asked_at: float, answered_at: float) -> None:
         """Take the `Date` of an answer, in seconds since 1970, and the monotonic times of
         the request and of the answer."""
         low, high = date - answered_at, date + 1 - asked_at
-        slack = (answered_at - self._observed_at) * _DRIFT
-        self._low = max(low, self._low - slack)
-        self._high = min(high, self._high + slack)
-        self._observed_at = answered_at
-        if self._low > self._high:  # a clock was set, or the servers' clocks differ
-            self._low, self._high = low, high
+        with self._lock:  # answers arrive in several threads
+            slack = (answered_at - self._observed_at) * _DRIFT
+            self._low = max(low, self._low - slack)
+            self._high = min(high, self._high + slack)
+            self._observed_at = answered_at
+            if self._low > self._high:  # a clock was set, or the servers' clocks differ
+                self._low, self._high = low, high
 
     def seconds(self) -> float:
         """Seconds since 1970."""
