@@ -8,13 +8,16 @@ from collections.abc import Iterator
 import pytest
 
 from streamstores import (
+    Follower,
+    Limits,
     OutcomeUnknown,
+    Record,
     RedisStreamStore,
     StoreUnavailable,
     StreamWriter,
     follow,
 )
-from tests.redis.helpers import everything
+from tests.redis.helpers import PATIENCE, eventually, everything
 from tests.services import Unavailable, give_up
 from tests.services.redis import OLDEST, VALKEY, Server, own_cluster
 
@@ -89,6 +92,53 @@ async def test_a_stream_is_written_and_followed_while_its_slot_moves(servers):
         await store.delete("a")
 
 
+async def test_a_moving_slot_delays_no_follower_of_another_stream(servers):
+    async with (
+        RedisStreamStore(url_of(servers)) as store,
+        RedisStreamStore(url_of(servers), limits=Limits(poll_interval=600)) as other,
+    ):
+        migration = Migration(servers)
+        ids = ["a", *[f"beside {number}" for number in range(60)]]
+        for each in ids:
+            await store.create(each)
+        following = {each: follow(other, each) for each in ids}
+        for each in ids:
+            await store.append(each, b"1")
+            assert (await anext_in_time(following[each])).data == b"1"
+        for each in ids:  # by now each of them has subscribed
+            await store.append(each, b"2")
+            assert (await anext_in_time(following[each])).data == b"2"
+        migration.begin()
+        migration.move_keys()
+        migration.finish()
+        for each in ids:
+            await store.append(each, b"3")
+            assert (await anext_in_time(following[each])).data == b"3", each
+        for each in ids:
+            await store.mark_done(each)
+            with pytest.raises(StopAsyncIteration):
+                await anext_in_time(following[each])
+            await store.delete(each)
+
+
+async def test_closing_a_store_that_follows_on_every_node_logs_nothing(servers, caplog):
+    async with RedisStreamStore(url_of(servers)) as store:
+        ids = [f"stream {number}" for number in range(12)]
+        for each in ids:
+            await store.create(each, b"x")
+        async with RedisStreamStore(url_of(servers)) as other:
+            following = [follow(other, each) for each in ids]
+            for follower in following:
+                await anext_in_time(follower)
+            await eventually(lambda: _has_connections(other, 3))
+            waiting = [asyncio.create_task(follower.__anext__()) for follower in following]
+        for result in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(result, StoreUnavailable)
+        for each in ids:
+            await store.delete(each)
+    assert caplog.text == ""
+
+
 async def test_a_dead_master_makes_only_its_own_streams_unavailable(servers):
     async with RedisStreamStore(url_of(servers), timeout=2.0) as store:
         ids = [f"stream {number}" for number in range(12)]
@@ -103,6 +153,14 @@ async def test_a_dead_master_makes_only_its_own_streams_unavailable(servers):
             assert {"there", "unavailable"} == set(results)
         finally:
             servers[0].start()
+
+
+async def anext_in_time(follower: Follower) -> Record:
+    return await asyncio.wait_for(follower.__anext__(), PATIENCE)
+
+
+async def _has_connections(store: RedisStreamStore, count: int) -> bool:
+    return len(store._channels._connections) == count
 
 
 async def _outcome(store: RedisStreamStore, stream_id: str) -> str:

@@ -111,6 +111,41 @@ async def test_after_a_lost_reply_a_writer_neither_loses_nor_doubles_a_byte(serv
     assert b"".join(record.data for record in page.records) == b"one two three four five"
 
 
+async def test_a_late_request_of_a_broken_connection_is_never_applied(server):
+    with Proxy(server.port) as wire:
+        url = f"redis://127.0.0.1:{wire.port}"
+        async with RedisStreamStore(url, timeout=0.5) as store:
+            await store.create("a")
+            await store.append("a")  # so that the server knows the script
+            gate = wire.hold_requests()
+            with pytest.raises(OutcomeUnknown):
+                await store.append("a", b"x")
+            assert (await store.info("a")).tail == 0
+            wire.release(gate)
+            await store.append("a", b"x")  # the caller has looked, and tries again
+            connections = server.ask("CLIENT", "LIST")
+            assert connections.count(b" addr=") == 2, "the late connection is gone"
+            assert (await store.info("a")).tail == 1
+
+
+async def test_a_late_request_is_dropped_also_if_another_connection_is_open(server):
+    with Proxy(server.port) as wire:
+        url = f"redis://127.0.0.1:{wire.port}"
+        async with RedisStreamStore(url, timeout=1.0, durability="disk") as store:
+            await store.create("a")
+            await store.append("a")
+            gate = wire.hold_requests()
+            late = asyncio.create_task(store.append("a", b"x"))
+            await asyncio.sleep(0)
+            await store.info("a")  # opens the connection for reads, which stays
+            with pytest.raises(OutcomeUnknown):
+                await late
+            assert (await store.info("a")).tail == 0
+            wire.release(gate)
+            await store.append("a", b"x")
+            assert (await store.info("a")).tail == 1
+
+
 async def test_a_lost_reply_to_a_read_is_never_an_unknown_outcome(server):
     with Proxy(server.port) as wire:
         async with RedisStreamStore(f"redis://127.0.0.1:{wire.port}") as store:

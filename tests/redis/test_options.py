@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from inspect import signature
 
 import pytest
@@ -10,11 +11,12 @@ from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import SSLConnection
 
 from redis import Redis as SyncRedis
-from streamstores import InvalidRequest, RedisStreamStore, open_store
+from streamstores import InvalidRequest, RedisStreamStore, follow, open_store
 from streamstores.backends._redis.configuration import configure
 from streamstores.backends._redis.stream_keys import StreamKeys
 from streamstores.backends._redis.urls import parse_url
-from tests.services.redis import shared, with_options, with_own_prefix
+from tests.redis.helpers import everything, server_or_skip
+from tests.services.redis import OLDEST, VALKEY, shared, with_options, with_own_prefix
 
 
 @pytest.mark.parametrize(
@@ -186,3 +188,23 @@ async def test_the_repr_of_a_store_on_a_client_has_no_secrets_either():
         assert place in text
         assert "secret" not in text
         await client.aclose()
+
+
+@pytest.mark.parametrize("kind", [VALKEY, OLDEST])
+async def test_the_permissions_in_the_guide_are_enough(kind):
+    rules = ["on", ">secret", "resetchannels", "~streams:*", "&streams:*"]
+    rules += ["+@read", "+@write", "+@scripting", "+@pubsub", "+@connection", "+time", "+wait"]
+    with server_or_skip(kind, "--appendonly", "yes") as server:
+        server.ask("ACL", "SETUSER", "app", *rules)
+        url = f"redis://app:secret@{server.address}"
+        durability = "async"
+        if kind == VALKEY:
+            server.ask("ACL", "SETUSER", "app", "+waitaof")
+            durability = "disk"
+        async with RedisStreamStore(url, prefix="streams", durability=durability) as store:
+            await store.create("a", ttl=60)
+            following = asyncio.create_task(everything(follow(store, "a")))
+            await store.append("a", b"x", state="done")
+            assert await following == b"x"
+            assert [info.id async for info in store.list()] == ["a"]
+            await store.delete("a")

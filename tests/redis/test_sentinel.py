@@ -78,6 +78,37 @@ async def test_appends_go_to_the_announced_master_before_the_old_one_is_demoted(
         assert is_master(old), "the old master was demoted before the store could move"
 
 
+async def test_a_planned_failover_loses_no_acknowledged_append(sentinel):
+    async with RedisStreamStore(sentinel.url) as store:
+        await store.create("a")
+        await eventually(lambda: _is_replicated(sentinel))
+        await eventually(lambda: _is_watched(sentinel))
+        old = sentinel.master
+        promoting = asyncio.create_task(asyncio.to_thread(sentinel.fail_over))
+        acknowledged: set[bytes] = set()
+        number = 0
+        while not promoting.done() or is_master(old):
+            chunk = b"%d" % number
+            if await append_somewhere(store, chunk) is not None:
+                acknowledged.add(chunk)
+            number += 1
+            await asyncio.sleep(0.001)
+        await promoting
+        page = await once_available(lambda: store.read("a", max_bytes=100_000_000))
+        assert page.next_offset == page.info.tail
+        assert acknowledged - {record.data for record in page.records} == set()
+
+
+async def test_an_announced_promotion_that_fails_holds_appends_only_for_a_while(sentinel):
+    async with RedisStreamStore(sentinel.url, timeout=0.5) as store:
+        await store.create("a")
+        watch = store._router._masters
+        watch._hold()
+        holding = asyncio.create_task(store.append("a", b"x"))
+        assert (await store.info("a")).tail == 0, "reads go on"
+        assert (await holding).tail == 1
+
+
 async def test_reads_see_an_append_that_another_connection_made_after_a_failover(sentinel):
     await eventually(lambda: _is_replicated(sentinel))
     async with RedisStreamStore(sentinel.url, durability="replica") as store:
@@ -143,7 +174,7 @@ async def _is_replicated(sentinel: Sentinel) -> bool:
 
 
 async def _is_watched(sentinel: Sentinel) -> bool:
-    return b" sub=1 " in sentinel.sentinel.ask("CLIENT", "LIST")
+    return b" sub=3 " in sentinel.sentinel.ask("CLIENT", "LIST")
 
 
 async def _has_landed_on(store: RedisStreamStore, server: Server) -> bool:

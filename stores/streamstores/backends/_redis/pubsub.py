@@ -56,6 +56,8 @@ class PubSubConnection:
         self._loop = asyncio.get_running_loop()
         self._is_probed = False
         self._probe_at = self._loop.time() + PROBE_SECONDS
+        self.was_heard = False
+        """Whether any message has come."""
         self.failure: Exception | None = None
         self.task = start_task(self._listen(), "redis pub/sub")
 
@@ -137,7 +139,9 @@ class PubSubConnection:
             self._take_redirection()
         elif isinstance(message, Exception):
             raise message
-        elif isinstance(message, list):  # else the answer to a probe without subscriptions
+        elif isinstance(message, list):
+            # Anything else is the answer to a probe without subscriptions.
+            self.was_heard = True
             kind, channel, *rest = message
             if kind in (b"message", b"smessage"):
                 if channel in self._wanted:

@@ -98,6 +98,8 @@ class Router:
         explains before its own. Follows the slots of a cluster to where
         they move. Sends a request again only if it was refused or never sent.
         """
+        if is_mutation and self._masters is not None:
+            await self._masters.wait_for_promotion()
         endpoint = await self.endpoint_of(keys[0])
         is_confirmed = is_mutation and self._durability.is_awaited
         is_asking = False

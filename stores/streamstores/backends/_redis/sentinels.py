@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -16,8 +17,16 @@ from streamstores.backends._redis.connections import open_connection, start_task
 from streamstores.backends._redis.pubsub import PubSubConnection
 
 RECONNECT_SECONDS = 1.0
+FAILURES_TO_REPORT = 3  # in a row: fewer are a restart
+
+_logger = logging.getLogger("streamstores.redis")
 
 Address = tuple[str, int]
+
+
+_SWITCHED = b"+switch-master"
+_PROMOTING = b"+failover-state-send-slaveof-noone"  # sent right before the promotion
+_ABORTED = b"-failover-abort-slave-timeout"
 
 
 class MasterWatch:
@@ -27,6 +36,10 @@ class MasterWatch:
     replica, and drops them when it is demoted itself. So the store listens to `+switch-master`
     on every sentinel of its client, and `on_switch(address)` breaks all its connections to
     other servers at once.
+
+    The announcement follows the promotion by up to a second. What a demoted master accepts
+    meanwhile is lost, so mutations are held from the moment at which the leading sentinel says
+    that it is about to promote a replica, for `timeout` seconds at most.
 
     A sentinel that did not lead the failover hears of it up to two seconds later. If two
     sentinels differ, the higher configuration epoch is right; its sentinel is asked first from
@@ -42,6 +55,7 @@ class MasterWatch:
         self._on_switch = on_switch
         self._address: Address | None = None
         self._epoch = 0
+        self._held: asyncio.Future[None] | None = None  # done when mutations may go on
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -51,6 +65,7 @@ class MasterWatch:
                 self._keep(start_task(self._follow(sentinel), "redis sentinel"))
 
     def hang_up(self) -> None:
+        self._release()
         for task in self._tasks:
             task.cancel()
 
@@ -62,6 +77,23 @@ class MasterWatch:
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def wait_for_promotion(self) -> None:
+        """Return at once, or while a replica is being promoted, once its address is known."""
+        if self._held is not None:
+            await asyncio.wait([self._held])
+
+    def _hold(self) -> None:
+        if self._held is None:
+            loop = asyncio.get_running_loop()
+            self._held = held = loop.create_future()
+            timer = loop.call_later(self._timeout, self._release)
+            held.add_done_callback(lambda _: timer.cancel())
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held.set_result(None)
+            self._held = None
 
     async def admit(self, address: Address) -> None:
         """Take note of where a new connection leads; raise `ConnectionError` if another server
@@ -76,6 +108,7 @@ class MasterWatch:
         before, self._address = self._address, address
         if before not in (None, address):
             self._on_switch(address)
+            self._release()
 
     async def _follow(self, sentinel: Redis) -> None:
         """Listen to one sentinel, with a new connection after each lost connection."""
@@ -83,15 +116,31 @@ class MasterWatch:
         async def connect() -> tuple[Connection, bool]:
             return await open_connection(sentinel.connection_pool, self._timeout), False
 
-        def look(channel: bytes, data: bytes | None) -> None:
-            # Once a subscription holds, too: the announcement may have been missed.
-            self._keep(start_task(self._look(sentinel), "redis master"))
+        def take(channel: bytes, data: bytes | None) -> None:
+            if data is not None and _master_in(channel, data) != self._service:
+                return
+            if channel == _SWITCHED:
+                # Once the subscription holds, too: the announcement may have been missed.
+                self._keep(start_task(self._look(sentinel), "redis master"))
+            elif data is not None and channel == _PROMOTING:
+                self._hold()
+            elif data is not None:
+                self._release()
 
+        failures = 0
         while True:
-            pubsub = PubSubConnection(connect, self._timeout, look)
-            pubsub.add(b"+switch-master")
+            pubsub = PubSubConnection(connect, self._timeout, take)
+            for channel in (_SWITCHED, _PROMOTING, _ABORTED):
+                pubsub.add(channel)
             self._keep(pubsub.task)
             await asyncio.wait([pubsub.task])
+            failures = 0 if pubsub.was_heard else failures + 1
+            if failures == FAILURES_TO_REPORT:
+                _logger.warning(
+                    "no announcements from a sentinel, so a planned failover may be noticed "
+                    "late: %s",
+                    pubsub.failure,
+                )
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _look(self, sentinel: Redis) -> None:
@@ -106,3 +155,15 @@ class MasterWatch:
             sentinels.sort(key=lambda each: each is not sentinel)
             # Not from `state`: a subclass of redis-py's Sentinel may translate addresses.
             self._set(await self._manager.discover_master(self._service))
+
+
+def _master_in(channel: bytes, data: bytes) -> str:
+    """The name of the master that an event is about.
+
+    `<name> <old ip> <old port> <new ip> <new port>` when it has switched; of a replica
+    otherwise: `slave <name> <ip> <port> @ <name of the master> <ip> <port>`.
+    """
+    words = data.decode().split()
+    if channel == _SWITCHED:
+        return words[0]
+    return words[words.index("@") + 1] if "@" in words else ""
