@@ -91,7 +91,7 @@ async function reach(name, stream) {
 
 for (const row of table.rows) {
   for (const answer of row.answers) {
-    test(`${row.request} answered ${answer}: ${row.then}`, { timeout: 20_000 }, async () => {
+    test(`${row.request} answered ${answer}: ${row.then}`, { timeout: 60_000 }, async () => {
       const storage = new MemoryStorage();
       const { endpoint } = server;
       const stream = new Stream({ endpoint, backoff: 1, persist: "id", storage });

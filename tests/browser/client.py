@@ -10,7 +10,7 @@ from playwright.async_api import Page
 _prompts = (f"prompt {n}" for n in count(1))
 
 POLL_MS = 10
-TIMEOUT_MS = 20_000
+TIMEOUT_MS = 60_000
 
 _CREATE = """async ([module, { shared, ...options }]) => {
   const { Stream } = await import(module);

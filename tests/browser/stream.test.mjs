@@ -183,7 +183,7 @@ test("a listener may begin another stream in the middle of a chunk", async () =>
   assert.equal(stream.text, "c");
 });
 
-test("a second send leaves the first stream behind", async () => {
+test("a second send lets go of the first stream", async () => {
   const { server, stream } = start();
   const first = stream.send("Why?");
   const old = await server.next();

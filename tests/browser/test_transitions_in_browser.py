@@ -13,7 +13,15 @@ import pytest
 
 from tests.browser.client import Client
 from tests.browser.conftest import ROOT, shared_fixture
-from tests.http.scripted_server import DONE, PING, STOPPED, Exchange, ScriptedServer, event
+from tests.http.scripted_server import (
+    DONE,
+    GIVE_UP_SECONDS,
+    PING,
+    STOPPED,
+    Exchange,
+    ScriptedServer,
+    event,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -228,12 +236,12 @@ async def test_transition(
         await driver.cause(name)
     await shared_client.until_status(row["to"])
     if row["to"] == "reconnecting":
-        await asyncio.wait_for(scripted.asked(), 20)
+        await asyncio.wait_for(scripted.asked(), GIVE_UP_SECONDS)
     snapshot = await shared_client.snapshot()
     expected = {"status": row["to"], **TABLE["states"][row["to"]]}
     expected["canResume"] = row.get("canResume", expected["canResume"])
     assert {name: snapshot[name] for name in expected} == expected
     if "request" in row:
-        await asyncio.wait_for(requested(scripted, row["request"]), 20)
+        await asyncio.wait_for(requested(scripted, row["request"]), GIVE_UP_SECONDS)
     await shared_client.call("destroy")
     scripted.forget()

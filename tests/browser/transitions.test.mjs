@@ -192,7 +192,7 @@ class Driver {
 }
 
 for (const { from, on, to, request, canResume: ofRow } of table.transitions) {
-  test(`${from}, ${on.join(", ")}: ${to}`, { timeout: 5_000 }, async () => {
+  test(`${from}, ${on.join(", ")}: ${to}`, { timeout: 60_000 }, async () => {
     const driver = new Driver();
     const { server, stream } = driver;
     for (const name of table.reach[from]) await driver.cause(name);

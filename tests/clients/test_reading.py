@@ -36,7 +36,7 @@ async def test_a_refusal_is_raised_with_the_servers_code(
     assert len(server.requests) == 1
 
 
-async def test_an_iteration_that_was_left_goes_on_behind_its_last_piece(
+async def test_an_iteration_that_was_left_goes_on_after_its_last_piece(
     stream: Stream, server: ScriptedServer
 ) -> None:
     await stream.send("hello")

@@ -9,7 +9,7 @@ import pytest
 from streamstores._client.connection import OpenAnswer
 from streamstores.client import Status, Stream, StreamError
 from tests.clients.waiting import until
-from tests.http.scripted_server import DONE, STOPPED, ScriptedServer, event
+from tests.http.scripted_server import DONE, GIVE_UP_SECONDS, STOPPED, ScriptedServer, event
 
 
 async def test_a_post_whose_answer_was_lost_is_repeated_with_its_id(
@@ -74,7 +74,7 @@ async def test_a_reconnect_asks_for_what_is_missing(
     assert stream.text == "あい"
 
 
-async def test_resume_continues_behind_what_arrived(
+async def test_resume_continues_after_the_last_byte(
     stream: Stream, server: ScriptedServer
 ) -> None:
     stream_id = await stream.send("hello")
@@ -269,5 +269,5 @@ async def test_an_id_that_the_server_chose_is_taken_over(
     assert command.request.body == {"id": "another"}
     await command.answer(200, {"state": "stopped"})
     await second.send(STOPPED)
-    await asyncio.wait_for(stopping, 10)
+    await asyncio.wait_for(stopping, GIVE_UP_SECONDS)
     assert stream.status is Status.STOPPED

@@ -11,7 +11,15 @@ import pytest
 
 from streamstores.client import Status, Stream, StreamError
 from tests.clients.waiting import until
-from tests.http.scripted_server import DONE, PING, STOPPED, Exchange, ScriptedServer, event
+from tests.http.scripted_server import (
+    DONE,
+    GIVE_UP_SECONDS,
+    PING,
+    STOPPED,
+    Exchange,
+    ScriptedServer,
+    event,
+)
 
 TABLE = json.loads((Path(__file__).parents[1] / "data" / "transitions.json").read_text())
 
@@ -28,7 +36,7 @@ class PythonDriver:
 
     async def cause(self, name: str) -> None:
         await getattr(self, name)()
-        await asyncio.wait_for(self._quiet(), 10)
+        await asyncio.wait_for(self._quiet(), GIVE_UP_SECONDS)
 
     async def _quiet(self) -> None:
         """Wait until the client waits for the test: it reads, has asked, or is at an end."""
@@ -78,14 +86,14 @@ class PythonDriver:
             command = await self.server.next()
             await command.answer(200, {"id": command.request.stream_id, "state": state})
             await self._take_current().send(ending)
-        await asyncio.wait_for(stopping, 10)
+        await asyncio.wait_for(stopping, GIVE_UP_SECONDS)
 
     async def stop_lost(self) -> None:
         stopping = asyncio.create_task(self.stream.stop())
         for _ in range(1 + TABLE["max_reconnects"]):
             (await self.server.next()).cut()
         with pytest.raises(StreamError) as raised:
-            await asyncio.wait_for(stopping, 10)
+            await asyncio.wait_for(stopping, GIVE_UP_SECONDS)
         assert raised.value.code == "disconnected"
 
     async def open(self) -> None:
@@ -115,7 +123,7 @@ class PythonDriver:
         await until(self.stream, lambda: self.stream.text == before + "abc")
 
     async def stop_unkept(self) -> None:
-        await asyncio.wait_for(self.stream.stop(), 10)
+        await asyncio.wait_for(self.stream.stop(), GIVE_UP_SECONDS)
 
     async def look(self) -> None:
         await (await self._next_look()).answer(200, {"state": "stopped", "tail": self.offset})
@@ -140,7 +148,7 @@ class PythonDriver:
 
     async def _until_loading(self) -> None:
         assert self.watching is not None
-        assert await asyncio.wait_for(self.watching, 10) is True
+        assert await asyncio.wait_for(self.watching, GIVE_UP_SECONDS) is True
 
     async def server_stopped(self) -> None:
         await self._take_current().send(STOPPED)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from streamstores.client import Stream
+from tests.http.scripted_server import GIVE_UP_SECONDS
 
 
 async def until(stream: Stream, condition: Callable[[], bool]) -> None:
@@ -15,4 +16,4 @@ async def until(stream: Stream, condition: Callable[[], bool]) -> None:
         while not condition():
             await stream._next_change()
 
-    await asyncio.wait_for(watch(), 10)
+    await asyncio.wait_for(watch(), GIVE_UP_SECONDS)

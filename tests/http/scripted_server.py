@@ -9,6 +9,9 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+GIVE_UP_SECONDS = 60.0
+"""How long a test waits for what must come; long enough for a busy machine."""
+
 REDIRECTS = {"redirect": "/moved", "loop": "/loop"}
 """Where the redirecting answers lead; /loop leads to itself."""
 
@@ -61,7 +64,7 @@ class Exchange:
     async def left(self) -> None:
         """Return when the client has closed the connection."""
         with suppress(ConnectionError):
-            while await asyncio.wait_for(self._reader.read(65_536), 10):
+            while await asyncio.wait_for(self._reader.read(65_536), GIVE_UP_SECONDS):
                 pass
 
     async def send(self, *events: bytes) -> None:
@@ -122,7 +125,7 @@ class ScriptedServer:
 
     async def next(self) -> Exchange:
         """The oldest request that waits for an answer; wait for one if there is none."""
-        await asyncio.wait_for(self.asked(), 10)
+        await asyncio.wait_for(self.asked(), GIVE_UP_SECONDS)
         return self._waiting.popleft()
 
     async def asked(self) -> None:

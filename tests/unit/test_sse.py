@@ -53,7 +53,7 @@ def one(piece: str | Event, **options: bool) -> tuple[str, str | None, str]:
     return event
 
 
-def test_text_is_its_utf8_and_the_id_is_the_offset_behind_it() -> None:
+def test_text_is_stored_as_utf8_and_the_id_is_the_offset_after_it() -> None:
     assert list(encode("wörld", RECORD_BYTES)) == ["wörld".encode()]
     assert parse(sse_of([Record(10, "wörld".encode())])) == [("message", "16", "wörld")]
 
@@ -83,7 +83,7 @@ def test_text_arrives_with_its_line_ends_as_line_feeds(text: str) -> None:
 
 
 @given(any_text)
-def test_text_arrives_exactly_where_json_is_accepted(text: str) -> None:
+def test_text_arrives_exactly_if_json_is_accepted(text: str) -> None:
     text += "."
     name, _, data = one(text, text_as_json=True)
     assert name == ("text" if "\r" in text else "message")
@@ -133,9 +133,7 @@ def test_the_text_of_a_stream_leaves_events_out() -> None:
 
 
 @given(any_text.filter(bool), st.data())
-def test_a_cut_of_text_is_inside_where_it_cuts_a_character(
-    text: str, data: st.DataObject
-) -> None:
+def test_a_cut_of_text_is_inside_if_it_cuts_a_character(text: str, data: st.DataObject) -> None:
     [record] = encode(text, RECORD_BYTES)
     at = data.draw(st.integers(0, len(record) - 1))
     boundaries = {0}
@@ -145,13 +143,13 @@ def test_a_cut_of_text_is_inside_where_it_cuts_a_character(
 
 
 @given(names.filter(lambda name: name not in RESERVED_NAMES), any_text)
-def test_every_cut_of_an_event_is_inside_but_its_start(name: str, data: str) -> None:
+def test_every_cut_of_an_event_but_at_its_start_is_inside(name: str, data: str) -> None:
     [record] = encode(Event(name, data), RECORD_BYTES)
     assert not begins_inside(record)
     assert all(begins_inside(record[at:]) for at in range(1, len(record)))
 
 
-def test_the_wires_own_events_have_no_id() -> None:
+def test_events_of_the_wire_itself_have_no_id() -> None:
     assert parse(sse_event("error", "no\nluck")) == [("error", None, "no\nluck")]
     assert parse(sse_event("ping")) == [("ping", None, "")]
 
