@@ -38,7 +38,7 @@ class StreamWriter:
 
     After `StoreUnavailable` and `OutcomeUnknown` the writer tries again for `retry_for`
     seconds. Nothing is lost or doubled, because only one of the attempts with the same
-    version can be applied, however late the first one arrives. (To repeat an `append` without
+    version can be applied, however late it arrives. (To repeat an `append` without
     a version is not safe, even after a read that did not find it: it may still arrive.)
     After that time, or at any other error, the writer gives up, and every later call raises
     that error.
@@ -55,7 +55,7 @@ class StreamWriter:
     a takeover is not noticed, and an append whose outcome is unknown is not repeated: it may
     be in the stream already, and its bytes cannot be told from another producer's. The writer
     then gives up with `OutcomeUnknown`, so nothing is doubled, and the caller decides what to
-    do with the `unstored` records, of which the first may have landed. A state that one
+    do with the `unstored` records, of which the first may have landed. A state that a
     producer sets holds for all, and its attributes replace those that others have set.
 
     A chunk that is longer than the store's `record_bytes` becomes several records. With
@@ -181,7 +181,7 @@ class StreamWriter:
             if self._ending != NO_CHANGE:
                 self.start()
         self._work.ring()
-        self._hurry.ring()
+        self._hurry.ring()  # nothing more will be gathered
         await self._until_task_done()
         self._raise_failure()
         return self.info
@@ -198,7 +198,7 @@ class StreamWriter:
         """A future of this writer's end, for a producer that has nothing to write or flush.
 
         Its result is the error that every later call raises, or None after a close. Each
-        call makes a future of its own, so that cancelling one disturbs no other caller.
+        call makes a future of its own, which the caller may cancel.
         """
         future: asyncio.Future[Exception | None]
         future = asyncio.get_running_loop().create_future()
@@ -306,9 +306,11 @@ class StreamWriter:
         if self._task is None:
             self._report_end()
         else:
+            # Not the task itself: a cancelled close must not end it half-way.
             await asyncio.shield(asyncio.wait([self._task]))
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
+        # Here and not in the task, whose code does not run if it is cancelled before it starts.
         if task.cancelled():
             self._failure = InvalidRequest("the writer was aborted")
         self._report_end()
@@ -348,5 +350,7 @@ class StreamWriter:
             await self._work.wait(None)
         if self._linger and self._backlog and self._ending is None:
             await self._hurry.wait(self._linger)
+        # What rang until now is in the next append. A ring that was left would make
+        # an empty append.
         self._work.clear()
         self._hurry.clear()

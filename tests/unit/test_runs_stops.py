@@ -7,8 +7,17 @@ from typing import Any
 
 import pytest
 
-from streamstores import Limits, MemoryStreamStore, State, StreamNotFound, StreamStore
+from streamstores import (
+    Limits,
+    MemoryStreamStore,
+    OutcomeUnknown,
+    State,
+    StoreUnavailable,
+    StreamNotFound,
+    StreamStore,
+)
 from streamstores.runs import OWNER
+from streamstores.runs.run import Phase
 from tests.unit.scripted_runs import HEARTBEAT, Reviving, Script, ended, read_to_end, until
 from tests.wrapping import Wrapping
 
@@ -234,3 +243,58 @@ async def test_a_long_record_that_was_stored_in_part_is_completed(runs_on: Any) 
     assert (await ended(store, "s")).tail == 8
     await runs.resume("s")
     assert await read_to_end(runs, "s") == (b"0123456789abcdef-", State.DONE)
+
+
+class WaitsAtGate(Wrapping):
+    """Its waits begin when `gate` is set, and raise the errors in `failures` first."""
+
+    def __init__(self, inner: StreamStore) -> None:
+        super().__init__(inner)
+        self.gate = asyncio.Event()
+        self.failures: list[Exception] = []
+
+    async def wait(self, stream_id: str, **options: Any) -> Any:
+        await self.gate.wait()
+        if self.failures:
+            raise self.failures.pop()
+        return await super().wait(stream_id, **options)
+
+
+async def test_a_paused_source_is_held_while_the_store_is_away(
+    store: StreamStore, runs_on: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamstores.runs.run.RETRY_SECONDS", 0.01)
+    away = WaitsAtGate(store)
+    runs = await runs_on(away)
+    script = Script().say(b"a")
+    await runs.start("s", script.source())
+    await until(store, "s", lambda info: info.tail == 1)
+    await runs.stop("s")
+    while runs._runs["s"].phase is not Phase.PAUSED:
+        await asyncio.sleep(0)
+    away.failures = [StoreUnavailable("away"), OutcomeUnknown("away")]
+    away.gate.set()
+    while away.failures:
+        await asyncio.sleep(0.01)
+    script.say(b"b", None)
+    await runs.resume("s")
+    assert await read_to_end(runs, "s") == (b"ab", State.DONE)
+
+
+async def test_a_stop_that_follows_a_reopening_is_not_swallowed(
+    store: StreamStore, runs_on: Any
+) -> None:
+    """The owner has not noticed yet that the stream is streaming again."""
+    slow = WaitsAtGate(store)
+    runs = await runs_on(slow)
+    script = Script().say(b"a")
+    await runs.start("s", script.source())
+    await until(store, "s", lambda info: info.tail == 1)
+    await runs.stop("s")
+    await store.append("s", state="streaming")
+    assert (await runs.stop("s")).state == "stopped"
+    assert (await store.info("s")).state == "stopped"
+    slow.gate.set()
+    script.say(b"b", None)
+    await runs.resume("s")
+    assert await read_to_end(runs, "s") == (b"ab", State.DONE)

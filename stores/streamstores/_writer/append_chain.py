@@ -34,7 +34,7 @@ class AppendChain:
     chain with `Conflict`.
 
     With `is_fenced=False` the appends carry no version, so that other producers may append in
-    between. Then one whose outcome is unknown is not repeated.
+    between. Then an append whose outcome is unknown is not repeated.
     """
 
     def __init__(
@@ -159,6 +159,7 @@ class AppendChain:
             and now.tail == before.tail + len(data)
             and now.state is (ending.state or before.state)
             and dict(now.attributes) == dict(attributes)
+            # Last, because it costs a read: the same length may be another producer's text.
             and await self._read_back(before.tail, len(data)) == data
         )
 

@@ -45,6 +45,7 @@ class Backlog:
 
     def take(self, limits: Limits) -> tuple[bytes, ...]:
         """Put as many chunks in flight as one append may hold; perhaps none."""
+        # Without a chunk this is a heartbeat. A refused append stays in flight, for `unstored`.
         size = count = 0
         for chunk in self._waiting[: limits.append_records]:
             if size + len(chunk) > limits.append_bytes and count:

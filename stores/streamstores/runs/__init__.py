@@ -4,8 +4,7 @@ A *run* drives one source into one stream, as its producer, in this process. `Ru
 runs, stops and continues them from any process, takes over the streams of processes that
 died, and hands its own streams over when it closes. It knows only the store's contract.
 
-Who may produce a stream is written in its attribute `owner`; see
-`streamstores.runs.ownership`.
+The attribute `owner` of a stream names its producer; see `streamstores.runs.ownership`.
 """
 
 from streamstores.runs.follower import RunFollower

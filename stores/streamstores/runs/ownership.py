@@ -1,4 +1,4 @@
-"""Who may produce a stream: its attribute `owner`, and how that changes hands.
+"""The attribute `owner`, which names the producer of a stream, and how it changes hands.
 
 The owner is a name that is new for every start, continuation and takeover.
 
@@ -36,7 +36,7 @@ from streamstores.store import State, StreamInfo, StreamStore
 __all__ = ["OWNER", "TAKEOVERS", "Owners", "takeovers_of", "without_owner"]
 
 OWNER = "owner"
-"""The attribute that names who may produce."""
+"""The attribute that names the producer."""
 
 TAKEOVERS = "takeovers"
 """The attribute that counts the takeovers from producers that died; absent before the first."""
@@ -66,8 +66,8 @@ class Owners:
     ) -> StreamInfo:
         """Create a stream with a new owner. Raises as the store's `create` does.
 
-        An unknown outcome is settled: a `create` under the same id is repeated, of which only
-        one can succeed, and the owner tells which one did.
+        An unknown outcome is settled by repetition: only one `create` under an id can succeed,
+        and the owner tells whose it was.
         """
         owner = self._new_owner()
         attributes = {**attributes, OWNER: owner}

@@ -1,4 +1,4 @@
-"""One run: a source on its way into one stream, from the claim to the end."""
+"""`Run`: a source on its way into its stream, from the claim to the end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from streamstores.errors import (
     Conflict,
+    OutcomeUnknown,
     StoreUnavailable,
     StreamClosed,
     StreamNotFound,
@@ -37,7 +38,8 @@ CLOSE_SECONDS = 10.0
 """How long a source has to close before it is cancelled again, or left behind."""
 
 _TURN_RECORDS = 64
-_RETRY_SECONDS = 1.0
+RETRY_SECONDS = 1.0
+"""How long a run waits before it asks a store again that was away."""
 
 _log = logging.getLogger("streamstores.runs")
 
@@ -86,7 +88,7 @@ class Run:
     paused source, and claims the stream again. When `_attend` ends, the run ends.
 
     What is not stored yet is known to the writer alone. A writer that has ended is followed
-    by one that continues it, and in between the source waits with at most one record.
+    by its continuation, and in between the source waits with at most a single record.
     """
 
     def __init__(
@@ -175,6 +177,7 @@ class Run:
             await self._end_stream(state, error)
         finally:
             if self.phase is not Phase.ENDING:
+                # The source has ended by itself: `_cancel` bounds the time that it may close.
                 self.phase = Phase.ENDING
                 self._closing = self._loop.call_later(CLOSE_SECONDS, self._cancel, 1)
             self._attention.cancel()
@@ -208,6 +211,7 @@ class Run:
                 await asyncio.sleep(0)  # a source that never suspends must not hold the loop
 
     async def _write(self, record: bytes) -> None:
+        """Write a record, after a pause if there is one."""
         writer = self._writer
         while True:
             try:
@@ -216,6 +220,7 @@ class Run:
                 writer = await self._writer_after(writer)
 
     async def _end_stream(self, state: State, error: str | None) -> None:
+        """End the stream with the last records in one append, after a pause if there is one."""
         writer = self._writer
         while True:
             with suppress(Exception):  # as in `_write`
@@ -269,6 +274,8 @@ class Run:
             self._pause(self._info)
 
     def _pause(self, info: StreamInfo) -> None:
+        """Let go of the writer, and attend to the stream as `info` describes it."""
+        # The phase first: the writer's end and the watch may both report the same stop.
         self.phase = Phase.PAUSED
         watching, self._attention = self._attention, self._start(self._attend(info), "hold")
         self._attention.add_done_callback(self._attention_done)
@@ -281,7 +288,9 @@ class Run:
                 if self.phase is Phase.PRODUCING:
                     info = await self._next_foreign_change(info.tail)
                     self.phase = Phase.PAUSED
-                    with suppress(Exception):  # it has nothing to say that `info` does not
+                    # Wait for an append in flight: if it was in doubt, it may have landed. Its
+                    # error has nothing to say that `info` does not.
+                    with suppress(Exception):
                         await self._writer.aclose()
                 writer = await self._hold(info)
                 if writer is None:
@@ -290,7 +299,7 @@ class Run:
                 info = self._info
         except Exception as exc:
             self._report(exc)
-            self.phase = Phase.PAUSED  # the writer's end is not news
+            self.phase = Phase.PAUSED  # `_writer_ended` must not report an end made here
             await self._writer.abort()
 
     async def _next_foreign_change(self, offset: int) -> StreamInfo:
@@ -300,8 +309,8 @@ class Run:
             follower = follow(self._settings.store, self.stream_id, offset)
             try:
                 return await follower.until(lambda info: not self._owns(info))
-            except StoreUnavailable:  # whether to give up is for the writer to decide
-                await asyncio.sleep(_RETRY_SECONDS)
+            except (StoreUnavailable, OutcomeUnknown):  # the writer decides when to give up
+                await asyncio.sleep(RETRY_SECONDS)
             finally:
                 await follower.aclose()
             offset = follower.offset
@@ -314,12 +323,10 @@ class Run:
         """
         deadline = self._loop.time() + self._settings.pause_for
         while info.state is State.STOPPED and self._loop.time() < deadline:
-            timeout = deadline - self._loop.time()
-            info = await self._settings.store.wait(
-                self.stream_id, version=info.version, timeout=timeout
-            )
+            info = await self._next_change(info, deadline - self._loop.time())
         if info.state is not State.STREAMING or not self._owns(info):
             return None
+        # Under a new owner, so that a process that found no answer in time cannot claim it too.
         claimed = await self._settings.owners.claim(info)
         if claimed is None:
             return None
@@ -327,6 +334,16 @@ class Run:
             return self._writer.continue_from(claimed)
         except Conflict:
             return None
+
+    async def _next_change(self, info: StreamInfo, timeout: float) -> StreamInfo:
+        """The stream after its next change; `info` again if there is none in time."""
+        try:
+            return await self._settings.store.wait(
+                self.stream_id, version=info.version, timeout=timeout
+            )
+        except (StoreUnavailable, OutcomeUnknown):  # a source that waits can wait longer
+            await asyncio.sleep(min(RETRY_SECONDS, timeout))
+            return info
 
     def _owns(self, info: StreamInfo | None) -> bool:
         return info is not None and info.attributes.get(OWNER) == self.owner

@@ -36,7 +36,7 @@ class Runs:
     second generation. The stream of a silent source shows a sign of life every `heartbeat`
     seconds, and a producer that shows none for three times as long is taken for dead: all
     processes that share streams must use the same value. A paused source is held for
-    `pause_for` seconds. At most `max_runs` sources are held at a time, paused ones included.
+    `pause_for` seconds. At most `max_runs` sources, running and paused, are held at a time.
     `describe_error(exc)` returns the public text for what a source raised.
 
     A stream whose producers died `max_takeovers` times and then once more ends in `error`: its
@@ -135,8 +135,8 @@ class Runs:
     async def follow(self, info: StreamInfo, offset: int) -> RunFollower:
         """A follower from `offset` of the stream that `info` describes.
 
-        It takes the stream over from a producer that dies, and at once from one that has
-        handed the stream over.
+        It takes the stream over from a producer that dies, and at once if the stream was
+        handed over.
         """
         if info.state is State.STREAMING and info.attributes.get(OWNER) == "":
             await self.rescue(info)
@@ -147,7 +147,7 @@ class Runs:
     async def rescue(self, info: StreamInfo) -> None:
         """Take over the stream whose producer was lost at `info`.
 
-        A stream that nothing can continue is stopped, and one that was taken over
+        A stream that nothing can continue is stopped, and a stream that was taken over
         `max_takeovers` times ends in `error`. Does nothing if another process was first.
         """
         run = self._runs.get(info.id)
@@ -169,7 +169,7 @@ class Runs:
         Idempotent.
         """
         self._closed = True
-        while self._work:
+        while self._work:  # first, because a start or a claim may add a run
             await asyncio.wait(set(self._work))
         await asyncio.gather(*(run.hand_over() for run in self._held))
 
@@ -186,7 +186,7 @@ class Runs:
         return info
 
     async def _take_over(self, info: StreamInfo, *, has_died: bool = False) -> StreamInfo:
-        """Claim the stream for a revived source; without one it is, or becomes, stopped.
+        """Claim the stream for a revived source; if there is none, stop it.
 
         `has_died` says that its producer has, which counts, and may end it in `error`.
         """
@@ -258,4 +258,4 @@ class Runs:
     def _work_done(self, task: asyncio.Future[StreamInfo]) -> None:
         self._work.discard(task)
         if not task.cancelled():
-            task.exception()  # read, so that asyncio does not report an abandoned one
+            task.exception()  # read, or asyncio reports it if the caller was cancelled

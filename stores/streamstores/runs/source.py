@@ -13,7 +13,7 @@ from streamstores.store import StreamInfo
 __all__ = ["Revive", "Source", "as_exception", "as_record", "close_source", "close_unread"]
 
 Source = AsyncIterator[bytes]
-"""The records of a stream, none of them empty. It is closed by `aclose`, if it has one."""
+"""The records of a stream. If it has a method `aclose`, that closes it."""
 
 Revive = Callable[[StreamInfo], Union[Source, None]]
 """A source that goes on where the stream ends; None if nothing can."""
