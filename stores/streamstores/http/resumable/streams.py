@@ -163,7 +163,7 @@ class ResumableStreams:
         stream_id: str,
         request: Any = None,
         *,
-        offset: int | None = None,
+        offset: int | str | None = None,
         missing_status: int = 404,
         only_live: bool = False,
         status_code: int = 200,
@@ -243,6 +243,10 @@ class ResumableStreams:
         errors."""
         return await self._runs.resume(stream_id)
 
+    def is_running(self, stream_id: str) -> bool:
+        """Whether this process holds the stream's source."""
+        return self._runs.is_running(stream_id)
+
     async def info(self, stream_id: str) -> StreamInfo:
         """The stream now. Raises `StreamNotFound`."""
         return await self.store.info(stream_id)
@@ -263,12 +267,14 @@ class ResumableStreams:
             await follower.aclose()
 
     async def body(
-        self, stream_id: str, request: Any = None, *, offset: int | None = None
+        self, stream_id: str, request: Any = None, *, offset: int | str | None = None
     ) -> AsyncGenerator[bytes, None]:
         """What `replay` would send, for frameworks with responses of their own (Django,
-        Litestar, aiohttp). Raises `StreamNotFound`, `OffsetOutOfRange`, `InvalidRequest`."""
+        Litestar, aiohttp). `offset` may also be the id of the last event.
+
+        Raises `StreamNotFound`, `OffsetOutOfRange` and `InvalidRequest`."""
         info = await self._look(stream_id)
-        place = resume_point(request) if offset is None else offset
+        place = self.resume_point(request) if offset is None else offset
         try:
             start = await self._offset_of(info, place)
         except HttpError as exc:
@@ -281,6 +287,15 @@ class ResumableStreams:
         finally:
             await bodies.aclose()
             await follower.aclose()
+
+    @staticmethod
+    def resume_point(request: Any) -> int | str:
+        """Where a request of any framework says that its client left off: the event id in
+        `Last-Event-ID`, or `offset` of the query, or 0. Raises `InvalidRequest`."""
+        try:
+            return resume_point(request)
+        except HttpError as exc:
+            raise InvalidRequest(str(exc)) from exc
 
     # --- the end
 
