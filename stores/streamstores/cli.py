@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -29,6 +30,7 @@ from streamstores.conformance import (
 )
 from streamstores.conformance.assertions import PATIENCE, within
 from streamstores.conformance.harness import run_in_own_loop
+from streamstores.conformance.histories import run_history
 from streamstores.conformance.runner import in_thread
 
 if TYPE_CHECKING:
@@ -104,19 +106,27 @@ def _add_check(app: typer.Typer) -> None:
     about_target = typer.Argument(help="A store URL, or module:callable that returns a store.")
     about_only = typer.Option("", help="Only checks with this in their id; * and ? work.")
     about_clause = typer.Option([], min=1, max=max(CLAUSES), help="May be repeated.")
+    about_histories = typer.Option(0, min=0, help="How many histories to run as well.")
+    about_seed = typer.Option(0, min=0, help="The seed of the first history.")
 
     @app.command()
     def check(
         target: str = about_target,
         only: str = about_only,
         clause: list[int] = about_clause,
+        histories: int = about_histories,
+        seed: int = about_seed,
     ) -> None:
         """Check a store against every clause of the contract.
 
         The checks create streams whose ids begin with "conformance/", and delete them. A check
-        that takes long is named while it runs. Exits with 0 if no check failed and at least
-        one check of each clause passed, with 1 if not, and with 2 if there was nothing to
-        check.
+        that takes long is named while it runs.
+
+        With --histories, concurrent clients with seeded choices use the store afterwards, and
+        what they saw must fit into one order of their calls.
+
+        Exits with 0 if no check and no history failed and at least one check of each clause
+        passed, with 1 if not, and with 2 if there was nothing to check.
         """
         console = Console(highlight=False, markup=False, soft_wrap=True)
         try:
@@ -135,7 +145,8 @@ def _add_check(app: typer.Typer) -> None:
         )
         clauses = sorted({each.clause for each in selected})
         _summarize(console, report, clauses)
-        raise CheckEnded(0 if report.ok(clauses) else EXIT_FAILED)
+        is_explained = _run_histories(console, stores, range(seed, seed + histories))
+        raise CheckEnded(0 if report.ok(clauses) and is_explained else EXIT_FAILED)
 
 
 def _add_demo(app: typer.Typer) -> None:
@@ -264,6 +275,21 @@ def _explain(error: BaseException) -> str:
         lines.append(f"  {frame.filename}:{frame.lineno} in {frame.name}")
         lines.append(f"    {frame.line}")
     return "\n".join(f"          {line}" for line in lines)
+
+
+def _run_histories(console: Console, target: Target, seeds: range) -> bool:
+    """Run the histories up to the first that has no explanation, and print the verdict."""
+    bound = 2 * PATIENCE.whole_check
+    for seed in seeds:
+        try:
+            in_thread(partial(run_history, target, seed), f"history {seed}", bound)
+        except Exception as exc:
+            console.print(_explain(exc))
+            console.print(f"history {seed} failed; --seed {seed} repeats it", style="bold red")
+            return False
+    if seeds:
+        console.print(f"{len(seeds)} histories have an explanation", style="bold green")
+    return True
 
 
 def _summarize(console: Console, report: Report, clauses: Sequence[int]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from streamstores import LimitExceeded, Limits, MemoryStreamStore
-from streamstores.conformance import contract_tests, model_tests
+from streamstores.conformance import contract_tests, history_tests, model_tests
 
 test_contract = contract_tests(MemoryStreamStore)
 test_model = model_tests(MemoryStreamStore)
+test_history = history_tests(MemoryStreamStore)
 
 
 async def test_a_single_chunk_over_append_bytes_is_refused():

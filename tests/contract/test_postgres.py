@@ -17,7 +17,16 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+# What differs between the variants has tests of its own, so the whole contract on the others is
+# left to the long run.
+@pytest.fixture(
+    scope="module",
+    params=[
+        "18",
+        pytest.param("18-polling", marks=pytest.mark.long),
+        pytest.param("16", marks=pytest.mark.long),
+    ],
+)
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     version, options = VARIANTS[request.param]
     with fresh_schema(shared(version)) as url:

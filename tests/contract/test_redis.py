@@ -8,15 +8,23 @@ import pytest
 from streamstores.conformance import Target, contract_tests, model_tests, target_of
 from tests.services.redis import shared, with_own_prefix
 
-VARIANTS = ["valkey", "redis-6.2-tls", "sentinel", "cluster"]
 
-
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        "valkey",
+        pytest.param("redis-6.2-tls", marks=pytest.mark.long),
+        pytest.param("sentinel", marks=pytest.mark.long),
+        "cluster",
+    ],
+)
 def target(request: pytest.FixtureRequest) -> Target:
     return target_of(with_own_prefix(shared(request.param)))
 
 
-@pytest.fixture(scope="module", params=["valkey", "cluster-6.2"])
+@pytest.fixture(
+    scope="module", params=["valkey", pytest.param("cluster-6.2", marks=pytest.mark.long)]
+)
 def model_target(request: pytest.FixtureRequest) -> Target:
     return target_of(with_own_prefix(shared(request.param)))
 

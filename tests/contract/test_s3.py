@@ -21,15 +21,17 @@ def fresh_s3() -> Target:
 
 test_contract = contract_tests("s3")
 
-# Few examples: each step is a request or more.
-test_model = model_tests(
-    "fresh_s3",
-    settings=hypothesis.settings(
-        max_examples=12,
-        stateful_step_count=25,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    ),
+# Few examples, because each step is a request or more.
+test_model = pytest.mark.long(
+    model_tests(
+        "fresh_s3",
+        settings=hypothesis.settings(
+            max_examples=12,
+            stateful_step_count=25,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        ),
+    )
 )

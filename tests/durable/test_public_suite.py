@@ -63,7 +63,7 @@ async def outcomes_of(suite: Path, url: str, report: Path) -> dict[str, list[dic
     """
     node = await asyncio.create_subprocess_exec(
         *("node", suite / "node_modules/vitest/vitest.mjs", "run", "suite.test.mjs"),
-        *("--retry=1", "--reporter=json", f"--outputFile={report}"),
+        *("--retry=1", "--testTimeout=60000", "--reporter=json", f"--outputFile={report}"),
         cwd=suite,
         env={**os.environ, "CONFORMANCE_TEST_URL": url, "CI": "1"},
         stdout=asyncio.subprocess.PIPE,
@@ -83,6 +83,7 @@ async def outcomes_of(suite: Path, url: str, report: Path) -> dict[str, list[dic
     return outcomes
 
 
+@pytest.mark.long
 async def test_a_server_on_any_store_passes_the_public_suite(
     suite: Path, store_url: str, tmp_path: Path
 ) -> None:

@@ -12,6 +12,17 @@ from tests.services import postgres, redis, s3
 
 SHARED = ["sqlite", "postgres", "redis", "s3"]
 
+LONG_FILES = ("test_chats.py", "test_halting.py")
+"""Their tests take ten seconds and more; on stores other than SQLite they are left to the long
+run."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        store = getattr(item, "callspec", None) and item.callspec.params.get("store_url")
+        if item.path.name in LONG_FILES and store not in (None, "sqlite"):
+            item.add_marker(pytest.mark.long)
+
 
 @pytest.fixture(params=SHARED)
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:

@@ -28,6 +28,7 @@ def test_every_case_of_memory_gives_a_figure_for_each_metric_and_a_ratio_to_raw(
             assert measure.ratio is not None
 
 
+@pytest.mark.long
 def test_sqlite_is_appended_to_replayed_and_followed_from_another_process() -> None:
     measured = _run("sqlite", ["append", "write", "replay", "deliver-across"])
     assert [result.failure for result in measured] == [None] * 8

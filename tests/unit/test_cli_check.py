@@ -88,6 +88,23 @@ def test_a_hanging_check_is_explained(monkeypatch, capsys):
     assert "assertions.py" not in explained
 
 
+# ---- histories
+
+
+def test_histories_are_run_after_the_checks():
+    result = check("memory://", "--only", "error-text", "--histories", "5")
+    assert result.exit_code == 0, result.output
+    assert "5 histories have an explanation" in result.output
+
+
+def test_a_history_without_an_explanation_exits_with_1_and_is_shown():
+    store = "tests.contract.broken.histories:HidesThatItMayHaveApplied"
+    result = check(store, "--only", "heartbeats-prove", "--histories", "60", "--seed", "3")
+    assert result.exit_code == 1, result.output
+    assert "no order of these calls explains their results" in result.output
+    assert "repeats it" in result.output
+
+
 # ---- stores that hang
 
 

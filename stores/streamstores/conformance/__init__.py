@@ -2,13 +2,14 @@
 
 With pytest:
 
-    from streamstores.conformance import contract_tests, model_tests
+    from streamstores.conformance import contract_tests, history_tests, model_tests
 
     test_contract = contract_tests(make_store)
     test_model = model_tests(make_store)
+    test_history = history_tests(make_store)
 
 Without it: `streamstores check URL`, or `run_checks(all_checks(), Target(make_store))`.
-pytest and Hypothesis are imported only when `contract_tests` or `model_tests` is.
+pytest and Hypothesis are imported only when one of these three functions is.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from streamstores.conformance.runner import Report, Result, run_check, run_check
 if TYPE_CHECKING:
     from streamstores.conformance.model import model_tests as model_tests
     from streamstores.conformance.pytest_items import contract_tests as contract_tests
+    from streamstores.conformance.pytest_items import history_tests as history_tests
 
-# `contract_tests` and `model_tests` are left out, so that `import *` needs neither pytest nor
-# Hypothesis.
+# The three are left out, so that `import *` needs neither pytest nor Hypothesis.
 __all__ = [
     "CLAUSES",
     "Check",
@@ -41,7 +42,11 @@ __all__ = [
     "target_of",
 ]
 
-_LAZY = {"contract_tests": "pytest_items", "model_tests": "model"}
+_LAZY = {
+    "contract_tests": "pytest_items",
+    "history_tests": "pytest_items",
+    "model_tests": "model",
+}
 
 
 def all_checks() -> tuple[Check, ...]:

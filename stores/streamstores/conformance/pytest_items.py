@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Union
 
 import pytest
 
 from streamstores.conformance.harness import NotOffered, Target, target_of
+from streamstores.conformance.histories import run_history
 from streamstores.conformance.registry import Check, registered
 from streamstores.conformance.runner import run_check
 
-__all__ = ["StoresUnderTest", "contract_tests", "for_stores", "resolve"]
+__all__ = ["StoresUnderTest", "contract_tests", "for_stores", "history_tests", "resolve"]
 
 StoresUnderTest = Union[Callable[[], Any], Target, str]
 """A `make_store`, a `Target`, a store URL, `"module:callable"`, or the name of a pytest
@@ -60,6 +61,30 @@ def contract_tests(
             pytest.skip(f"not offered: {exc}")
 
     return test_contract
+
+
+def history_tests(
+    make_store: StoresUnderTest,
+    *,
+    second_process: str | None = None,
+    seeds: Iterable[int] = range(20),
+) -> TestFunction:
+    """A test function with one pytest item per seed of `streamstores.conformance.histories`.
+
+        test_history = history_tests(make_store)
+
+    `make_store` and `second_process` are what `contract_tests` takes. Each item runs concurrent
+    clients with the choices of its seed, and fails if no order of their calls explains what
+    they saw.
+    """
+
+    @pytest.mark.parametrize("seed", seeds)
+    @for_stores(make_store)
+    def test_history(request: pytest.FixtureRequest, seed: int) -> None:
+        __tracebackhide__ = True
+        run_history(resolve(make_store, request, second_process), seed)
+
+    return test_history
 
 
 def for_stores(make_store: StoresUnderTest) -> Callable[[TestFunction], TestFunction]:

@@ -17,7 +17,7 @@ from typing import Any
 from streamstores import errors
 from streamstores.store import Page, StreamInfo
 
-__all__ = ["SecondProcess", "from_line", "plain", "to_line"]
+__all__ = ["SecondProcess", "SecondProcessEnded", "from_line", "plain", "to_line"]
 
 _START_SECONDS = 30.0
 _EXIT_SECONDS = 15.0
@@ -43,11 +43,18 @@ def plain(value: Any) -> Any:
     return value
 
 
+class SecondProcessEnded(RuntimeError):
+    """The process ended before it answered, so the call may have done its work or not."""
+
+    def __init__(self) -> None:
+        super().__init__("the second process ended")
+
+
 class SecondProcess:
     """The parent's handle on the second process; an async context manager.
 
     `await process.call("append", stream_id, b"x", at=3)` calls that method of the child's
-    store. An error of the store is raised here as the same class, without its attributes.
+    store. An error of the store is raised here as the same class, with its attributes.
     `"follow"` returns the records of a stream once it has ended; `"bump"` appends chunks one
     after another at the current tail and returns how often it met a `Conflict`.
     """
@@ -64,6 +71,8 @@ class SecondProcess:
 
     def start(self, name: str, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         """Send the call now, and return a future of its answer."""
+        if self._reader.done():
+            raise SecondProcessEnded
         self._count += 1
         answer = self._calls[self._count] = asyncio.get_running_loop().create_future()
         assert self._process.stdin is not None
@@ -118,14 +127,16 @@ class SecondProcess:
                 answer.set_exception(_error(error, value))
         for answer in self._calls.values():
             if not answer.done():
-                answer.set_exception(RuntimeError("the second process ended"))
+                answer.set_exception(SecondProcessEnded())
 
 
-def _error(name: str, text: str) -> Exception:
+def _error(name: str, described: tuple[str, dict[str, Any]]) -> Exception:
+    text, attributes = described
     kind = getattr(errors, name, None)
     if kind is None:
         return RuntimeError(f"in the second process: {name}: {text}")
     # Built without __init__, whose arguments stayed in the other process.
     error: Exception = kind.__new__(kind)
     error.args = (text,)
+    vars(error).update(attributes)
     return error

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from streamstores.conformance.harness import target_of
 from streamstores.conformance.second_process import from_line, plain, to_line
-from streamstores.errors import Conflict
+from streamstores.errors import Conflict, StreamStoreError
 from streamstores.follow import follow
 from streamstores.store import Record, StreamStore
 
@@ -59,7 +59,10 @@ async def _answer(store: StreamStore, line: bytes, out: BinaryIO) -> None:
     try:
         message = (number, None, await _call(store, name, args, kwargs))
     except Exception as exc:
-        message = (number, type(exc).__name__, str(exc))
+        attributes = {name: plain(value) for name, value in vars(exc).items()}
+        if not isinstance(exc, StreamStoreError):
+            attributes = {}  # of a class that the parent does not have
+        message = (number, type(exc).__name__, (str(exc), attributes))
     out.write(to_line(message))
     out.flush()
 
