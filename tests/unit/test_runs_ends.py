@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from streamstores import MemoryStreamStore, State, StreamStore
+from streamstores.runs.iterator_thread import IteratorThread
 from tests.unit.scripted_runs import Reviving, Script, ended, read_to_end, text, until
 
 
@@ -233,3 +234,25 @@ async def test_runs_and_their_followers_say_what_they_point_at(runs_on: Any) -> 
     follower = await runs.follow(info, 0)
     assert repr(follower) == f"<RunFollower of 'answer' on {store!r} at 0>"
     await follower.aclose()
+
+
+@pytest.mark.parametrize("error", [*ANYTHING, StopIteration, StopAsyncIteration, ValueError])
+async def test_a_plain_iterator_that_raises_anything_ends_in_an_error(
+    store: StreamStore, runs_on: Any, error: type[BaseException]
+) -> None:
+    """It runs in a thread of its own."""
+
+    class Raising:
+        def __iter__(self) -> Raising:
+            self.steps = iter([b"a"])
+            return self
+
+        def __next__(self) -> bytes:
+            for step in self.steps:
+                return step
+            raise error
+
+    runs = await runs_on(heartbeat=600.0)
+    await runs.start("s", IteratorThread(Raising()))
+    expected = State.DONE if error is StopIteration else State.ERROR
+    assert await read_to_end(runs, "s") == (b"a", expected)

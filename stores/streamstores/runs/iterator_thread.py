@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from streamstores.runs.source import as_exception
+
 __all__ = ["IteratorThread"]
 
 _END = object()
@@ -83,15 +85,6 @@ def _resolve(step: asyncio.Future[Any], result: Any) -> None:
     if step.done():
         return
     if isinstance(result, _Raised):
-        step.set_exception(_as_exception(result.exc))
+        step.set_exception(as_exception(result.exc))
     else:
         step.set_result(result)
-
-
-def _as_exception(exc: BaseException) -> Exception:
-    """Futures refuse `StopIteration`, and `SystemExit` in a source must not end the server."""
-    if isinstance(exc, Exception) and not isinstance(exc, StopIteration):
-        return exc
-    wrapped = RuntimeError(f"the source raised {type(exc).__name__}")
-    wrapped.__cause__ = exc
-    return wrapped

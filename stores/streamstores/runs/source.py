@@ -46,8 +46,8 @@ def as_record(record: object) -> bytes:
 
 
 def as_exception(exc: BaseException) -> Exception:
-    """What a source has raised, as an exception that ends no task, loop or process."""
-    if isinstance(exc, Exception):
+    """What a source has raised, as an exception that ends no task, loop or iteration."""
+    if isinstance(exc, Exception) and not isinstance(exc, (StopIteration, StopAsyncIteration)):
         return exc
     wrapped = RuntimeError(f"the source raised {type(exc).__name__}")
     wrapped.__cause__ = exc
