@@ -19,6 +19,7 @@ _SCALES = {"full": sizes.FULL, "quick": sizes.QUICK, "tiny": sizes.TINY}
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the selected cases and write their results, or the table of earlier results."""
     options = _parser().parse_args(arguments)
     if options.table:
         _write_table(options.out)
@@ -49,6 +50,7 @@ def _write_table(out: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    """The options of the command line."""
     names = sorted({name for subjects in SUBJECTS.values() for name in subjects})
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument

@@ -43,6 +43,7 @@ def _rows(results: Sequence[Result]) -> dict[str, dict[str, float]]:
 
 
 def _draw(backend: str, rows: dict[str, dict[str, float]], path: Path) -> None:
+    """Draw the advantages over raw of every subject, a row of bars per figure."""
     subjects = list(dict.fromkeys(subject for row in rows.values() for subject in row))
     figure, axes = pyplot.subplots(figsize=(9, 1 + 0.22 * len(rows) * (len(subjects) + 1)))
     height = 0.8 / len(subjects)

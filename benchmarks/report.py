@@ -14,7 +14,7 @@ _HEAD = "| backend | subject | figure | median (lowest to highest) | ratio to ra
 
 
 def markdown(results: Sequence[Result], facts: dict[str, Any]) -> str:
-    """First ours in one table, then where a peer is ahead, then everything."""
+    """A table of our figures, then the figures in which a peer is ahead, then all figures."""
     lines = [_facts(facts), "", *_glance(results), "", *_behind(results)]
     cases = sorted(results, key=lambda result: _order(results, result.case))
     for title, group in groupby(cases, key=lambda result: result.title):

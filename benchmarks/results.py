@@ -1,4 +1,4 @@
-"""What was measured: medians, spread and the host's facts, kept as JSON."""
+"""The results: medians, spreads and facts about the machine, kept as JSON."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ class Spread(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """One figure of one subject over all rounds."""
+    """A figure of a subject over all rounds."""
 
     unit: str
     better: str
     value: Spread
     ratio: Spread | None
-    """To raw in the same round; None where raw has no figure."""
+    """The ratio to raw in the same round; None if raw has no such figure."""
     target: str
-    """As `≥ 0.85 of raw`, or empty."""
+    """A text such as `≥ 0.85 of raw`, or empty."""
     is_met: bool | None
     peers: dict[str, Spread]
-    """Where the figure is ours: its ratio to each peer's in the same round."""
+    """For our figures: the ratio to each peer's figure in the same round."""
 
 
 class Result(NamedTuple):
-    """One case of one subject on one backend."""
+    """The result of a case for a subject on a backend."""
 
     backend: str
     case: str
@@ -68,7 +68,7 @@ class Result(NamedTuple):
     subject: str
     measures: dict[str, Measure]
     failure: str | None
-    """Why a trial failed, where one did; then there are no measures."""
+    """Why a trial failed, or None; a failed trial has no measures."""
 
     @classmethod
     def of(
@@ -124,7 +124,7 @@ def _peers(metric: Metric, figures: Mapping[str, Sequence[Figures]]) -> dict[str
 
 
 def _ratio(metric: Metric, rounds: Sequence[Figures], base: Sequence[Figures]) -> Spread | None:
-    """To the base's figure of the same round."""
+    """The spread of the ratios of figures of the same round."""
     return Spread.of(
         [
             own[metric.name] / other[metric.name]
@@ -135,7 +135,7 @@ def _ratio(metric: Metric, rounds: Sequence[Figures], base: Sequence[Figures]) -
 
 
 def host() -> dict[str, Any]:
-    """Facts of the machine that figures depend on, and none that names it."""
+    """Facts about the machine that the figures depend on, without anything that names it."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -164,7 +164,7 @@ def save(path: Path, results: Sequence[Result], *, scale: str, rounds: int) -> N
 
 
 def _plain(value: Any) -> Any:
-    """Named tuples as objects, and floats with as many digits as mean something."""
+    """Named tuples as objects, and floats with four significant digits."""
     if hasattr(value, "_asdict"):
         return {name: _plain(each) for name, each in value._asdict().items()}
     if isinstance(value, dict):
@@ -173,7 +173,7 @@ def _plain(value: Any) -> Any:
 
 
 def read(path: Path) -> tuple[list[Result], dict[str, Any]]:
-    """The results of a file, and the rest of it."""
+    """The results in a file, and the other fields of the file."""
     document = json.loads(path.read_text(encoding="utf-8"))
     results = [
         Result(**{**each, "measures": {n: _measured(m) for n, m in each["measures"].items()}})

@@ -72,7 +72,7 @@ def _run_case(
     running: Service,
     report: Report,
 ) -> list[Result]:
-    """The rounds; at full size after a tiny one to warm up."""
+    """Run the rounds; at full size a tiny round warms up first."""
     started = time.monotonic()
     if not case.with_peers:
         names = [name for name in names if name in (RAW, OURS)]

@@ -1,4 +1,4 @@
-"""One subject doing one case once; and producers, here or in a process of their own."""
+"""A trial: a subject runs a case once, with producers in this process or another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECORD_BYTES = 20
 
 
 class Trial(NamedTuple):
-    """What a case is given: a subject to open, on an empty namespace, and how much to do."""
+    """What a case is given: a subject to open on an empty namespace, and how much to do."""
 
     backend: str
     name: str
@@ -64,9 +64,11 @@ def stamp(at: float | None = None) -> bytes:
 
 
 async def stamps(count: int, rate: float, delay: float = 0.0) -> AsyncIterator[bytes]:
-    """`count` stamps at their times. One that was not asked for in time, because the one
-    before held its producer up, has the time at which it was due: a stall shows in all
-    whom it delays."""
+    """Yield `count` stamps, each at its time.
+
+    A stamp that is asked for too late, because the record before it held the producer up,
+    carries the time at which it was due. So a stall shows in every record that it delays.
+    """
     start = time.monotonic() + delay
     for number in range(count):
         due = start + number / rate
@@ -81,8 +83,11 @@ def records(count: int) -> list[bytes]:
 
 
 class Pace(NamedTuple):
-    """How streams are produced: each begins with one record, which those who follow wait
-    for, and after `go` come `length` more at `rate` a second, the streams out of step."""
+    """How streams are produced.
+
+    Each stream begins with a record that its followers wait for. After `go` come `length`
+    more at `rate` per second, with the streams out of step.
+    """
 
     stream_ids: list[str]
     length: int
@@ -91,11 +96,11 @@ class Pace(NamedTuple):
 
 class Producers(Protocol):
     async def go(self) -> None:
-        """Begin, once all followers are there."""
+        """Begin to write, when all followers are there."""
         ...
 
     async def wait(self) -> None:
-        """Until all is written."""
+        """Wait until everything is written."""
         ...
 
 
@@ -131,7 +136,7 @@ class _Here:
 
 
 class _Elsewhere:
-    """The same in a child process, that this one speaks to by lines."""
+    """Producers in a child process, with which this process talks in lines of text."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -163,6 +168,7 @@ async def producing_here(subject: Subject, pace: Pace) -> AsyncIterator[Producer
 
 @asynccontextmanager
 async def producing_elsewhere(trial: Trial, pace: Pace) -> AsyncIterator[Producers]:
+    """Start a child process that runs `_produce_for_parent`, and end it afterwards."""
     order = json.dumps([trial.backend, trial.name, trial.url, *pace])
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.trial", order),
@@ -178,20 +184,20 @@ async def producing_elsewhere(trial: Trial, pace: Pace) -> AsyncIterator[Produce
         if process.returncode is None:
             process.kill()
         await process.wait()
-        # Its pipes' transports close in callbacks of the next steps of the loop.
+        # The transports of its pipes close in callbacks in the next turns of the loop.
         await asyncio.sleep(0)
 
 
 class Audience:
-    """Followers of streams, `each` of every stream, and all that they took."""
+    """The followers of streams, `each` followers per stream, and what they received."""
 
     def __init__(
         self, subject: Subject, stream_ids: Sequence[str], each: int = 1, *, stamped: bool
     ) -> None:
         self.taken: list[list[bytes]] = []
-        """What each follower took, in order."""
+        """The records that each follower received, in order."""
         self.latencies: list[float] = []
-        """Where `stamped`: seconds from the stamp of each record to its arrival."""
+        """The seconds from the stamp of each record to its arrival, if `stamped`."""
         self._tasks: list[asyncio.Task[None]] = []
         for stream_id in stream_ids:
             for _ in range(each):
@@ -214,14 +220,14 @@ class Audience:
         return sum(map(len, self.taken))
 
     async def joined(self) -> None:
-        """Until every follower has its first record; then forget them."""
+        """Wait until every follower has its first record, and forget these records."""
         await self._until(lambda: all(self.taken), 60.0)
         for taken in self.taken:
             taken.clear()
         self.latencies.clear()
 
     async def took(self, count: int, patience: float) -> None:
-        """Until they took `count` records together, or `patience` seconds."""
+        """Wait until they have `count` records together, at most `patience` seconds."""
         await self._until(lambda: self.count >= count, patience)
 
     async def _until(self, holds: Callable[[], bool], patience: float) -> None:
@@ -237,7 +243,7 @@ class Audience:
 
 
 def latencies(audience: Audience, expected: int) -> dict[str, float]:
-    """The share that arrived, and p50 and p99 in milliseconds."""
+    """The share of records that arrived, and p50 and p99 in milliseconds."""
     figures = {"delivered": audience.count / expected}
     if len(audience.latencies) > 1:
         percentiles = quantiles(audience.latencies, n=100, method="inclusive")
@@ -246,7 +252,7 @@ def latencies(audience: Audience, expected: int) -> dict[str, float]:
 
 
 async def stop(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel, again where a task lost it: before Python 3.12 `wait_for` may swallow one."""
+    """Cancel repeatedly: before Python 3.12 `wait_for` may swallow a cancellation."""
     pending = {task for task in tasks if not task.done()}
     while pending:
         for task in pending:
@@ -256,6 +262,7 @@ async def stop(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 async def _produce_for_parent(order: str) -> None:
+    """The program of the child process: wait for `go`, produce, and wait for the end."""
     backend, name, url, stream_ids, count, rate = json.loads(order)
     trial = Trial(backend, name, url, url, _NO_SIZES, lambda: None)
     async with (
@@ -267,7 +274,7 @@ async def _produce_for_parent(order: str) -> None:
         await producers.go()
         await producers.wait()
         print("done", flush=True)
-        await asyncio.to_thread(sys.stdin.readline)  # to the parent's end
+        await asyncio.to_thread(sys.stdin.readline)  # until the parent ends
 
 
 _NO_SIZES = Sizes(*([0] * len(Sizes._fields)))

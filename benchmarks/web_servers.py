@@ -28,8 +28,11 @@ App = Callable[..., Awaitable[None]]
 
 
 def chat_handler() -> App:
-    """A model that answers with stamps. Its prompt says how many at what rate; it begins
-    with one, and goes on when the prompt `go` was sent."""
+    """A model that answers with stamps.
+
+    Its prompt says how many and at what rate. It begins with a single stamp and continues
+    after another request with the prompt `go`.
+    """
     go = asyncio.Event()
 
     async def model(request: StreamRequest) -> AsyncIterator[str]:
@@ -106,7 +109,7 @@ APPS: dict[str, Callable[[], App]] = {
 
 
 def listening_socket() -> socket.socket:
-    """A socket on a free port, listening already: who reads the port may connect at once."""
+    """A socket that listens on a free port, so that a client may connect at once."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(4_096)

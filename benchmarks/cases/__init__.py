@@ -1,19 +1,19 @@
-"""What is measured: each module has functions that measure, and `CASES`, which says what."""
+"""The cases: each module has functions that measure, and `CASES`, which describes them."""
 
 from __future__ import annotations
 
 from benchmarks.cases import (
-    appending,
+    appends,
     chats,
-    costing,
-    delivering,
+    costs,
+    deliveries,
     footprint,
-    growing,
-    replaying,
-    serving,
+    growth,
+    http_serving,
+    replays,
 )
 from benchmarks.cases.case import Case
 
-_MODULES = (appending, delivering, replaying, footprint, growing, costing, serving, chats)
+_MODULES = (appends, deliveries, replays, footprint, growth, costs, http_serving, chats)
 
 ALL: dict[str, Case] = {case.name: case for module in _MODULES for case in module.CASES}

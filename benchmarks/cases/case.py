@@ -1,4 +1,4 @@
-"""What is measured, as data: each case a function, and for each figure its unit and target."""
+"""Cases as data: the function that measures, and the unit and target of each figure."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ OURS = "streamstores"
 
 
 class Target(NamedTuple):
-    """The bound a figure of ours is to keep: at least where higher is better, else at most."""
+    """The bound for one of our figures: a minimum if higher is better, else a maximum."""
 
     bound: float
     of: str | None = RAW
-    """Of the ratio to this subject in the same round; None: of the figure itself."""
+    """The bound is for the ratio to this subject in the same round; if None, for the figure."""
 
 
 class Metric(NamedTuple):
@@ -29,9 +29,9 @@ class Metric(NamedTuple):
     unit: str
     better: Literal["higher", "lower"]
     targets: Mapping[str, Target] = {}
-    """By backend; elsewhere the figure is shown without judgement."""
+    """By backend; on other backends the figure is shown without a target."""
     of_itself: bool = False
-    """A ratio of two figures of one subject, so that a slow start makes it look good: peers
+    """A ratio of two figures of the same subject. A slow start makes it look good, so peers
     are not compared by it."""
 
     def is_met(self, target: Target, figure: float) -> bool:
@@ -43,7 +43,7 @@ class Case(NamedTuple):
     name: str
     title: str
     run: Callable[[Trial], Awaitable[Mapping[str, float]]]
-    """Figures by the names of the metrics; one left out has none for this subject."""
+    """Returns figures by the names of metrics; a subject may lack some of them."""
     metrics: tuple[Metric, ...]
     backends: frozenset[str] = EVERYWHERE
     with_peers: bool = True

@@ -1,4 +1,4 @@
-"""Memory of what is idle: streams nobody writes to, and followers that wait."""
+"""The memory of idle streams and of followers that wait."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.trial import Audience, Trial
 
 
 async def idle_memory(trial: Trial) -> dict[str, float]:
-    """As Python's allocator counts it; the buffers of C libraries are not in it."""
+    """As counted by Python's allocator, without the buffers of C libraries."""
     count = trial.sizes.idle
     async with trial.subject() as subject:
         await _begin(subject, "warm-up")

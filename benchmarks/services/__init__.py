@@ -1,6 +1,6 @@
-"""Where the streams are kept: the servers of the tests, and a namespace for each trial.
+"""The servers that keep the streams, those of the tests, and a namespace for each trial.
 
-Each module has a context manager `running()`, which gives a `Service`.
+Each module has a context manager `running()`, which yields a `Service`.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ BACKENDS = (*STORES, "http", *CHATS)
 
 
 class Load(NamedTuple):
-    """What a server has to do for its clients at one moment, or has done since its start."""
+    """What a server does for its clients now, and what it has done since its start."""
 
     connections: int
     operations: int
-    """Redis: reads from its sockets. Postgres: transactions."""
+    """Reads from sockets for Redis, transactions for Postgres."""
 
 
 class Service(NamedTuple):
     fresh: Callable[[], AbstractContextManager[str]]
-    """A URL with a namespace of its own, emptied at the end."""
+    """Yields a URL with an unused namespace, which is emptied at the end."""
     load: Callable[[], Load | None] = lambda: None
-    """Asks the server; None where there is none."""
+    """Asks the server for its load; None if there is no server."""
 
 
 @contextmanager
 def service(backend: str) -> Iterator[Service]:
-    """The backend's server, for as long as the context lasts. Raises
-    `tests.services.Unavailable`, or `ImportError`, where this machine cannot run it."""
+    """Run the backend's server during the context.
+
+    Raises `tests.services.Unavailable` or `ImportError` if this machine cannot run it.
+    """
     module = backend.removeprefix("chat-")
     with importlib.import_module(f"{__name__}.{module}").running() as started:
         yield started

@@ -1,8 +1,8 @@
-"""What is measured: adapters with one small face, for our stores, bare drivers and peers.
+"""The subjects: adapters with the same small interface for our stores, bare drivers and peers.
 
-`raw` is the bare driver doing the same work with as little as possible around it: the limit
-that a store can come close to, never pass by much. A peer is used as its documentation
-says. Where a subject has no such function it raises `NotOffered`, and the cell stays empty.
+`raw` is the bare driver doing the same work with as little as possible around it. A store can
+come close to that limit, but cannot pass it by much. A peer is used as its documentation says.
+A subject that lacks a function raises `NotOffered`, and its cell stays empty.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Take = Callable[[bytes], object]
 
 
 MAX_CONNECTIONS = 4_000
-"""Of a redis-py pool: those of its own choice are too few for the peers' many readers."""
+"""The size of a redis-py pool. Its default is too small for the many readers of the peers."""
 
 
 class NotOffered(Exception):
@@ -24,7 +24,7 @@ class NotOffered(Exception):
 
 
 class Subject:
-    """One way to keep streams, opened on a namespace of its own that the URL names."""
+    """A way to keep streams, opened on an empty namespace that the URL names."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -33,25 +33,25 @@ class Subject:
         """Connect."""
 
     async def aclose(self) -> None:
-        """Disconnect; leaves what is stored."""
+        """Disconnect, and keep what is stored."""
 
     async def create(self, stream_id: str) -> None:
-        """Begin a stream, where that is a step of its own."""
+        """Begin a stream, if the subject has a separate step for it."""
 
     async def append_each(self, stream_id: str, chunks: Sequence[bytes]) -> None:
-        """Append one after another: each is stored before the next one starts."""
+        """Append one after another: each chunk is stored before the next append starts."""
         raise NotOffered
 
     async def write(self, stream_id: str, chunks: Sequence[bytes]) -> None:
-        """Write as fast as the subject knows how to; all are stored when it returns."""
+        """Write as fast as the subject can; all chunks are stored when this returns."""
         await self.append_each(stream_id, chunks)
 
     async def fill(self, stream_id: str, chunks: Sequence[bytes]) -> None:
-        """The same without being measured: by whatever way is fast."""
+        """Write the chunks in the fastest way; this is not measured."""
         await self.write(stream_id, chunks)
 
     async def produce(self, stream_id: str, source: AsyncIterator[bytes]) -> None:
-        """Write what a source yields, at the pace of the source, as a model's answer is."""
+        """Write what a source yields, at the pace of the source, like the answer of a model."""
         raise NotOffered
 
     async def follow(self, stream_id: str, take: Take) -> None:
@@ -59,10 +59,10 @@ class Subject:
         raise NotOffered
 
     async def finish(self, stream_id: str) -> None:
-        """Mark the stream as complete, where that is a step of its own."""
+        """Mark the stream as complete, if the subject has a separate step for it."""
 
 
-# backend: {name: "module:class"}. `raw` comes first: ratios are ratios to it.
+# backend: {name: "module:class"}. `raw` comes first, because the ratios are to its figures.
 SUBJECTS: dict[str, dict[str, str]] = {
     "memory": {
         "raw": "raw_memory:RawMemory",
@@ -111,14 +111,14 @@ SUBJECTS: dict[str, dict[str, str]] = {
 
 
 def load(backend: str, name: str) -> type[Subject]:
-    """The adapter; raises `ImportError` where its package is not installed."""
+    """The adapter; raises `ImportError` if its package is not installed."""
     module, cls = SUBJECTS[backend][name].split(":")
     subject: type[Subject] = getattr(importlib.import_module(f"{__name__}.{module}"), cls)
     return subject
 
 
 def take_option(url: str, name: str) -> tuple[str, str]:
-    """The URL without this option of its query, and the option's value."""
+    """The URL without this option in its query, and the value of the option."""
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
     value = options.pop(name, "")

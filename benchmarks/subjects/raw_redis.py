@@ -71,7 +71,7 @@ class RawRedis(Subject):
                 last = entries[-1][0]
 
     async def _replay(self, reader: Any, key: str, take: Take) -> bytes | str:
-        """In pages of 1,000 records, or of a megabyte: nobody wants a reply of 64."""
+        """Read in pages of 1,000 records or of a megabyte, so that replies stay small."""
         last: bytes | str = "0-0"
         count = 16
         while True:

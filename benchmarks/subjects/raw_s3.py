@@ -18,7 +18,7 @@ _PAUSE_SECONDS = 0.2
 
 
 class RawS3(Subject):
-    """A reader asks for the next key, and where there is none again 0.2 s later."""
+    """A reader asks for the next key, and asks again after 0.2 s if there is none."""
 
     async def open(self) -> None:
         url, self._client, self.requests = connect(self.url)

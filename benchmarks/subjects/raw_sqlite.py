@@ -1,4 +1,4 @@
-"""The sqlite3 module in a thread of its own: each append one transaction and one hop."""
+"""The sqlite3 module in its own thread: an append is a transaction and a hop to the thread."""
 
 from __future__ import annotations
 

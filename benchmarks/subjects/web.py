@@ -58,6 +58,7 @@ class WebServer(Subject):
             await self._ask(self._connection, "POST", each)
 
     async def follow(self, stream_id: str, take: Take) -> None:
+        """Take every stamp in the body, keeping the start of one that is cut for later."""
         reader, writer = await self._connect()
         try:
             writer.write(request_bytes("GET", self.address(stream_id), b""))
@@ -73,14 +74,14 @@ class WebServer(Subject):
             writer.transport.abort()
 
     def address(self, stream_id: str) -> str:
-        """Where the stream is read live from its start."""
+        """The path at which the stream is read live from its start."""
         return f"/{stream_id}?offset=-1&live=sse"
 
     async def _connect(self) -> Connection:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
     async def post_from_many(self, bodies: list[bytes], connections: int) -> float:
-        """POST all to the one stream, each connection one after another; requests a second."""
+        """POST all bodies to the same stream over several connections; requests per second."""
         opened = [await self._connect() for _ in range(connections)]
         await self._ask(opened[0], "PUT", b"")
         left = iter(bodies)

@@ -1,7 +1,7 @@
-"""Real servers for the tests: somebody's own by URL, else Docker, else one from a wheel.
+"""Real servers for the tests: by a URL that is given, from Docker, or from a wheel.
 
-A service that cannot be had skips its tests with the reason. Where `STREAMSTORES_REQUIRE`
-names it (comma-separated), the tests fail instead.
+If a service cannot be started, its tests are skipped with the reason. They fail instead if
+`STREAMSTORES_REQUIRE` names the service (comma-separated).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import pytest
 
 
 class Unavailable(Exception):
-    """This machine cannot run the service; the text says why."""
+    """This machine cannot run the service; the message says why."""
 
 
 def given_url(service: str) -> str | None:
-    """The URL in `STREAMSTORES_TEST_<SERVICE>`, where somebody set one."""
+    """The URL in the environment variable `STREAMSTORES_TEST_<SERVICE>`, if it is set."""
     name = service.upper().replace("-", "_")
     return os.environ.get(f"STREAMSTORES_TEST_{name}") or None
 
@@ -31,14 +31,14 @@ def is_required(service: str) -> bool:
 
 
 def give_up(service: str, reason: object) -> NoReturn:
-    """Skip with the reason, or fail where the service is required."""
+    """Skip the test with the reason, or fail it if the service is required."""
     if is_required(service):
-        pytest.fail(f"{service} is required and cannot be had: {reason}")
+        pytest.fail(f"{service} is required and cannot be started: {reason}")
     pytest.skip(f"no {service}: {reason}")
 
 
 def free_port(*, below: int = 65_536) -> int:
-    """A loopback port that nobody listens on now."""
+    """A loopback port that is free at the moment."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -48,13 +48,14 @@ def free_port(*, below: int = 65_536) -> int:
 
 
 def has_docker() -> bool:
-    """Whether a Docker engine answers; the command being installed proves nothing."""
+    """Whether a Docker engine answers; an installed command proves nothing."""
     try:
         import docker
     except ModuleNotFoundError:
         return False
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # docker 7 leaves the socket open that did not connect
+        # docker 7 does not close its socket if it cannot connect.
+        warnings.simplefilter("ignore")
         try:
             docker.from_env().close()
             answers = True

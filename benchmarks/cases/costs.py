@@ -1,4 +1,4 @@
-"""What an hour of streaming costs where requests cost money."""
+"""The cost of an hour of streaming on a backend that charges for requests."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _PACK_SECONDS = 3.0
 
 
 async def requests_of_a_stream(trial: Trial) -> dict[str, float]:
-    """Requests are counted at the clients: one produces, one has ten followers, and one
-    comes when the stream is finished and packed."""
+    """Requests are counted in three clients: a producer, a reader with ten followers, and a
+    reader that comes when the stream is finished and packed."""
     pace = Pace(["s"], max(2, int(trial.sizes.seconds * trial.sizes.rate)), trial.sizes.rate)
     async with trial.subject() as producer, trial.subject() as reader:
         async with producing_here(producer, pace) as producers:

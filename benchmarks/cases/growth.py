@@ -1,5 +1,5 @@
-"""Growth: what an append and a delivery cost where there are many streams, and where a
-stream is long, as multiples of what they cost with few streams and with a short one."""
+"""Growth: the cost of an append and a delivery with many streams or a long stream, as a
+multiple of the cost with few streams or a short stream."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Place(NamedTuple):
 
 
 async def grow_in_streams(trial: Trial) -> dict[str, float]:
-    """A namespace with few streams and one with many."""
+    """Compare a namespace of few streams with a namespace of many."""
     with _on_one_cpu():
         return await _grow_in_streams(trial)
 
@@ -49,8 +49,11 @@ async def grow_in_length(trial: Trial) -> dict[str, float]:
 
 @contextmanager
 def _on_one_cpu() -> Iterator[None]:
-    """A store's thread wakes up in half the time where it shares the loop's CPU, and of two
-    stores one may do so for the whole trial, by chance."""
+    """Pin the process to one CPU.
+
+    A store's thread wakes up in half the time if it shares the CPU of the loop. By chance only
+    one of the two stores might do so, for the whole trial.
+    """
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     if cpus:
         os.sched_setaffinity(0, {min(cpus)})
@@ -68,7 +71,7 @@ async def _create(subject: Subject, count: int) -> None:
 
 
 async def _growth(trial: Trial, small: _Place, grown: _Place) -> dict[str, float]:
-    """Both in turns, because a machine and its disk change from second to second."""
+    """Measure both in turns, because a machine and its disk change from second to second."""
     chunks = records(max(trial.appends // 5, 2))
     appends: tuple[list[float], list[float]] = ([], [])
     for turn, chunk in enumerate(chunks):
@@ -88,12 +91,13 @@ async def _growth(trial: Trial, small: _Place, grown: _Place) -> dict[str, float
 
 
 def _in_turns(turn: int, pair: Iterable[T]) -> list[T]:
-    """Each goes first every other time: who comes second finds its thread asleep."""
+    """The pair in alternating order, because the second to be measured finds its thread
+    asleep."""
     return list(pair)[:: 1 if turn % 2 else -1]
 
 
 class _Page:
-    """A producer of a stream, and what a live follower took last."""
+    """The producer of a stream and a live follower, to time single deliveries."""
 
     def __init__(self) -> None:
         self._pen: asyncio.Queue[bytes] = asyncio.Queue()
@@ -110,7 +114,7 @@ class _Page:
             asyncio.create_task(place.subject.follow(place.stream_id, page._take)),
         ]
         try:
-            await page.arrival_of(b"the first one")
+            await page.arrival_of(b"the first record")
             yield page
         finally:
             await stop(tasks)

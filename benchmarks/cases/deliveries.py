@@ -1,4 +1,4 @@
-"""Delivery: how long a record takes to its follower, and what many followers cost."""
+"""Deliveries: how long a record takes to reach its follower, and what many followers cost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def deliver(trial: Trial, *, many: bool) -> dict[str, float]:
 
 
 async def deliver_across(trial: Trial, *, many: bool) -> dict[str, float]:
-    """Producers in another process; the load of the server is that of both."""
+    """Producers in another process; the load of the server comes from both."""
     pace = _pace(trial, trial.sizes.streams if many else 1)
     async with producing_elsewhere(trial, pace) as producers:
         before = await trial.load()
@@ -46,6 +46,7 @@ async def _delivered(
     trial: Trial | None = None,
     alone: Load | None = None,
 ) -> dict[str, float]:
+    """Follow while the producers write. `alone` is the load before the followers came."""
     expected = len(pace.stream_ids) * pace.length
     audience = Audience(subject, pace.stream_ids, stamped=True)
     try:
@@ -64,8 +65,11 @@ async def _delivered(
 
 
 async def fan_out(trial: Trial, *, many: bool) -> dict[str, float]:
-    """CPU time of the following process. Where the backend can, the producer is another
-    process; in memory its own cost is in the figure, which with many followers is little."""
+    """The CPU time of the following process.
+
+    The producer is another process if the backend allows it. In memory the producer's own
+    cost is included; with many followers it is small.
+    """
     followers = trial.sizes.many_followers if many else trial.sizes.followers
     pace = _pace(trial, 1)
     async with _subject_and_producers(trial, pace) as (subject, producers):
@@ -99,7 +103,7 @@ async def _subject_and_producers(
 
 
 async def idle_follower(trial: Trial) -> dict[str, float]:
-    """CPU time of a process that follows one stream in which nothing happens."""
+    """The CPU time of a process that follows a silent stream."""
     pace = _pace(trial, 1)
     async with _subject_and_producers(trial, pace) as (subject, _):
         audience = Audience(subject, pace.stream_ids, stamped=False)
