@@ -1,7 +1,6 @@
--- One row a stream. `key` is never used again (AUTOINCREMENT), so that records of a deleted
--- stream cannot show up in its namesake. `changed` is the highest number of
--- `streamstores_changes` or less, as told there. Times are microseconds since 1970, `ttl` is
--- seconds.
+-- One row for each stream. `key` is never used again (AUTOINCREMENT), so that the records of a
+-- deleted stream cannot show up in its namesake. `changed` is explained at
+-- `streamstores_changes`. Times are microseconds since 1970, `ttl` is seconds.
 CREATE TABLE streamstores_streams (
     key        INTEGER PRIMARY KEY AUTOINCREMENT,
     id         TEXT    NOT NULL UNIQUE,
@@ -21,10 +20,10 @@ CREATE INDEX streamstores_streams_changed ON streamstores_streams (changed);
 CREATE INDEX streamstores_streams_expires_at ON streamstores_streams (expires_at)
     WHERE expires_at IS NOT NULL;
 
--- Keyed by where a record ends, so that "what is after this offset" is a range of the key.
--- A large record is kept apart, as the one with the number `large`, and `data` is NULL: to
--- compare a key, SQLite copies its whole row where that does not fit a page, so large ones
--- here would make every append dearer.
+-- Keyed by where a record ends, so that what follows an offset is a range of the key. The data
+-- of a large record is kept apart under the number `large`, and `data` is NULL: to compare a key,
+-- SQLite copies the whole row if that does not fit a page, so a large row would make every
+-- append slower.
 CREATE TABLE streamstores_records (
     stream INTEGER NOT NULL,
     "end"  INTEGER NOT NULL,
@@ -38,15 +37,15 @@ CREATE TABLE streamstores_large (
     data   BLOB NOT NULL
 );
 
--- Streams that are gone and whose records are still to be removed, a slice at a time.
+-- Streams that are gone and whose records are still to be removed.
 CREATE TABLE streamstores_trash (
     stream INTEGER PRIMARY KEY
 );
 
--- One row: what a watcher in another process looks for. A stream that changes takes the
--- highest `number` as its `changed`, unless it has that already: the busy streams share it,
--- and their changes touch neither this row nor the index. Once a crowd shares it, it grows.
--- `ended` grows with each stream that ended before its time, which leaves no row to find.
+-- One row, which a watcher in another process reads. A stream that changes takes the highest
+-- `number` as its `changed`, unless it has that already. So busy streams share a number, and
+-- their changes touch neither this row nor the index. When 64 streams share it, it grows.
+-- `ended` grows with each stream that is deleted or begins anew: that leaves no row to find.
 CREATE TABLE streamstores_changes (
     number INTEGER NOT NULL,
     ended  INTEGER NOT NULL

@@ -1,1 +1,1 @@
-"""The parts of the SQLite store that run in its threads."""
+"""The parts of the SQLite store: its file, its threads, its transactions, and its watcher."""

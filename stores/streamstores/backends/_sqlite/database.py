@@ -1,56 +1,56 @@
-"""The SQLite file: its settings, its connections, its schema, and what its rows mean."""
+"""The SQLite file: how it is opened, its schema, and what its errors mean."""
 
 from __future__ import annotations
 
-import json
+import logging
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from importlib import resources
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from streamstores import limits as bounds
 from streamstores.errors import CorruptData, StoreUnavailable, StreamStoreError
-from streamstores.store import State, StreamInfo
 
-MIGRATIONS = ("001_streams.sql",)
-"""Applied in order; the schema's version is how many of them were."""
+MIGRATIONS = ("001_streams.sql", "002_unswept.sql")
+"""Applied in order; the schema's version is the number of migrations that were applied."""
 
-COLUMNS = (
-    "key, id, state, tail, version, error, attributes, created_at, ttl, expires_at, changed"
-)
-SELECT = f"SELECT {COLUMNS} FROM streamstores_streams WHERE id = ?"
+WAL_BYTES = 16_777_216
+"""What the WAL may grow to before its restart is forced, and what is kept of its file then."""
+
+MAX_BUSY_TIMEOUT_SECONDS = 2_000_000.0  # SQLite counts the milliseconds in an int
 
 # SQLite's messages are older and steadier than Python's access to its codes (3.11).
 _SIGNS_OF_CORRUPTION = ("not a database", "malformed", "no such table", "no such column")
 
+_log = logging.getLogger("streamstores.sqlite")
 
-class Settings(NamedTuple):
+
+class DatabaseOptions(NamedTuple):
+    """What every connection to the file needs to know."""
+
     path: str
     durability: str
     busy_timeout: float
+    """Seconds that a connection waits for the locks of others."""
 
 
-class Stream(NamedTuple):
-    """A row: the info, the key its records are filed under, and its `changed`."""
-
-    key: int
-    info: StreamInfo
-    changed: int
-
-
-def connect(settings: Settings) -> sqlite3.Connection:
+def connect(options: DatabaseOptions, factory: type[sqlite3.Connection]) -> sqlite3.Connection:
+    """A connection to the file in WAL mode. It may be used in any thread, one at a time."""
     connection = sqlite3.connect(
-        settings.path,
-        timeout=settings.busy_timeout,
-        isolation_level=None,
+        options.path,
+        timeout=options.busy_timeout,
+        isolation_level=None,  # transactions are begun and ended explicitly
         check_same_thread=False,
+        factory=factory,
     )
     try:
-        _use_wal(connection, time.monotonic() + settings.busy_timeout)
-        synchronous = "FULL" if settings.durability == "power" else "NORMAL"
+        _use_wal(connection, time.monotonic() + options.busy_timeout)
+        synchronous = "FULL" if options.durability == "power" else "NORMAL"
         connection.execute(f"PRAGMA synchronous = {synchronous}")
+        # Without a limit SQLite keeps the WAL's file as large as it ever was.
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     except BaseException:
         connection.close()
         raise
@@ -58,8 +58,11 @@ def connect(settings: Settings) -> sqlite3.Connection:
 
 
 def _use_wal(connection: sqlite3.Connection, deadline: float) -> None:
-    """Switch to WAL, which is kept in the file. SQLite does not wait for the lock that the
-    switch needs, so where many processes open a new file at once this does."""
+    """Switch to WAL mode, which the file remembers.
+
+    SQLite does not wait for the lock that the switch needs, so this does: many processes may
+    open a new file at once.
+    """
     while True:
         try:
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -73,7 +76,7 @@ def _use_wal(connection: sqlite3.Connection, deadline: float) -> None:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the schema up to this code's version; safe where many open at once."""
+    """Bring the schema up to this code's version; safe if many processes open at once."""
     if schema_version(connection) == len(MIGRATIONS):
         return
     connection.execute("BEGIN IMMEDIATE")
@@ -85,7 +88,7 @@ def migrate(connection: sqlite3.Connection) -> None:
                 f"this one knows schema {len(MIGRATIONS)}"
             )
         for name in MIGRATIONS[version:]:
-            for statement in statements_of(name):
+            for statement in _statements_of(name):
                 connection.execute(statement)
         connection.execute("DELETE FROM streamstores_schema")
         connection.execute("INSERT INTO streamstores_schema VALUES (?)", (len(MIGRATIONS),))
@@ -96,6 +99,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def schema_version(connection: sqlite3.Connection) -> int:
+    """0 for a file without our tables; inside a transaction it makes the table of versions."""
     if connection.in_transaction:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS streamstores_schema (version INTEGER NOT NULL)"
@@ -108,7 +112,7 @@ def schema_version(connection: sqlite3.Connection) -> int:
     return 0 if row is None else int(row[0])
 
 
-def statements_of(name: str) -> list[str]:
+def _statements_of(name: str) -> list[str]:
     file = resources.files("streamstores.backends._sqlite") / name
     sql = file.read_text(encoding="utf-8")
     lines = [line for line in sql.splitlines() if not line.startswith("--")]
@@ -121,41 +125,52 @@ def roll_back(connection: sqlite3.Connection) -> None:
 
 
 def data_version(connection: sqlite3.Connection) -> int:
-    """A number that differs from the last one if another connection, of this process or
-    another, has committed meanwhile. (https://www.sqlite.org/pragma.html#pragma_data_version)
+    """A number that changes when another connection, of any process, has committed.
+
+    (https://www.sqlite.org/pragma.html#pragma_data_version)
     """
     version: int = connection.execute("PRAGMA data_version").fetchone()[0]
     return version
 
 
-def stream_of(row: Any) -> Stream:
-    key, stream_id, state, tail, version, error, attributes, created_at, ttl = row[:9]
-    expires_at, changed = row[9:]
-    info = StreamInfo(
-        stream_id,
-        _STATES[state],
-        tail,
-        version,
-        error,
-        # Frozen, because what is handed out is also what the writer knows.
-        MappingProxyType(json.loads(attributes) if attributes else {}),
-        bounds.from_microseconds(created_at),
-        ttl,
-        None if expires_at is None else bounds.from_microseconds(expires_at),
-    )
-    return Stream(key, info, changed)
+def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
+    """Whether this SQLite has the bug of https://www.sqlite.org/wal.html#walresetbug."""
+    if version[:2] in ((3, 44), (3, 50)):  # these two got the fix as well
+        return version < ((3, 44, 6) if version[1] == 44 else (3, 50, 7))
+    return (3, 7, 0) <= version < (3, 51, 3)
 
 
-_STATES = {state.value: state for state in State}
+@cache
+def warn_of_wal_reset_bug() -> None:
+    """Log a warning, once in a process, if its SQLite can corrupt a database in WAL mode.
+
+    It is a log message and not a Python warning, because the program is not at fault: an
+    error filter should not make the store unusable with the SQLite of most systems.
+    """
+    if has_wal_reset_bug(sqlite3.sqlite_version_info):
+        _log.warning(
+            "SQLite %s has a bug that can, very rarely, corrupt a database that several "
+            "processes write to at once; 3.51.3, 3.50.7 and 3.44.6 are without it "
+            "(https://www.sqlite.org/wal.html#walresetbug)",
+            sqlite3.sqlite_version,
+        )
 
 
-def attributes_text(attributes: Mapping[str, str]) -> str | None:
-    return json.dumps(dict(attributes)) if attributes else None
+@contextmanager
+def translate_errors(path: str) -> Iterator[None]:
+    """Turn every error of SQLite into one of the contract's."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise translated(exc, path) from exc
 
 
 def translated(exc: sqlite3.Error, path: str) -> StreamStoreError:
-    """Our error for one of SQLite's. What is not corrupt is unavailable: a busy, full,
-    read-only or unreadable database took nothing."""
+    """The contract's error for one of SQLite's.
+
+    Everything but corruption is `StoreUnavailable`, because a busy, full, read-only or
+    unreadable database has applied nothing.
+    """
     text = str(exc)
     is_corrupt = any(sign in text for sign in _SIGNS_OF_CORRUPTION)
     return (CorruptData if is_corrupt else StoreUnavailable)(f"SQLite, {path}: {text}")

@@ -1,4 +1,4 @@
-"""Notices changes that other processes commit, by looking at `PRAGMA data_version`."""
+"""The watcher: it notices what other processes commit, by `PRAGMA data_version`."""
 
 from __future__ import annotations
 
@@ -10,38 +10,36 @@ import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
-from streamstores.backends._sqlite.database import Settings, connect, data_version
+from streamstores.backends._sqlite.database import DatabaseOptions, connect, data_version
 from streamstores.errors import StreamStoreError
 
-__all__ = ["FileChanges", "Watcher"]
-
 _LAST = "SELECT number, ended FROM streamstores_changes"
-_AT_THE_TOP = "SELECT id, version FROM streamstores_streams WHERE changed >= ?"
+_FROM_NUMBER = "SELECT id, version FROM streamstores_streams WHERE changed >= ?"
 
 
 class FileChanges(NamedTuple):
     """What was committed since the last look, by this process or another."""
 
     versions: list[tuple[str, int]]
-    """Ids of changed streams, and the version each has reached."""
+    """Ids of changed streams, and the version that each has reached."""
     may_have_ended: bool
-    """Whether a stream was deleted, or began anew: then anything may be missing above."""
+    """Whether a stream was deleted or began anew: it need not be among `versions`."""
 
 
 class Watcher:
-    """A thread that looks every `interval` seconds while somebody watches.
+    """A thread that looks every `interval` seconds while a stream is watched.
 
-    A look without a change is one `PRAGMA data_version`: no I/O, a few microseconds. What
-    changed is called back in the event loop.
+    A look at a file without a change is one `PRAGMA data_version`, which takes a few
+    microseconds and no I/O. Changes are reported in the event loop.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        options: DatabaseOptions,
         interval: float,
         on_changes: weakref.WeakMethod[Callable[[FileChanges], None]],
     ) -> None:
-        self._settings = settings
+        self._options = options
         self._interval = interval
         self._on_changes = on_changes
         self._loop = asyncio.get_running_loop()
@@ -60,6 +58,7 @@ class Watcher:
             self._watched.clear()
 
     def stop(self) -> None:
+        """End the thread at its next look, without waiting for it."""
         self._closing.set()
         self._watched.set()
 
@@ -73,28 +72,29 @@ class Watcher:
             try:
                 self._watch()
             except (sqlite3.Error, StreamStoreError):
-                # Busy or broken: the store's poll goes on, and its calls say what is wrong.
+                # The file is busy or broken. Subscribers still poll, and their calls say what
+                # is wrong.
                 self._closing.wait(1.0)
 
     def _watch(self) -> None:
-        """Look, from here on, until nobody watches any more."""
-        connection = connect(self._settings)
+        """Look until no stream is watched any more."""
+        connection = connect(self._options, sqlite3.Connection)
         try:
             seen = data_version(connection)
             number, ended = connection.execute(_LAST).fetchone()
-            known: dict[str, int] = {}  # versions reported of the streams at the top
+            known: dict[str, int] = {}  # versions that were reported, of the latest streams
             self._report(FileChanges([], may_have_ended=True))
             while self._watched.is_set() and not self._closing.is_set():
                 time.sleep(self._interval)  # half the cost of waiting for an event
-                # The version first, then the number: a commit that slips in between is then
-                # found at the next look.
+                # The version before the number: a commit between the two is then found at
+                # the next look.
                 version = data_version(connection)
                 if version == seen:
                     continue
                 seen = version
                 number_before, ended_before = number, ended
                 number, ended = connection.execute(_LAST).fetchone()
-                rows = connection.execute(_AT_THE_TOP, (number_before,)).fetchall()
+                rows = connection.execute(_FROM_NUMBER, (number_before,)).fetchall()
                 changed = [row for row in rows if known.get(row[0]) != row[1]]
                 known = dict(rows)
                 if changed or ended != ended_before:
@@ -108,5 +108,5 @@ class Watcher:
             return
         try:
             self._loop.call_soon_threadsafe(on_changes, changes)
-        except RuntimeError:  # the loop was closed under an unclosed store
+        except RuntimeError:  # the loop was closed before the store
             self._closing.set()

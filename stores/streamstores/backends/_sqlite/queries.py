@@ -1,4 +1,4 @@
-"""What is asked of a reading connection: plain functions of its thread."""
+"""Queries: functions that a reading connection runs in its thread."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterable
 from datetime import datetime, timezone
 
-from streamstores.backends._sqlite.database import COLUMNS, SELECT, Stream, stream_of
+from streamstores.backends._sqlite.rows import COLUMNS, StreamRow, find_row, stream_row
 from streamstores.errors import CorruptData, OffsetOutOfRange, StreamNotFound
-from streamstores.limits import MAX_OFFSET
-from streamstores.store import Page, Record, StreamInfo
+from streamstores.limits import MAX_OFFSET, to_microseconds
+from streamstores.mutations import has_expired
+from streamstores.values import Page, Record, StreamInfo
 
-_MOST_RECORDS = 16_384
+MAX_RECORDS = 16_384
 """In one page: records of a few bytes take far more memory than `max_bytes`."""
 
 _RECORDS = (
@@ -24,14 +25,14 @@ _RECORDS = (
 
 
 def info(connection: sqlite3.Connection, stream_id: str) -> StreamInfo:
-    return _living(connection, stream_id).info
+    return _living_row(connection, stream_id).info
 
 
 def read(connection: sqlite3.Connection, stream_id: str, offset: int, max_bytes: int) -> Page:
-    """The stream and its records in one snapshot, which the transaction is there for."""
+    """The stream and its records, in one transaction and so of one snapshot."""
     connection.execute("BEGIN")
     try:
-        key, stream, _ = _living(connection, stream_id)
+        key, stream, _ = _living_row(connection, stream_id)
         if offset > stream.tail:
             raise OffsetOutOfRange(stream_id, offset, tail=stream.tail)
         records = [] if offset == stream.tail else _records(connection, key, offset, max_bytes)
@@ -43,9 +44,9 @@ def read(connection: sqlite3.Connection, stream_id: str, offset: int, max_bytes:
 def _records(
     connection: sqlite3.Connection, key: int, offset: int, max_bytes: int
 ) -> list[Record]:
-    rows = connection.execute(_RECORDS, (key, offset, offset + max_bytes, _MOST_RECORDS))
+    rows = connection.execute(_RECORDS, (key, offset, offset + max_bytes, MAX_RECORDS))
     records = _tiled(rows, offset)
-    if not records:  # the first one is longer than that, and comes alone
+    if not records:  # the first one is longer than `max_bytes`, and comes alone
         records = _tiled(connection.execute(_RECORDS, (key, offset, MAX_OFFSET, 1)), offset)
     if not records:
         raise CorruptData(f"there is no record at {offset}")
@@ -69,26 +70,29 @@ def _tiled(rows: Iterable[tuple[int, bytes]], offset: int) -> list[Record]:
 def list_page(
     connection: sqlite3.Connection, prefix: str, after: str, limit: int
 ) -> tuple[list[StreamInfo], str | None]:
-    """Living streams with this prefix and an id above `after`, in the order of their ids,
-    and the `after` of the next page, None at the end."""
+    """Living streams with this prefix and an id above `after`, in the order of their ids.
+
+    With them comes the `after` of the next page, which is None at the end.
+    """
     rows = connection.execute(
         f"SELECT {COLUMNS} FROM streamstores_streams WHERE id > ? AND id >= ?"
         " ORDER BY id LIMIT ?",
         (after, prefix, limit),
     ).fetchall()
-    streams = [stream_of(row).info for row in rows]
+    streams = [stream_row(row).info for row in rows]
     now = datetime.now(timezone.utc)
     living = [
-        info
-        for info in streams
-        if info.id.startswith(prefix) and (info.expires_at is None or info.expires_at > now)
+        each for each in streams if each.id.startswith(prefix) and not has_expired(each, now)
     ]
     has_more = len(streams) == limit and streams[-1].id.startswith(prefix)
     return living, streams[-1].id if has_more else None
 
 
-def _living(connection: sqlite3.Connection, stream_id: str) -> Stream:
-    row = connection.execute(SELECT, (stream_id,)).fetchone()
-    if row is None or (row[9] is not None and row[9] <= time.time_ns() // 1_000):
+def _living_row(connection: sqlite3.Connection, stream_id: str) -> StreamRow:
+    row = find_row(connection, stream_id)
+    if row is None:
         raise StreamNotFound(stream_id)
-    return stream_of(row)
+    expires_at = row.info.expires_at
+    if expires_at is not None and to_microseconds(expires_at) <= time.time_ns() // 1_000:
+        raise StreamNotFound(stream_id)
+    return row

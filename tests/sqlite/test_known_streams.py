@@ -1,5 +1,4 @@
-"""What the writing connection knows without asking, and what the watcher finds: counted
-statements, and whatever other processes may do in between."""
+"""What the writing connection knows without a query, while other processes write too."""
 
 from __future__ import annotations
 
@@ -20,8 +19,7 @@ from streamstores import (
     StreamExists,
     StreamNotFound,
 )
-from streamstores.backends._sqlite.thread import Commit
-from streamstores.backends._sqlite.writing import CROWD
+from streamstores.backends._sqlite.transactions import CROWD
 
 NO_POLL = Limits(poll_interval=1_000.0)
 
@@ -39,18 +37,18 @@ async def store(path: Path) -> AsyncIterator[SQLiteStreamStore]:
 
 @pytest.fixture
 async def other(path: Path) -> AsyncIterator[SQLiteStreamStore]:
-    """As in another process: it shares nothing with `store` but the file."""
+    """It shares nothing with `store` but the file, as if it were in another process."""
     async with SQLiteStreamStore(path, limits=NO_POLL, readers=1) as store:
         yield store
 
 
 async def statements_of(store: SQLiteStreamStore, call: Callable[[], Awaitable[object]]):
-    """The first words of each statement that the writing connection ran for a call."""
+    """The first two words of each statement that the writing connection ran for a call."""
     traced: list[str] = []
-    assert store._writer is not None
-    await store._writer.set_trace_callback(traced.append)
+    writer = store._connections.writer
+    await writer.submit(lambda connection: connection.set_trace_callback(traced.append))
     await call()
-    await store._writer.set_trace_callback(None)
+    await writer.submit(lambda connection: connection.set_trace_callback(None))
     return [" ".join(statement.split()[:2]) for statement in traced]
 
 
@@ -63,7 +61,7 @@ ONE_APPEND = [
 ]
 
 
-async def test_a_stream_that_is_known_is_not_asked_for(store):
+async def test_a_known_stream_costs_no_query(store):
     await store.create("a", ttl=60)
     assert await statements_of(store, lambda: store.append("a", b"1")) == ONE_APPEND
     assert await statements_of(store, lambda: store.append("a", b"2", at=1)) == ONE_APPEND
@@ -80,12 +78,12 @@ async def test_a_refused_append_needs_no_statement_of_its_own(store):
     assert await statements_of(store, refused) == expected
 
 
-async def test_after_a_commit_elsewhere_everything_is_asked_again_once(store, other):
+async def test_after_a_commit_elsewhere_everything_is_queried_again_once(store, other):
     await store.create("a")
     await store.append("a", b"1")
     await other.append("a", b"2")
     statements = await statements_of(store, lambda: store.append("a", b"3"))
-    assert statements.count("SELECT number") == 1
+    assert statements.count("SELECT number,") == 1
     assert statements.count("SELECT key,") == 1
     assert await statements_of(store, lambda: store.append("a", b"4")) == ONE_APPEND
     page = await other.read("a")
@@ -105,7 +103,7 @@ async def test_a_plain_append_leaves_the_other_columns_as_another_process_set_th
     assert info == await other.info("a")
 
 
-async def test_what_another_process_ended_is_not_taken_for_living(store, other):
+async def test_a_stream_that_another_process_ended_is_not_taken_for_living(store, other):
     for stream_id in ("stopped", "deleted", "expired", "anew"):
         await store.create(stream_id, b"1")
     await other.append("stopped", state="stopped")
@@ -135,7 +133,7 @@ async def test_a_known_stream_expires_at_its_time(store):
 
 
 async def test_a_transaction_that_failed_is_not_known(store, path):
-    """It was rolled back after the row was written, so that what is known of it is wrong."""
+    """It is rolled back after the row was written, so what was known of it is wrong."""
     before = await store.create("a", b"1")
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
@@ -153,11 +151,11 @@ async def test_attributes_of_an_info_cannot_be_changed_under_the_store(store, ot
     await other.append("a", b"1")
     info = await store.append("a", b"2")
     with pytest.raises(TypeError):
-        info.attributes["k"] = "changed"  # type: ignore[index] # what the test is about
+        info.attributes["k"] = "changed"  # type: ignore[index] # the test is about this
 
 
 async def test_more_streams_than_are_known_lose_nothing(store, monkeypatch):
-    monkeypatch.setattr("streamstores.backends._sqlite.writing._MOST_KNOWN", 2)
+    monkeypatch.setattr("streamstores.backends._sqlite.transactions._MAX_KNOWN", 2)
     ids = [f"s{number}" for number in range(5)]
     for stream_id in ids:
         await store.create(stream_id)
@@ -166,7 +164,7 @@ async def test_more_streams_than_are_known_lose_nothing(store, monkeypatch):
     assert [info.tail async for info in store.list()] == [2] * 5
 
 
-async def test_a_watcher_hears_of_every_change_of_a_stream_at_the_top(store, other):
+async def test_a_watcher_hears_of_every_change_of_the_stream_that_changed_last(store, other):
     info = await store.create("a")
     with other.changes.subscribe("a"):  # the watcher does not begin anew between the waits
         for _ in range(5):
@@ -177,7 +175,7 @@ async def test_a_watcher_hears_of_every_change_of_a_stream_at_the_top(store, oth
             assert (await heard).version == info.version
 
 
-async def test_a_watcher_hears_of_streams_that_a_crowd_left_behind(store, other):
+async def test_a_watcher_hears_of_a_stream_after_many_others_have_changed(store, other):
     first = await store.create("a")
     await take_numbers(store)
     heard = asyncio.create_task(other.wait("a", version=first.version, timeout=10))
@@ -187,14 +185,14 @@ async def test_a_watcher_hears_of_streams_that_a_crowd_left_behind(store, other)
 
 
 async def test_a_watcher_hears_of_changes_after_the_newest_stream_was_swept(store, other):
-    """It was the one that had changed last, and nobody is told that it is gone."""
+    """It was the last one to change, and no watcher is told that it is gone."""
     first = await store.create("a")
     await take_numbers(store)
     await store.create("newest", ttl=0.001)
     heard = asyncio.create_task(other.wait("a", version=first.version, timeout=10))
     await watched(other, "a")
     await follow_on(store, other)
-    while "newest" in ids(store._settings.path):  # the store sweeps by itself too
+    while "newest" in ids(store._options.path):  # the store sweeps by itself too
         await store.sweep()
     info = await store.append("a", b"x")
     assert (await heard).version == info.version
@@ -212,14 +210,14 @@ async def take_numbers(store: SQLiteStreamStore) -> None:
 
 
 async def test_a_watcher_says_once_what_changed(store, other):
-    """The streams at the top are looked at after each commit, and not all have changed."""
+    """The latest streams are looked at after each commit, though not all have changed."""
     heard: list[tuple[str, int]] = []
     await store.create("quiet")
     busy = await store.create("busy")
     with other.changes.subscribe("quiet"), other.changes.subscribe("busy"):
-        await follow_on(store, other)  # perhaps by the first look, which says "anything"
+        await follow_on(store, other)  # the first look reports that anything may have changed
         await follow_on(store, other)
-        on_changes = other._on_changes
+        on_changes = other._on_file_changes
 
         def listen(changes):
             heard.extend(changes.versions)
@@ -249,7 +247,7 @@ async def test_busy_streams_share_one_number_and_a_crowd_gets_another(store, pat
 
 
 async def test_processes_that_come_and_go_leave_no_crowd_behind(path):
-    """Each knows of its own streams alone, so each begins with a number of its own."""
+    """A process knows only its own streams, so it begins with a number of its own."""
     for number in range(3):
         async with SQLiteStreamStore(path) as store:
             await store.create(f"s{number}")
@@ -263,7 +261,7 @@ def numbers(path: Path) -> list[int]:
 
 
 async def follow_on(store: SQLiteStreamStore, other: SQLiteStreamStore) -> None:
-    """Until the watcher of `other` has seen all that `store` committed so far."""
+    """Wait until the watcher of `other` has seen all that `store` committed so far."""
     with suppress(StreamExists):
         await store.create("beacon")
     info = await store.info("beacon")
@@ -274,18 +272,10 @@ async def follow_on(store: SQLiteStreamStore, other: SQLiteStreamStore) -> None:
 
 
 async def watched(store: SQLiteStreamStore, stream_id: str) -> None:
-    """Until a wait for the stream has asked and sleeps, and the watcher looks."""
+    """Wait until a `wait` for the stream has made its query and sleeps."""
     while stream_id not in store.changes.subscribed_ids:
         await asyncio.sleep(0)
-    await store.info(stream_id)  # one reader: behind the question of the wait
-
-
-async def test_a_commit_settles_its_mutations_in_the_turn_in_which_it_is_reported():
-    settled: list[object] = []
-    Commit(settled.append).set_result(["outcome"])
-    failure = sqlite3.OperationalError()
-    Commit(settled.append).set_exception(failure)
-    assert settled == [["outcome"], failure]
+    await store.info(stream_id)  # with one reader, this runs after the query of the wait
 
 
 async def test_a_store_that_is_closed_first_commits_what_is_queued(path):

@@ -1,4 +1,4 @@
-"""What a page of records holds."""
+"""Pages of records: bounded, and without a hole."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SQLiteStreamStore]:
 
 
 async def test_a_page_of_tiny_records_is_bounded_and_the_next_goes_on(store, monkeypatch):
-    monkeypatch.setattr("streamstores.backends._sqlite.reading._MOST_RECORDS", 3)
+    monkeypatch.setattr("streamstores.backends._sqlite.queries.MAX_RECORDS", 3)
     chunks = [b"%d" % number for number in range(7)]
     await store.create("a", *chunks, state="done")
     page = await store.read("a")
@@ -31,7 +31,7 @@ async def test_a_page_of_tiny_records_is_bounded_and_the_next_goes_on(store, mon
 @pytest.mark.parametrize("offset", [0, 1, 2, 3])
 async def test_a_hole_is_found_from_wherever_a_read_begins(store, offset):
     await store.create("a", b"11", b"22", b"33", b"44")
-    with closing(sqlite3.connect(store._settings.path)) as other, other:
+    with closing(sqlite3.connect(store._options.path)) as other, other:
         other.execute("""DELETE FROM streamstores_records WHERE "end" = 4""")
     with pytest.raises(CorruptData):
         await store.read("a", offset)

@@ -1,0 +1,167 @@
+"""The mutations, each a function of an open `Transaction`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from streamstores import limits as bounds
+from streamstores.backends._sqlite.rows import StreamRow
+from streamstores.backends._sqlite.transactions import Transaction
+from streamstores.errors import StreamExists
+from streamstores.mutations import (
+    Creation,
+    Mutation,
+    changes_nothing,
+    has_expired,
+    mutated,
+    refuse,
+    with_expiry,
+)
+from streamstores.stored_form import attributes_to_json
+from streamstores.values import StreamInfo
+
+RECORDS_AT_ONCE = 5_000
+"""Records that one transaction sweeps, so that appends never wait long for it."""
+
+_SLICE = 'FROM streamstores_records WHERE stream = ?1 ORDER BY "end" LIMIT ?2'
+
+_INSERT = (
+    "INSERT INTO streamstores_streams"
+    " (id, state, tail, version, error, attributes, created_at, ttl, expires_at, changed)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_GROW = "UPDATE streamstores_streams SET tail = ?, version = ?, expires_at = ? WHERE key = ?"
+_UPDATE = (
+    "UPDATE streamstores_streams SET state = ?, tail = ?, version = ?, error = ?,"
+    " attributes = ?, expires_at = ?, changed = ? WHERE key = ?"
+)
+
+
+def create(transaction: Transaction, creation: Creation) -> StreamInfo:
+    existing = transaction.find(creation.stream_id)
+    if existing is not None:
+        if not has_expired(existing.info, transaction.moment):
+            raise StreamExists(f"stream {creation.stream_id!r} exists", existing.info)
+        transaction.end(creation.stream_id, existing.key)
+    info = creation.begun(transaction.moment)
+    info = info._replace(created_at=transaction.writer.take_creation_time(info.created_at))
+    changed = transaction.writer.take_number()
+    values = (
+        info.id,
+        info.state.value,
+        info.tail,
+        info.version,
+        info.error,
+        attributes_to_json(info.attributes),
+        bounds.to_microseconds(info.created_at),
+        info.ttl,
+        _microseconds(info.expires_at),
+        changed,
+    )
+    key = transaction.connection.execute(_INSERT, values).lastrowid
+    assert key is not None
+    transaction.add_records(key, 0, creation.chunks)
+    return transaction.writer.know(StreamRow(key, info, changed)).info
+
+
+def append(transaction: Transaction, stream_id: str, mutation: Mutation) -> StreamInfo:
+    row = transaction.get(stream_id)
+    before = row.info
+    if changes_nothing(before, mutation):
+        return before
+    refuse(before, mutation)
+    after = mutated(before, mutation, transaction.moment)
+    _write(transaction, row, after)
+    transaction.add_records(row.key, before.tail, mutation.chunks)
+    return after
+
+
+def _write(transaction: Transaction, row: StreamRow, after: StreamInfo) -> None:
+    """Write no more than what changed: each index costs, and each page of the file."""
+    key, before, changed = row
+    writer = transaction.writer
+    expires_at = _microseconds(after.expires_at)
+    if writer.has_highest_number(row) and _has_only_grown(before, after):
+        values: tuple[Any, ...] = (after.tail, after.version, expires_at, key)
+        transaction.connection.execute(_GROW, values)
+    else:
+        if not writer.has_highest_number(row):
+            changed = writer.take_number()
+        values = (
+            after.state.value,
+            after.tail,
+            after.version,
+            after.error,
+            attributes_to_json(after.attributes),
+            expires_at,
+            changed,
+            key,
+        )
+        transaction.connection.execute(_UPDATE, values)
+    writer.know(StreamRow(key, after, changed))
+
+
+def _has_only_grown(before: StreamInfo, after: StreamInfo) -> bool:
+    return (
+        after.state is before.state
+        and after.error == before.error
+        and after.attributes is before.attributes
+    )
+
+
+def expire(
+    transaction: Transaction, stream_id: str, ttl: float | None, expires_at: datetime | None
+) -> StreamInfo:
+    key, info, changed = transaction.get(stream_id)
+    info = with_expiry(info, ttl, expires_at, transaction.moment)
+    if has_expired(info, transaction.moment):
+        transaction.end(stream_id, key)
+    else:
+        transaction.connection.execute(
+            "UPDATE streamstores_streams SET ttl = ?, expires_at = ? WHERE key = ?",
+            (ttl, _microseconds(info.expires_at), key),
+        )
+        transaction.writer.know(StreamRow(key, info, changed))
+    return info
+
+
+def delete(transaction: Transaction, stream_id: str) -> StreamInfo:
+    key, info, _ = transaction.get(stream_id)
+    transaction.end(stream_id, key)
+    return info
+
+
+def sweep_streams(transaction: Transaction, limit: int) -> int:
+    """Remove up to `limit` expired streams. Nobody needs to be told: they were gone before."""
+    rows = transaction.connection.execute(
+        "SELECT id, key FROM streamstores_streams WHERE expires_at <= ? LIMIT ?",
+        (transaction.now, limit),
+    ).fetchall()
+    for stream_id, key in rows:
+        transaction.remove(stream_id, key)
+    return len(rows)
+
+
+def sweep_records(transaction: Transaction) -> bool:
+    """Remove some records of a stream that is gone; True if there may be more to remove."""
+    sql = "SELECT stream FROM streamstores_unswept"
+    row = transaction.connection.execute(sql).fetchone()
+    if row is None:
+        return False
+    batch = (*row, RECORDS_AT_ONCE)
+    transaction.connection.execute(
+        f"DELETE FROM streamstores_large WHERE number IN (SELECT large {_SLICE})", batch
+    )
+    removed = transaction.connection.execute(
+        'DELETE FROM streamstores_records WHERE stream = ?1 AND "end" IN'
+        f' (SELECT "end" {_SLICE})',
+        batch,
+    ).rowcount
+    if removed < RECORDS_AT_ONCE:
+        transaction.connection.execute("DELETE FROM streamstores_unswept WHERE stream = ?", row)
+    return True
+
+
+def _microseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else bounds.to_microseconds(moment)
