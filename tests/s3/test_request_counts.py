@@ -26,11 +26,12 @@ async def finish(store: S3StreamStore, stream_id: str, wire: Wire) -> None:
     wire.forget()
 
 
-async def test_opening_takes_five_requests(place: Place) -> None:
+async def test_opening_takes_thirty_seven_requests(place: Place) -> None:
     wire = Wire(place.server)
     url = f"s3://{place.server.bucket}/{place.server.prefix}{place.prefix}"
     async with S3StreamStore(url, client=wire):
-        assert len(wire.calls) == 5
+        counts = [wire.count(each) for each in (PUT, GET, LIST, "delete_object")]
+    assert counts == [26, 6, 1, 4]
     wire.close()
 
 

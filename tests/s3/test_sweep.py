@@ -147,7 +147,9 @@ async def test_where_nothing_is_removed_under_a_condition_the_head_stays_vacant(
 ) -> None:
     store = await place.store(grace=1)
     other = await place.store(grace=1)
-    store._storage.bucket.removes_conditionally = False
+    store._storage.bucket.traits = store._storage.bucket.traits._replace(
+        removes_conditionally=False
+    )
     for state in ("streaming", "done"):
         await store.create("a", b"x", state=state)
         await store._packer.idle()

@@ -144,7 +144,7 @@ def _minio() -> Iterator[S3Server]:
             "us-east-1",
             "streams",
         )
-        _make_bucket(server)
+        make_bucket(server)
         yield server
 
 
@@ -181,7 +181,7 @@ def _wait_until_it_answers(server: S3Server, process: subprocess.Popen[bytes]) -
     give_up_at = time.monotonic() + START_SECONDS
     while True:
         try:
-            return _make_bucket(server)
+            return make_bucket(server)
         except BotoCoreError as exc:
             if process.poll() is not None:
                 raise Unavailable("moto[server] did not start") from exc
@@ -190,7 +190,7 @@ def _wait_until_it_answers(server: S3Server, process: subprocess.Popen[bytes]) -
             time.sleep(0.05)
 
 
-def _make_bucket(server: S3Server) -> None:
+def make_bucket(server: S3Server) -> None:
     client = server.client()
     try:
         client.create_bucket(Bucket=server.bucket)

@@ -58,8 +58,10 @@ class Quirks:
     unlocked_seconds: float | None = None
     """If set, a condition is checked and this much later the object is written, without a
     lock in between."""
-    lost_race_status: int = 412
-    """What the loser of a race sees, if it arrived before the winner had finished."""
+    compares_on_get: bool = True
+    """Otherwise a GET ignores `If-None-Match`."""
+    lists_after_seconds: float = 0.0
+    """When an object appears in listings."""
     page_keys: int = 1000
     clock_ahead_seconds: float = 0.0
     clock_stands_at: float | None = None
@@ -148,7 +150,8 @@ class Objects:
             "ETag": f'"{here.etag}"',
             "Last-Modified": formatdate(here.modified, usegmt=True),
         }
-        if request.headers.get("if-none-match", "").strip('"') == here.etag:
+        same = request.headers.get("if-none-match", "").strip('"') == here.etag
+        if same and self.quirks.compares_on_get:
             return Response(304, headers)
         span = request.headers.get("range")
         if span is None:
@@ -163,9 +166,13 @@ class Objects:
         prefix, delimiter = request.prefix, request.query.get("delimiter", "")
         after = request.query.get("continuation-token", "")
         limit = min(int(request.query.get("max-keys", "1000")), self.quirks.page_keys)
-        names = sorted(
-            {_folded(key, prefix, delimiter) for key in self.found if key.startswith(prefix)}
-        )
+        oldest = self.now() - self.quirks.lists_after_seconds
+        listed = [
+            key
+            for key, each in self.found.items()
+            if key.startswith(prefix) and each.modified <= oldest
+        ]
+        names = sorted({_folded(key, prefix, delimiter) for key in listed})
         names = [name for name in names if name > after]
         page, rest = names[:limit], names[limit:]
         if self.quirks.shuffles_listings:

@@ -26,6 +26,7 @@ from streamstores.backends._s3.record_pages import read_records
 from streamstores.backends._s3.s3_options import parse_s3_url
 from streamstores.backends._s3.segment_chain import SegmentChain
 from streamstores.backends._s3.segment_pollers import SegmentPollers
+from streamstores.backends._s3.server_probe import ServerProbe
 from streamstores.backends._s3.storage import Storage
 from streamstores.backends._s3.stream_creation import StreamCreator
 from streamstores.backends._s3.stream_heads import StreamHeads
@@ -53,13 +54,15 @@ class S3StreamStore:
 
     Durability: a mutation that returned is in the bucket, and as durable as the bucket. S3
     alone decides races of processes, by `If-None-Match` and `If-Match`; no machine's clock
-    decides anything. A server that ignores these conditions is refused on opening.
+    decides anything. Opening tries these conditions, by racing writers too, and refuses a
+    server that does not keep them.
 
     Cost: an `append` is one PUT, and those that arrive while one is in flight go out together
     in the next, so `limits.linger` suggests 0.2 seconds to writers. `create` is one PUT, two
     if the stream expires. `info` is one GET, as is `read`, besides the records. A stream that
     is followed in another process costs one GET every 0.2 to 1 seconds, whatever the number
-    of followers. Opening takes five requests. docs/stores/s3.md has the prices.
+    of followers. Opening takes 37 requests, by which the server's conditions are tried.
+    docs/stores/s3.md has the prices.
 
     The URL is `s3://bucket/prefix?option=value`; everything below the prefix belongs to the
     store. Options, with times in seconds: `endpoint_url`, `region`, `access_key`,
@@ -271,7 +274,7 @@ class S3StreamStore:
         bucket = self._storage.bucket
         with repeatable():  # no stream is touched
             await bucket.connect()
-            await bucket.check_conditions(self._storage.keys.probe())
+            bucket.traits = await ServerProbe(bucket, self._storage.keys.probe()).run()
         self._is_open = True
         self._sweeping = asyncio.get_running_loop().create_task(
             self._sweeper.sweep_until_cancelled(), name="streamstores: sweep"

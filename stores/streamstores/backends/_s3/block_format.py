@@ -76,6 +76,9 @@ class Block(NamedTuple):
     """Seconds since 1970, by S3's clock as the writer knew it."""
     lengths: tuple[int, ...] = ()
     payload: bytes = b""
+    replaces: str = ""
+    """In a head that took the place of another: the nonce of that. Of two writers that wanted
+    to replace the same head, the loser recognises the winner by it."""
 
     @classmethod
     def open_head(
@@ -103,7 +106,7 @@ class Block(NamedTuple):
         )
 
     @classmethod
-    def vacant_head(cls, stream_id: str, stamp: Stamp) -> Block:
+    def vacant_head(cls, stream_id: str, replaces: str, stamp: Stamp) -> Block:
         """A head that frees an id."""
         return cls(
             kind=VACANT,
@@ -113,6 +116,7 @@ class Block(NamedTuple):
             start=0,
             nonce=stamp.nonce,
             written_at=stamp.written_at,
+            replaces=replaces,
         )
 
     @classmethod
@@ -141,6 +145,7 @@ class Block(NamedTuple):
             due=due,
             layout=layout,
             written_at=stamp.written_at,
+            replaces=self.nonce,
         )
 
     @property
@@ -177,6 +182,8 @@ def encode(block: Block) -> bytes:
         header["was_expiring_at"] = to_microseconds(block.was_expiring_at)
     if block.due is not None:
         header["due"] = block.due
+    if block.replaces:
+        header["replaces"] = block.replaces
     if block.layout is not None:
         header["layout"] = block.layout
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -252,6 +259,7 @@ def _block_of(header: dict[str, Any], payload: bytes, key: str) -> Block:
             written_at=header["written_at"],
             lengths=tuple(header["lengths"]),
             payload=payload,
+            replaces=header.get("replaces", ""),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as exc:
         raise CorruptData(f"the header of the object {key!r} is damaged") from exc

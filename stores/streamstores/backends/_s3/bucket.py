@@ -6,8 +6,9 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from enum import Enum
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]  # it has no types
 
@@ -40,6 +41,33 @@ _MOST_EMPTY_PAGES = 100  # that a server may send in a row
 _NAMES_WHAT_IT_WROTE = frozenset({"put_object", "upload_part", "complete_multipart_upload"})
 
 
+class UnorderedListing(StoreUnavailable):
+    """The pages of a listing cannot be put together."""
+
+    def __init__(self) -> None:
+        super().__init__("this S3 server lists keys twice, or not in their order")
+
+
+class EtagForm(Enum):
+    """How a condition names an ETag."""
+
+    QUOTED = "quoted"
+    UNQUOTED = "unquoted"
+
+    def of(self, etag: str) -> str:
+        return etag if self is EtagForm.QUOTED else etag.strip('"')
+
+
+class ServerTraits(NamedTuple):
+    """What a server's conditions can be used for."""
+
+    etag_form: EtagForm = EtagForm.QUOTED
+    compares_on_get: bool = True
+    """Otherwise an unchanged object is sent again."""
+    removes_conditionally: bool = True
+    """Whether DELETE keeps `If-Match`."""
+
+
 class Bucket:
     """One bucket. A call is one request, tried again if S3 or the connection to it fails.
 
@@ -49,7 +77,8 @@ class Bucket:
 
     def __init__(self, options: S3Options, client: Any | None) -> None:
         self.clock = ServerClock()
-        self.removes_conditionally = False
+        self.traits = ServerTraits()
+        """Replaced by what a `ServerProbe` finds."""
         self._options = options
         self._client = client
         self._owns_client = client is None
@@ -62,29 +91,6 @@ class Bucket:
             make = partial(make_client, self._options)
             self._client = await self._try(make, _MAKE_CLIENT_SECONDS, False)
         expect_no_continue(self._client)
-
-    async def check_conditions(self, key: str) -> None:
-        """Find out, by an object at `key`, whether the server keeps conditions; five requests.
-
-        Raises `InvalidRequest` if it does not, as races would be decided wrongly.
-        """
-        wrong = '"00000000000000000000000000000000"'
-        await self.put(key, b"1", absent=True)
-        answers = await asyncio.gather(
-            self.put(key, b"2", absent=True), self.put(key, b"3", match=wrong)
-        )
-        if any(answer.is_written for answer in answers):
-            await self.delete(key)
-            raise InvalidRequest(
-                "this S3 server ignores If-None-Match or If-Match on PUT, without which two "
-                "writers could both win: use one that has conditional writes"
-            )
-        try:
-            answer = await self.delete(key, match=wrong)
-            self.removes_conditionally = answer.is_refused
-        except (StoreUnavailable, OutcomeUnknown):
-            self.removes_conditionally = False
-        await self.delete(key)
 
     async def aclose(self, seconds: float) -> None:
         """Wait at most `seconds` for changes in flight."""
@@ -102,23 +108,29 @@ class Bucket:
         options: dict[str, Any] = {"Key": key}
         if first or last is not None:
             options["Range"] = f"bytes={first}-{'' if last is None else last}"
-        if unless:
-            options["IfNoneMatch"] = unless
+        if unless and self.traits.compares_on_get:
+            options["IfNoneMatch"] = self.traits.etag_form.of(unless)
         return await self._ask(partial(self._get, options, first, last), changes=False)
 
     async def put(
         self, key: str, body: bytes, *, match: str | None = None, absent: bool = False
     ) -> ObjectAnswer:
         """Written; or refused or missing if the key is not `absent` or does not `match`."""
-        condition = {"IfNoneMatch": "*"} if absent else {"IfMatch": match} if match else {}
+        condition = {"IfNoneMatch": "*"} if absent else self._match_condition(match)
         call = partial(self._write, "put_object", Key=key, Body=body, **condition)
         return await self._ask(call, changes=True)
 
     async def delete(self, key: str, *, match: str | None = None) -> ObjectAnswer:
         """Written, also if there was no object; refused or missing if it is not `match`."""
-        condition = {"IfMatch": match} if match else {}
+        condition = self._match_condition(match)
         call = partial(self._write, "delete_object", Key=key, **condition)
         return await self._ask(call, changes=True)
+
+    def _match_condition(self, etag: str | None) -> dict[str, str]:
+        if etag is None:
+            return {}
+        assert etag, "an empty condition would match everything"
+        return {"IfMatch": self.traits.etag_form.of(etag)}
 
     async def delete_all(self, keys: Sequence[str]) -> None:
         """Delete the objects at `keys`; one request for each 1000."""
@@ -148,7 +160,7 @@ class Bucket:
             page = await self._page(prefix, at_most, by_folder, token)
             names = page.names
             if [last, *names] != sorted({last, *names}):
-                raise StoreUnavailable("this S3 server lists keys twice, or not in their order")
+                raise UnorderedListing
             empty_pages = 0 if names else empty_pages + 1
             if page.next_token is not None and page.next_token == token:
                 raise StoreUnavailable("this S3 server repeats a page of its listing")

@@ -82,7 +82,7 @@ def _error_of_code(exc: Any) -> StoreUnavailable | OutcomeUnknown:
     status = exc.response["ResponseMetadata"].get("HTTPStatusCode", 0)
     if code == "NoSuchBucket":
         return RetryUseless("the bucket does not exist")
-    if code in _NOT_APPLIED_CODES:
+    if code in _NOT_APPLIED_CODES or status in {409, 429}:
         return StoreUnavailable(f"S3 is busy: {code}, {text}")
     if code == "NotImplemented":
         return RetryUseless(f"S3 cannot do this: {text}")

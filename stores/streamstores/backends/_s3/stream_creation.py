@@ -45,15 +45,16 @@ class StreamCreator:
             written = await self._heads.put(head, match=match, absent=match is None)
             if written is not None:
                 return self._remember(head, *written)
-            match = await self._etag_to_replace(info.id)
+            match, replaces = await self._head_to_replace(info.id)
+            head = head._replace(replaces=replaces)
 
     def _remember(self, head: Block, etag: str, date: float) -> KnownStream:
         self._streams.cache.put(head)
         return self._streams.remember(known_from_head(head, ObjectAnswer.found(etag, date)))
 
-    async def _etag_to_replace(self, stream_id: str) -> str | None:
-        """The ETag of the head of a stream that is gone, which may be replaced; None if
-        there is no head. Raises `StreamExists` if the stream is alive.
+    async def _head_to_replace(self, stream_id: str) -> tuple[str | None, str]:
+        """The ETag and the nonce of the head of a stream that is gone, which may be replaced;
+        no ETag if there is no head. Raises `StreamExists` if the stream is alive.
 
         The chain of an expired stream is closed first, so that an append in flight and the
         new stream cannot both succeed.
@@ -61,22 +62,22 @@ class StreamCreator:
         key = self._storage.keys.head(stream_id)
         answer = await self._storage.bucket.get(key)
         if answer.is_missing:
-            return None
+            return None, ""
         head = block_format.decode(answer.body, key)
         if head.kind == block_format.VACANT:
-            return answer.etag
+            return answer.etag, head.nonce
         try:
             known = await self._streams.load(stream_id)
         except StreamNotFound:
             # Its chain is closed: only a head with another ETag could name a living stream.
             await self._note_rest(head.generation)
-            return answer.etag
+            return answer.etag, head.nonce
         if not self._streams.has_expired(known):
             raise StreamExists(f"stream {stream_id!r} exists", known.info)
         if known.is_final or await self._chain.close(known):
             await self._note_rest(known.generation)
-            return known.etag
-        return None  # another writer was first, and so will be in the next round
+            return known.etag, known.nonce
+        return None, ""  # another writer was first, and so will be in the next round
 
     async def _note_rest(self, generation: str) -> None:
         with suppress(StoreUnavailable):  # a sweep finds it without the entry

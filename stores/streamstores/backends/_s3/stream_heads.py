@@ -35,8 +35,12 @@ class StreamHeads:
             return None
         with after_a_write(head.stream_id):
             found = await bucket.get(key)
-        if found.is_found and block_format.decode(found.body, key).nonce == head.nonce:
-            return found.etag, found.date
+        if found.is_found:
+            there = block_format.decode(found.body, key)
+            if there.nonce == head.nonce:
+                return found.etag, found.date
+            if head.replaces and there.replaces == head.replaces:
+                return None  # another writer replaced the head that was read
         raise OutcomeUnknown(f"the write to stream {head.stream_id!r} got no answer")
 
     async def remove(self, known: KnownStream) -> bool:
@@ -47,8 +51,8 @@ class StreamHeads:
         key = self._storage.keys.head(known.info.id)
         with suppress(StoreUnavailable):  # a sweep finds it without the entry
             await self._storage.calendar.note_rest(known.generation)
-        if not self._storage.bucket.removes_conditionally:
-            head = Block.vacant_head(known.info.id, self._storage.stamp())
+        if not self._storage.bucket.traits.removes_conditionally:
+            head = Block.vacant_head(known.info.id, known.nonce, self._storage.stamp())
             return await self.put(head, match=known.etag) is not None
         answer = await self._storage.bucket.delete(key, match=known.etag)
         if answer.in_doubt and answer.is_refused:

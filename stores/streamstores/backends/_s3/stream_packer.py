@@ -134,6 +134,7 @@ class StreamPacker:
         head = Block.open_head(
             known.info, known.generation, chunks, due=known.due, stamp=stamp
         ).sealed(known.info, layout, due=known.due, stamp=stamp)
+        head = head._replace(replaces=known.nonce)
         return await self._heads.replace(known, head) is not None
 
 
