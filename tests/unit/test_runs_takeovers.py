@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from streamstores import State, StoreUnavailable, StreamStore
-from streamstores.runs import OWNER
+from streamstores import MemoryStreamStore, State, StoreUnavailable, StreamStore
+from streamstores.runs import OWNER, Runs
 from streamstores.runs.run import Phase
 from tests.unit.scripted_runs import Cut, Reviving, Script, abandon, read_to_end, until
 
@@ -82,6 +82,24 @@ async def test_only_deaths_count_as_takeovers(store: StreamStore, runs_on: Any) 
     runs = await runs_on(**options)
     await runs.resume("s")
     assert await read_to_end(runs, "s") == (b"a", State.DONE)
+
+
+def test_a_loop_that_ends_without_closing_leaves_its_streams_as_a_death_does() -> None:
+    """Whichever task is cancelled first, nothing is written, and nothing holds up the end."""
+    store = MemoryStreamStore()
+    scripts = [Script(), Script()]
+
+    async def run() -> None:
+        runs = Runs(store)
+        for stream_id, script in zip(["produced", "paused"], scripts, strict=True):
+            await runs.start(stream_id, script.say(b"a").source())
+            await until(store, stream_id, lambda info: info.tail == 1)
+        await runs.stop("paused")
+
+    asyncio.run(run())
+    states = {stream_id: stream.info.state for stream_id, stream in store._streams.items()}
+    assert states == {"produced": "streaming", "paused": "stopped"}
+    assert all(script.is_closed.is_set() for script in scripts)
 
 
 async def test_a_zombie_is_fenced_off(store: StreamStore, runs_on: Any) -> None:
