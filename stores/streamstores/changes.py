@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, Protocol, runtime_checkable
@@ -211,7 +211,7 @@ class Subscription(Bell):
 
 
 @contextmanager
-def subscribed(store: StreamStore, stream_id: str) -> Iterator[Bell]:
+def subscribed(store: StreamStore, stream_id: str) -> Generator[Bell, None, None]:
     """A bell that rings when the stream changes, if the store shares its changes."""
     changes = changes_of(store)
     if changes is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
@@ -76,7 +76,7 @@ class Connection:
         content_type: str = "text/event-stream",
         *,
         was_answered: bool = True,
-    ) -> AsyncIterator[OpenAnswer]:
+    ) -> AsyncGenerator[OpenAnswer, None]:
         """The answer to a request, whose headers are here and whose body is still to come.
 
         Follows redirects, as a browser does. Raises `Cut` for everything that a later
@@ -105,7 +105,7 @@ class Connection:
 
 
 @contextmanager
-def _lost_as_cut(client: HttpClient) -> Iterator[None]:
+def _lost_as_cut(client: HttpClient) -> Generator[None, None, None]:
     """Turn what a lost connection raises into `Cut`."""
     library = _library_of(client)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +125,7 @@ class Database:
         return rows
 
     @asynccontextmanager
-    async def reserved(self) -> AsyncIterator[Connection]:
+    async def reserved(self) -> AsyncGenerator[Connection, None]:
         """A connection for one purpose: outside our own pool, or one of a given pool.
 
         One that an error came from is not used again: it may be silent for ever, and a given

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import asyncpg
@@ -25,7 +25,7 @@ _CORRUPT = ("XX001", "XX002")
 
 
 @contextmanager
-def translate_errors(*, mutates: bool = False) -> Iterator[None]:
+def translate_errors(*, mutates: bool = False) -> Generator[None, None, None]:
     """Turn every error of the driver and of the server into one of the contract's.
 
     An error that the server reports while its session lives on has rolled the statement back:

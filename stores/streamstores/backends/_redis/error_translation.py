@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from redis.exceptions import MovedError, RedisError, ResponseError
@@ -26,7 +26,7 @@ _UNAVAILABLE = re.compile("OOM|MISCONF|READONLY|NOREPLICAS|NOPERM|CLUSTERDOWN|BU
 
 
 @contextmanager
-def translate_errors(*, is_mutation: bool) -> Iterator[None]:
+def translate_errors(*, is_mutation: bool) -> Generator[None, None, None]:
     """Raise the contract's error, with the original as its cause.
 
     Only a mutation has an `OutcomeUnknown`; a read whose reply is lost may be repeated freely.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -61,7 +61,7 @@ def expect_no_continue(client: Any) -> None:
 
 
 @contextmanager
-def our_call() -> Iterator[None]:
+def our_call() -> Generator[None, None, None]:
     """The calls of this thread that are made by a store."""
     _calls.is_ours = True
     try:

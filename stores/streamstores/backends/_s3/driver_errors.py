@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,7 @@ class RetryUseless(StoreUnavailable):
 
 
 @contextmanager
-def translate_errors() -> Iterator[None]:
+def translate_errors() -> Generator[None, None, None]:
     """Raise `OutcomeUnknown` if S3 may have applied the request, `StoreUnavailable` if it has
     not, and `RetryUseless` if it never will."""
     try:

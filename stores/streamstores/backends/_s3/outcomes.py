@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from streamstores.errors import InvalidRequest, OutcomeUnknown, StoreUnavailable
 
 
 @contextmanager
-def after_a_write(stream_id: str) -> Iterator[None]:
+def after_a_write(stream_id: str) -> Generator[None, None, None]:
     """For the requests that follow a write which may have landed: a failure of theirs is
     `OutcomeUnknown`, as `StoreUnavailable` would promise that nothing was applied."""
     try:
@@ -21,7 +21,7 @@ def after_a_write(stream_id: str) -> Iterator[None]:
 
 
 @contextmanager
-def repeatable() -> Iterator[None]:
+def repeatable() -> Generator[None, None, None]:
     """For writes that change no stream and may be made twice: calendar entries, probes, and
     what a sweep removes. An unknown outcome of theirs is `StoreUnavailable`."""
     try:

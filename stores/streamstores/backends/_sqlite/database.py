@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from importlib import resources
@@ -157,7 +157,7 @@ def warn_of_wal_reset_bug() -> None:
 
 
 @contextmanager
-def translate_errors(path: str) -> Iterator[None]:
+def translate_errors(path: str) -> Generator[None, None, None]:
     """Turn every error of SQLite into one of the contract's."""
     try:
         yield

@@ -53,9 +53,8 @@ def longest_explanation(operations: Sequence[Operation]) -> list[Operation]:
     The history is linearizable if it holds every operation whose outcome is known.
     """
     required = sum(1 << n for n, each in enumerate(operations) if not each.is_unknown)
-    start: tuple[int, Stream, tuple[int, ...]] = (0, None, ())
     best: tuple[int, ...] = ()
-    pending = [start]
+    pending: list[tuple[int, Stream, tuple[int, ...]]] = [(0, None, ())]
     seen: set[tuple[int, Stream]] = {(0, None)}
     while pending:
         taken, stream, order = pending.pop()

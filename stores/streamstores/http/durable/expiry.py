@@ -8,7 +8,7 @@ then the namesake gets its own expiry back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -73,7 +73,7 @@ async def set_expiry(store: StreamStore, stream_id: str, expiry: Expiry) -> Stre
 @asynccontextmanager
 async def kept_alive(
     store: StreamStore, info: StreamInfo, seconds: float
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None, None]:
     """Keep a stream with a short ttl from expiring during a live read of `seconds`."""
     if info.ttl is None or info.ttl > 2 * seconds:
         yield
