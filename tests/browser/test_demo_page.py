@@ -341,3 +341,19 @@ async def test_everything_that_can_be_used_has_a_name_and_is_reached_by_keyboard
     await demo_page.page.get_by_label("Cut the connection").focus()
     await demo_page.page.keyboard.press("Space")
     assert await demo_page.page.get_by_role("switch").is_checked()
+
+
+async def test_the_focus_moves_on_from_a_button_that_goes_away(
+    open_page: OpenPage, demo: DemoServer
+) -> None:
+    demo_page = await open_demo(open_page, demo.url)
+    keyboard = demo_page.page.keyboard
+    await demo_page.page.get_by_label("Prompt").fill("by keyboard")
+    await keyboard.press("Tab")
+    await keyboard.press("Enter")  # on Send
+    await demo_page.until_first_part("by keyboard")
+    await keyboard.press("Enter")  # on Stop
+    await demo_page.until_status("stopped")
+    await keyboard.press("Enter")  # on Continue
+    await demo.go("by keyboard")
+    await demo_page.until_complete("by keyboard")

@@ -1,4 +1,4 @@
-"""The monitor's page as an operator sees it; screenshots go to artifacts/browser/."""
+"""The monitor's page as an operator sees it; its screenshots go to artifacts/browser/."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOOKS = {
 
 
 class Busy:
-    """A store with streams of every kind, a handler, and clients that read from it."""
+    """A store with streams of every kind, a handler, and clients that read from both."""
 
     def __init__(self, store: StreamStore, url: str, client: httpx.AsyncClient) -> None:
         self.store = store
@@ -87,7 +87,7 @@ async def busy() -> AsyncIterator[Busy]:
 
 
 async def until(page: Any, condition: str) -> None:
-    """Asked from outside: the page's own policy lets nobody evaluate a text in it."""
+    """Evaluated by the browser, because the policy of the page forbids it to evaluate text."""
     while not await page.evaluate(condition):
         await asyncio.sleep(POLL_MS / 1000)
 

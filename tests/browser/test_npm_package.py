@@ -92,6 +92,7 @@ def test_the_package_has_the_version_of_the_project() -> None:
     assert f'\nversion = "{version}"\n' in (ROOT / "pyproject.toml").read_text()
 
 
+@pytest.mark.long
 def test_the_package_has_exactly_its_files(project: Path) -> None:
     installed = project / "node_modules/streamstores"
     files = {path.name for path in installed.iterdir()}
@@ -101,6 +102,7 @@ def test_the_package_has_exactly_its_files(project: Path) -> None:
     assert (installed / "stream.js").read_text() == MODULE.read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("resolution", ["bundler", "node16"])
 def test_strict_typescript_accepts_a_users_code_and_refuses_its_mistakes(
     project: Path, resolution: str
@@ -124,6 +126,7 @@ def bundles(project: Path) -> Path:
     return project / "built"
 
 
+@pytest.mark.long
 @pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("app", ["react_app", "svelte_app"])
 async def test_a_bundled_component_reads_an_answer_through_a_reload(

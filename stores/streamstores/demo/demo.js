@@ -244,12 +244,16 @@ function showControls() {
   const snapshot = turn?.stream.getSnapshot() ?? NOTHING;
   const { status, loading, canResume, stopping } = snapshot;
   showState(status, loading);
+  const focused = document.activeElement;
   byId("send").hidden = loading;
   byId("stop").hidden = !(loading || status === "disconnected");
-  byId("stop").disabled = stopping;
+  byId("stop").ariaDisabled = String(stopping); // disabled, it would lose the focus
   byId("stop").querySelector("span").textContent = stopping ? "Stopping…" : "Stop";
   byId("continue").disabled = !canResume;
   byId("retry").disabled = loading || !turn?.question;
+  // A button that takes the focus away with it would leave the keyboard at the page's start.
+  if (focused === byId("send") && loading) byId("stop").focus();
+  if (focused === byId("stop") && byId("stop").hidden) byId(canResume ? "continue" : "prompt").focus();
   byId("new").hidden = loading || turns.length === 0;
   byId("empty").hidden = turns.length > 0;
   const ids = idsOf();
