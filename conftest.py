@@ -24,7 +24,7 @@ def back_again(namespace: dict[str, Any]) -> None:
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()],
-    patterns=["README.md", "docs/*.md", "docs/stores/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/stores/*.md", "docs/integrations/*.md"],
     # Whole programs, which tests/http/test_frameworks.py runs in processes.
     excludes=["docs/frameworks.md"],
     setup=in_an_empty_folder,

@@ -96,8 +96,8 @@ def test_the_package_has_the_version_of_the_project() -> None:
 def test_the_package_has_exactly_its_files(project: Path) -> None:
     installed = project / "node_modules/streamstores"
     files = {path.name for path in installed.iterdir()}
-    modules = {"stream.js", "react.js", "svelte.js"}
-    types = {"stream.d.ts", "react.d.ts", "svelte.d.ts"}
+    modules = {"stream.js", "ai-sdk.js", "react.js", "svelte.js"}
+    types = {"stream.d.ts", "ai-sdk.d.ts", "react.d.ts", "svelte.d.ts"}
     assert files == modules | types | {"package.json", "README.md", "LICENSE"}
     assert (installed / "stream.js").read_text() == MODULE.read_text()
 

@@ -159,11 +159,7 @@ class Run:
         return self._writer.info
 
     async def _can_be_revived(self) -> bool:
-        try:
-            source = self._settings.revive(self._info)
-        except BaseException as exc:  # another process may have a version that does not raise
-            _log.error("revive failed for stream %r", self.stream_id, exc_info=exc)
-            return True
+        source = self._settings.revive(self._info)
         if source is None:
             return False
         await close_unread(source, self.stream_id)

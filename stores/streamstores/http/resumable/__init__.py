@@ -5,7 +5,14 @@ from __future__ import annotations
 
 from streamstores._sse import ServerSentEvent
 from streamstores.http.resumable.response import StreamResponse
-from streamstores.http.resumable.source import AnySource
+from streamstores.http.resumable.source import AnySource, close_unread, iterate
 from streamstores.http.resumable.streams import ResumableStreams
 
-__all__ = ["AnySource", "ResumableStreams", "ServerSentEvent", "StreamResponse"]
+__all__ = [
+    "AnySource",
+    "ResumableStreams",
+    "ServerSentEvent",
+    "StreamResponse",
+    "close_unread",
+    "iterate",
+]

@@ -9,7 +9,7 @@ from typing import Any, Union
 from streamstores.http.resumable.framing import Framing
 from streamstores.runs import IteratorThread, close_source
 
-__all__ = ["AnySource", "close_unread", "records_of_source"]
+__all__ = ["AnySource", "close_unread", "iterate", "records_of_source"]
 
 AnySource = Union[AsyncIterable[Any], Iterable[Any], Callable[[], Any]]
 """An asynchronous or a plain iterator of pieces, or a function that returns one, which is then
@@ -21,7 +21,7 @@ async def records_of_source(source: AnySource, framing: Framing) -> AsyncGenerat
 
     Raises the source's exceptions, and `TypeError` or `ValueError` for what it cannot yield.
     """
-    pieces = await _opened(source)
+    pieces = iterate(source)
     try:
         async for piece in pieces:
             for record in framing.records_of(piece):
@@ -29,6 +29,16 @@ async def records_of_source(source: AnySource, framing: Framing) -> AsyncGenerat
         rest = framing.rest()
         if rest:
             yield rest
+    finally:
+        await pieces.aclose()
+
+
+async def iterate(source: AnySource) -> AsyncGenerator[Any, None]:
+    """The pieces of `source`. Closing this closes the source."""
+    pieces = await _opened(source)
+    try:
+        async for piece in pieces:
+            yield piece
     finally:
         await close_source(pieces)
 

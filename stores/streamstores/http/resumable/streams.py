@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from starlette.responses import Response
+from starlette.types import Receive, Send
 
 from streamstores._sse import encode_event
 from streamstores.errors import (
@@ -20,12 +21,9 @@ from streamstores.errors import (
     StreamNotFound,
     StreamStoreError,
 )
-from streamstores.http._asgi.bounded_reader import BoundedReader
 from streamstores.http._asgi.closing import Gate
 from streamstores.http._asgi.errors import HttpError, refusal_of
-from streamstores.http._asgi.event_stream import EventStream, in_parts
-from streamstores.http._asgi.exchange import Exchange
-from streamstores.http._asgi.patience import Patience
+from streamstores.http._asgi.event_stream import in_parts, send_events
 from streamstores.http._asgi.signals import SignalWatch
 from streamstores.http.resumable.framing import (
     EVENT_STREAM,
@@ -37,7 +35,7 @@ from streamstores.http.resumable.framing import (
 from streamstores.http.resumable.response import StreamResponse, stream_headers
 from streamstores.http.resumable.resume_point import offset_of_text, resume_point
 from streamstores.http.resumable.source import AnySource, close_unread, records_of_source
-from streamstores.runs import Runs, Source
+from streamstores.runs import RunFollower, Runs, Source
 from streamstores.store import Record, State, StreamInfo, StreamStore
 
 __all__ = ["ResumableStreams"]
@@ -71,7 +69,6 @@ class ResumableStreams:
     - `heartbeat`: seconds between the signs of life of a silent stream. After three of them
       without one, its producer is taken for dead. The same in all processes of a store.
     - `ping_interval`: seconds of silence after which an event stream gets a comment.
-    - `send_timeout`: seconds after which a client that takes nothing is dropped.
     - `pause_for`: seconds that a stopped source is held, so that `resume` can go on with it.
     - `max_runs`: the sources that this process holds at a time.
     - `revive(info)`: a source that goes on where the stream ends, after its process died or
@@ -94,7 +91,6 @@ class ResumableStreams:
         ttl: float | None = 86_400.0,
         heartbeat: float = 5.0,
         ping_interval: float = 15.0,
-        send_timeout: float = 60.0,
         pause_for: float = 0.0,
         max_runs: int = 1000,
         revive: Callable[[StreamInfo], AnySource | None] | None = None,
@@ -106,6 +102,7 @@ class ResumableStreams:
             raise InvalidRequest(f"ping_interval is seconds above 0, not {ping_interval!r}")
         self.store = store
         self._ttl = ttl
+        self._ping_interval = ping_interval
         self._revive = revive
         self._ending = ending or _error_event
         self._runs = Runs(
@@ -117,7 +114,6 @@ class ResumableStreams:
             describe_error=describe_error,
         )
         self._gate = Gate()
-        self._stream = EventStream(Patience(send_timeout, self._gate), ping_interval, _COMMENT)
         self._followers: Counter[str] = Counter()
         self._watches_signals = watch_signals
         self._signals: SignalWatch | None = None
@@ -283,14 +279,14 @@ class ResumableStreams:
             start = await self._offset_of(info, place)
         except HttpError as exc:
             raise InvalidRequest(str(exc)) from exc
-        reader = BoundedReader(self.store, info, start, self._runs.follow)
-        bodies = self._bodies(reader, info)
+        follower = await self._runs.follow(info, start)
+        bodies = self._bodies(follower, info)
         try:
             async for part in bodies:
                 yield part
         finally:
             await bodies.aclose()
-            await reader.aclose()
+            await follower.aclose()
 
     @staticmethod
     def resume_point(request: Any) -> int | str:
@@ -398,37 +394,41 @@ class ResumableStreams:
         self,
         info: StreamInfo,
         offset: int,
-        exchange: Exchange,
+        receive: Receive,
+        send: Send,
         response: StreamResponse,
     ) -> None:
-        reader = BoundedReader(self.store, info, offset, self._runs.follow)
-        stream = self._stream if _sends_events(info) else self._stream._replace(ping=b"")
+        follower = await self._runs.follow(info, offset)
         self._followers[info.id] += 1
         try:
-            await stream.send(
-                exchange,
+            await send_events(
+                receive,
+                send,
                 response.raw_headers,
-                self._bodies(reader, info),
+                self._bodies(follower, info),
                 status=response.status_code,
+                ping_interval=self._ping_interval,
+                ping=_COMMENT if _sends_events(info) else b"",
+                gate=self._gate,
             )
         finally:
-            await reader.aclose()
+            await follower.aclose()
             self._followers[info.id] -= 1
 
     async def _bodies(
-        self, reader: BoundedReader, info: StreamInfo
+        self, follower: RunFollower, info: StreamInfo
     ) -> AsyncGenerator[bytes, None]:
         """If the stream cannot be read any further, the body ends without its ending."""
         framing = self._framing(info)
         try:
-            while batch := await reader.batch():
+            while batch := await follower.batch():
                 for part in in_parts(batch, _SEND_BYTES):
                     yield framing.body_of(part)
         except StreamStoreError as exc:
             _log.info("a response ended early, and its client will ask again: %s", exc)
             return
         if _sends_events(info):
-            ending = self._ending(reader.info)
+            ending = self._ending(follower.info)
             if ending:
                 yield ending
 

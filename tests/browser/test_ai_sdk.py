@@ -1,0 +1,153 @@
+"""`useChat` of the npm package `@ai-sdk/react`, in Chromium, against our endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integrations.processes import Process, start_process
+from tests.services import give_up
+
+ROOT = Path(__file__).parents[2]
+PAGE = Path(__file__).parent / "ai_sdk_page"
+DEPENDENCIES = ["ai@7", "@ai-sdk/react@4", "react@19", "react-dom@19", "esbuild@0.25"]
+APP = "tests.integrations.ai_sdk_app:app"
+TIMEOUT_MS = 60_000
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.long]
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page, bundled with the packages of npm."""
+    folder = tmp_path_factory.mktemp("ai_sdk")
+    npm = shutil.which("npm")
+    if npm is None:
+        give_up("npm", "it is not installed")
+    for source in (*PAGE.iterdir(), ROOT / "javascript/ai-sdk.js"):
+        shutil.copy(source, folder)
+    (folder / "package.json").write_text('{"type": "module"}')
+    install = [npm, "install", "--no-audit", "--no-fund", "--silent", *DEPENDENCIES]
+    done = subprocess.run(install, cwd=folder, capture_output=True, timeout=240, check=False)
+    if done.returncode:
+        give_up("npm", done.stderr.decode()[-500:])
+    bundle = [
+        *("node_modules/.bin/esbuild", "app.jsx", "--bundle", "--format=esm"),
+        *("--jsx=automatic", "--alias:streamstores-ai-sdk=./ai-sdk.js", "--outfile=app.js"),
+        '--define:process.env.NODE_ENV="development"',
+    ]
+    subprocess.run(bundle, cwd=folder, check=True, timeout=120, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+async def server(pages: Path, tmp_path: Path) -> AsyncIterator[Process]:
+    (tmp_path / "calls").touch()
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(httpx.AsyncClient(timeout=30))
+        environment = {
+            "STORE": f"sqlite:///{tmp_path}/streams.db",
+            "CALLS": str(tmp_path / "calls"),
+            "PAGES": str(pages),
+        }
+        yield await start_process(stack, client, APP, **environment)
+
+
+def calls(tmp_path: Path) -> int:
+    return len((tmp_path / "calls").read_text().splitlines())
+
+
+def said(count: int) -> str:
+    return "".join(f"{number} " for number in range(count))
+
+
+async def send(page: Any, prompt: str) -> None:
+    await page.get_by_label("Question").fill(prompt)
+    await page.get_by_role("button", name="Send").click()
+
+
+async def until_shown(page: Any, text: str) -> None:
+    await page.wait_for_function(
+        "(text) => document.querySelector('output').textContent.startsWith(text)",
+        arg=text,
+        timeout=TIMEOUT_MS,
+    )
+
+
+async def whole_answer(page: Any, count: int) -> None:
+    await until_shown(page, said(count))
+    await page.get_by_role("status").filter(has_text="ready").wait_for(timeout=TIMEOUT_MS)
+    assert await page.locator("output").text_content() == said(count)
+    assert await page.locator("#count").text_content() == "1", "one answer, not its pieces"
+
+
+async def test_an_answer_survives_reloads_and_a_second_tab(
+    browser: Any,
+    open_page: Any,
+    server: Process,
+    tmp_path: Path,
+) -> None:
+    context = await browser.new_context()
+    page = await open_page(server.url, context)
+    await send(page, "100 0.05")
+    await until_shown(page, said(5))
+    await page.reload()
+    await until_shown(page, said(8))
+    tab = await open_page(server.url, context)
+    await page.reload()
+    await asyncio.gather(whole_answer(page, 100), whole_answer(tab, 100))
+    assert calls(tmp_path) == 1
+    await page.reload()
+    await page.get_by_role("status").filter(has_text="ready").wait_for()
+    await context.close()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_stop_is_a_real_stop_and_the_next_answer_is_whole(
+    browser: Any,
+    open_page: Any,
+    server: Process,
+    tmp_path: Path,
+    resumed: bool,
+) -> None:
+    context = await browser.new_context()
+    page = await open_page(server.url, context)
+    await send(page, "100000 0.02")
+    await until_shown(page, said(5))
+    if resumed:
+        await page.reload()
+        await until_shown(page, said(5))
+    await page.get_by_role("button", name="Stop").click()
+    await page.get_by_role("status").filter(has_text="ready").wait_for()
+    url = f"{server.url}/api/chat/c/stream"
+    while (await server.client.get(url)).status_code != 204:
+        await asyncio.sleep(0.02)
+    await send(page, "20 0.01")
+    await until_shown(page, said(20))
+    assert calls(tmp_path) == 2
+    await context.close()
+
+
+async def test_a_lost_tab_does_not_stop_the_answer(
+    browser: Any,
+    open_page: Any,
+    server: Process,
+    tmp_path: Path,
+) -> None:
+    context = await browser.new_context()
+    page = await open_page(server.url, context)
+    await send(page, "60 0.05")
+    await until_shown(page, said(3))
+    await page.close()
+    again = await open_page(server.url, context)
+    await whole_answer(again, 60)
+    assert calls(tmp_path) == 1
+    await context.close()

@@ -1,0 +1,1 @@
+"""Adapters, each with the framework that it is for."""

@@ -1,0 +1,49 @@
+"""Stores that processes share, and processes on them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.integrations.processes import Process, Start, start_process
+from tests.services import postgres, redis
+
+LONG = pytest.mark.long
+
+
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgres", marks=LONG), pytest.param("redis", marks=LONG)]
+)
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty store."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/streams.db"
+    elif request.param == "postgres":
+        with postgres.fresh_schema(postgres.shared()) as url:
+            yield url
+    else:
+        yield redis.with_own_prefix(redis.shared())
+
+
+@pytest.fixture
+async def start(store_url: str, tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts processes of an application on the store. It counts in the file `CALLS`."""
+    (tmp_path / "calls").touch()
+    environment = {"STORE": store_url, "CALLS": str(tmp_path / "calls")}
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(httpx.AsyncClient(timeout=60))
+
+        async def start(app: str, **more: str) -> Process:
+            return await start_process(stack, client, app, **environment, **more)
+
+        yield start
+
+
+@pytest.fixture
+def calls(tmp_path: Path):
+    """How often the application's model was called."""
+    return lambda: len((tmp_path / "calls").read_text().splitlines())
