@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streamstores import MemoryStreamStore, State, StoreUnavailable, StreamStore
+from streamstores import MemoryStreamStore, State, StoreUnavailable, StreamInfo, StreamStore
 from streamstores.runs import OWNER, Runs
 from streamstores.runs.run import Phase
 from tests.unit.scripted_runs import Cut, Reviving, Script, abandon, read_to_end, until
@@ -233,3 +233,38 @@ async def test_no_task_is_left_after_closing(store: StreamStore, runs_on: Any) -
     await asyncio.sleep(0)
     names = [task.get_name() for task in asyncio.all_tasks()]
     assert [name for name in names if re.search(r" s[0-4]$", name)] == []
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, asyncio.CancelledError])
+async def test_a_revive_that_raises_is_a_source_that_failed(
+    store: StreamStore, runs_on: Any, error: type[BaseException]
+) -> None:
+    def revive(info: StreamInfo) -> Any:
+        raise error
+
+    runs = await runs_on(revive=revive)
+    await store.create("dead", b"a", attributes={OWNER: "gone.1"})
+    await store.create("stopped", b"a", attributes={OWNER: ""}, state="stopped")
+    assert await read_to_end(runs, "dead") == (b"a", State.ERROR)
+    ended = await runs.resume("stopped")
+    assert (ended.state, ended.error) == ("error", "The source failed.")
+    assert await read_to_end(runs, "stopped") == (b"a", State.ERROR)
+
+
+async def test_a_revive_that_raises_keeps_no_process_from_closing(
+    store: StreamStore, runs_on: Any
+) -> None:
+    """The streams are handed over: it may be the next version of the program that is right."""
+
+    def revive(info: StreamInfo) -> Any:
+        raise SystemExit
+
+    runs = await runs_on(revive=revive)
+    scripts = {name: Script() for name in "ab"}
+    for name, script in scripts.items():
+        await runs.start(name, script.source())
+    await runs.aclose()
+    for name, script in scripts.items():
+        info = await store.info(name)
+        assert (info.state, info.attributes[OWNER]) == ("streaming", "")
+        assert script.is_closed.is_set()

@@ -104,7 +104,7 @@ class S3StreamStore:
         self._streams = streams = KnownStreams(self._storage, self.changes)
         self._pollers = pollers = SegmentPollers(streams, options.poll_min, options.poll_max)
         heads = StreamHeads(streams)
-        chain = SegmentChain(streams)
+        self._chain = chain = SegmentChain(streams)
         self._packer = packer = StreamPacker(streams, heads)
         self._sweeper = ObjectSweeper(streams, chain, heads, packer)
         self._creator = StreamCreator(streams, chain, heads)
@@ -283,6 +283,7 @@ class S3StreamStore:
     async def _living(self, stream_id: str) -> KnownStream:
         bounds.check_stream_id(stream_id, self.limits)
         await self._open()
+        await self._chain.settle(stream_id)
         known = await self._streams.living(stream_id)
         self._packer.pack_if_abandoned(known)
         return known

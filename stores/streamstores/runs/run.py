@@ -159,7 +159,11 @@ class Run:
         return self._writer.info
 
     async def _can_be_revived(self) -> bool:
-        source = self._settings.revive(self._info)
+        try:
+            source = self._settings.revive(self._info)
+        except BaseException as exc:  # another process may have a version that does not raise
+            _log.error("revive failed for stream %r", self.stream_id, exc_info=exc)
+            return True
         if source is None:
             return False
         await close_unread(source, self.stream_id)

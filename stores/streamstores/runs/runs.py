@@ -18,7 +18,7 @@ from streamstores.limits import check_seconds
 from streamstores.runs.follower import RunFollower
 from streamstores.runs.ownership import OWNER, Owners, takeovers_of
 from streamstores.runs.run import Phase, Run, RunSettings
-from streamstores.runs.source import Revive, Source, close_unread
+from streamstores.runs.source import Revive, Source, as_exception, close_unread
 from streamstores.store import State, StreamInfo, StreamStore
 
 __all__ = ["Runs", "TooManyRuns"]
@@ -33,11 +33,13 @@ class Runs:
 
     `revive(info)` gives a source that goes on where the stream `info` ends, or None if
     nothing can. It must do no I/O before the source's first step; there is no other way to a
-    second generation. The stream of a silent source shows a sign of life every `heartbeat`
-    seconds, and a producer that shows none for three times as long is taken for dead: all
-    processes that share streams must use the same value. A paused source is held for
-    `pause_for` seconds. At most `max_runs` sources, running and paused, are held at a time.
-    `describe_error(exc)` returns the public text for what a source raised.
+    second generation. If it raises, the stream ends in `error`.
+
+    The stream of a silent source shows a sign of life every `heartbeat` seconds, and a producer
+    that shows none for three times as long is taken for dead: all processes that share streams
+    must use the same value. A paused source is held for `pause_for` seconds. At most `max_runs`
+    sources, running and paused, are held at a time. `describe_error(exc)` returns the public
+    text for what a source raised.
 
     A stream whose producers died `max_takeovers` times and then once more ends in `error`: its
     source may be what ends the processes. Only deaths count, neither restarts that hand their
@@ -190,7 +192,11 @@ class Runs:
 
         `has_died` says that its producer has, which counts, and may end it in `error`.
         """
-        source = self._settings.revive(info)
+        try:
+            source = self._settings.revive(info)
+        except BaseException as exc:  # as from a source: it must not end the process
+            error = self._settings.describe(info.id, as_exception(exc))
+            return await self._end(info, State.ERROR, error)
         if source is None:
             return await self._end(info, State.STOPPED)
         takeovers = takeovers_of(info) + 1 if has_died else None
@@ -216,8 +222,8 @@ class Runs:
     async def _end(
         self, info: StreamInfo, state: State, error: str | None = None
     ) -> StreamInfo:
-        """Stop or end the stream if it is streaming, and still as `info` describes it."""
-        if info.state is not State.STREAMING:
+        """Stop or end the stream if it is still as `info` describes it."""
+        if info.state is state:
             return info
         try:
             return await self.store.mark_done(info.id, state, error=error, version=info.version)

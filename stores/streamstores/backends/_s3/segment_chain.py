@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from contextlib import nullcontext, suppress
 
 from streamstores.backends._s3 import block_format
 from streamstores.backends._s3.block_format import Block
 from streamstores.backends._s3.known_streams import KnownStream, KnownStreams
-from streamstores.backends._s3.outcomes import after_a_write
+from streamstores.backends._s3.outcomes import after_a_write, repeatable
 from streamstores.backends._s3.s3_answers import ObjectAnswer
-from streamstores.errors import OutcomeUnknown, StreamNotFound
+from streamstores.errors import OutcomeUnknown, StoreUnavailable, StreamNotFound
+
+_MOST_DOUBTS = 10_000
 
 
 class SegmentChain:
-    """The segments of a stream, each written under the condition that its key is free."""
+    """The segments of a stream, each written under the condition that its key is free.
+
+    A segment whose PUT got no answer may arrive later, but only as long as its key is free.
+    So a look that does not find it writes a segment without a change there.
+    """
 
     def __init__(self, streams: KnownStreams) -> None:
         self._streams = streams
         self._storage = streams.storage
+        self._doubts: OrderedDict[str, tuple[KnownStream, str]] = OrderedDict()
+        """By stream id: the last write that may still arrive, its stream before it and its
+        key."""
 
     async def put(self, known: KnownStream, block: Block) -> float | None:
         """S3's time of the write; None if it did not become part of a living stream.
@@ -39,24 +49,61 @@ class SegmentChain:
         """Write the tombstone of an expired stream; False if another writer was first."""
         return await self.put(known, known.tombstone(self._storage.stamp())) is not None
 
+    async def settle(self, stream_id: str) -> None:
+        """Make what a write without an answer left open final, so that the next read of this
+        process is not contradicted by its late arrival. No request if nothing is open.
+
+        Raises `StoreUnavailable` if it stays open.
+        """
+        doubt = self._doubts.get(stream_id)
+        if doubt is not None:
+            with repeatable():
+                await self._decide(*doubt)
+            self._doubts.pop(stream_id, None)
+
     async def _write(self, known: KnownStream, key: str, block: Block) -> float | None:
         """S3's time of the write; None if another writer's segment is there."""
         try:
             answer = await self._storage.bucket.put(
                 key, block_format.encode(block), absent=True
             )
-        except OutcomeUnknown as doubt:
-            with after_a_write(known.info.id):
-                found = await self._storage.bucket.get(key)
-            if found.is_missing:
-                raise doubt from None  # it may still arrive
-            return self._date_if_own(known, key, block, found)
+        except OutcomeUnknown:
+            return await self._write_without_answer(known, key, block)
         if answer.is_written:
             return answer.date
         # Refused: by another writer's segment, or by our own, from a try without an answer.
         with after_a_write(known.info.id) if answer.in_doubt else nullcontext():
             found = await self._storage.bucket.get(key)
         return self._date_if_own(known, key, block, found)
+
+    async def _write_without_answer(
+        self, known: KnownStream, key: str, block: Block
+    ) -> float | None:
+        """As `_write`, after no try got an answer; raises `StoreUnavailable` if it is now
+        certain that the segment cannot arrive any more."""
+        self._doubts[known.info.id] = (known, key)
+        if len(self._doubts) > _MOST_DOUBTS:
+            self._doubts.popitem(last=False)
+        with after_a_write(known.info.id):
+            found, is_shut_out = await self._decide(known, key)
+        self._doubts.pop(known.info.id, None)
+        date = self._date_if_own(known, key, block, found)
+        if is_shut_out:
+            raise StoreUnavailable(f"a write to stream {known.info.id!r} did not arrive")
+        return date
+
+    async def _decide(self, known: KnownStream, key: str) -> tuple[ObjectAnswer, bool]:
+        """What is at the key of a segment that may still arrive; and whether it is a segment
+        without a change, which was written there so that the other is refused for good."""
+        bucket = self._storage.bucket
+        found = await bucket.get(key)
+        if not found.is_missing:
+            return found, False
+        fence = known.next_segment(known.info, due=known.due, stamp=self._storage.stamp())
+        await bucket.put(key, block_format.encode(fence), absent=True)
+        found = await bucket.get(key)
+        is_fence = found.is_found and block_format.decode(found.body, key).nonce == fence.nonce
+        return found, is_fence
 
     def _date_if_own(
         self, known: KnownStream, key: str, block: Block, answer: ObjectAnswer

@@ -6,19 +6,20 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.types import Receive, Send
 
 from streamstores._sse import encode_event
-from streamstores.http._asgi.closing import Gate
+from streamstores.http._asgi.exchange import Exchange
+from streamstores.http._asgi.patience import BoundedSend, Patience, SendWatch, drop
 from streamstores.store import Record
 
-__all__ = ["event_stream_headers", "in_parts", "send_events"]
+__all__ = ["EventStream", "event_stream_headers", "in_parts"]
 
 _PING = encode_event(b"", name=b"ping")
 _TURN_BYTES = 65_536  # to one client, before others get their turn
-_END_SECONDS = 2.0  # for a client to take the end of a response that was cut
+_EVENT_BYTES = 32  # about what the wire adds to a record
 
 _log = logging.getLogger("streamstores.http")
 
@@ -33,46 +34,76 @@ def event_stream_headers(ping_interval: float) -> list[tuple[bytes, bytes]]:
     ]
 
 
-async def send_events(
-    receive: Receive,
-    send: Send,
-    headers: list[tuple[bytes, bytes]],
-    bodies: AsyncGenerator[bytes, None],
-    *,
-    ping_interval: float,
-    gate: Gate,
-    status: int = 200,
-    ping: bytes = _PING,
-    lasts: float | None = None,
-) -> None:
-    """Answer with `bodies`, and a `ping` after each `ping_interval` seconds of silence.
+class EventStream(NamedTuple):
+    """How one handler sends events."""
 
-    The response ends when `bodies` end, the client leaves, `gate` closes, or `lasts` seconds
-    have passed. In the last two cases, and after an error in `bodies`, which is logged, it ends
-    cleanly at the HTTP level. The server's back-pressure is passed on: while a client does not
-    read, the next body is not asked for.
-    """
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    sender = _BodySender(send, ping, ping_interval)
-    pump = asyncio.ensure_future(sender.pump(bodies))
-    leaving = asyncio.ensure_future(_until_disconnected(receive))
-    closed = asyncio.ensure_future(gate.wait_closed())
-    try:
-        await asyncio.wait(
-            {pump, leaving, closed}, timeout=lasts, return_when=asyncio.FIRST_COMPLETED
-        )
-    finally:
-        has_left = leaving.done()
-        await _cancel(pump, leaving, closed)
-        await sender.close()
-        await bodies.aclose()
-    if not _was_completed(pump) and not has_left:
-        with suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(sender.end(), _END_SECONDS)
+    patience: Patience
+    ping_interval: float
+    """Seconds of silence after which a client gets a ping."""
+    ping: bytes = _PING
+    lasts: float | None = None
+    """Seconds after which a response ends; None for no limit."""
+
+    async def send(
+        self,
+        exchange: Exchange,
+        headers: list[tuple[bytes, bytes]],
+        bodies: AsyncGenerator[bytes, None],
+        *,
+        status: int = 200,
+    ) -> bool:
+        """Answer with `bodies`, and pings between them. True if the client has left.
+
+        The response ends when `bodies` end, the client leaves or takes nothing for too long,
+        the gate closes, or the time is up. In the last two cases, and after an error in
+        `bodies`, which is logged, it ends cleanly at the HTTP level. The server's back-pressure
+        is passed on: while a client does not read, the next body is not asked for.
+        """
+        send = exchange.send
+        if isinstance(send, BoundedSend):  # `_BodySender` bounds all its waits by one timer
+            send = send.unbounded
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        sender = _BodySender(send, self)
+        pump = asyncio.ensure_future(sender.pump(bodies))
+        leaving = asyncio.ensure_future(_until_disconnected(exchange.receive))
+        closed = asyncio.ensure_future(self.patience.gate.wait_closed())
+        try:
+            await asyncio.wait(
+                {pump, leaving, closed, sender.stuck},
+                timeout=self.lasts,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            has_left = leaving.done() and not pump.done()
+            is_stuck = sender.stuck.done()
+            await _cancel(pump, leaving, closed, sender.stuck)
+            await sender.close()
+            await bodies.aclose()
+        if is_stuck:
+            drop(exchange.scope)
+        elif _was_completed(pump) or not has_left:
+            await self._finish(exchange, sender)
+        return has_left
+
+    async def _finish(self, exchange: Exchange, sender: _BodySender) -> None:
+        """End the body, and see that the client takes it."""
+        ending = asyncio.ensure_future(sender.end())
+        watch = SendWatch(self.patience, ending.cancel)
+        try:
+            await asyncio.wait([ending])
+        finally:
+            watch.stop()
+            await _cancel(ending)
+        if ending.cancelled():
+            drop(exchange.scope)
+            return
+        with suppress(OSError):  # the client has left
+            ending.result()
+            await self.patience.until_taken(exchange.scope, sender.size)
 
 
 def in_parts(records: list[Record], size: int) -> Iterator[list[Record]]:
-    """The records in parts of about `size` bytes.
+    """The records in parts that take about `size` bytes on the wire.
 
     So no more than that is encoded ahead for a client that does not read.
     """
@@ -83,7 +114,7 @@ def in_parts(records: list[Record], size: int) -> Iterator[list[Record]]:
     left = size
     for record in records:
         part.append(record)
-        left -= len(record.data)
+        left -= len(record.data) + _EVENT_BYTES
         if left <= 0:
             yield part
             part, left = [], size
@@ -101,19 +132,27 @@ def _was_completed(pump: asyncio.Future[None]) -> bool:
 
 
 class _BodySender:
-    """Sends bodies and pings, never two at a time: ASGI servers do not expect that."""
+    """Sends bodies and pings, never two at a time: ASGI servers do not expect that.
 
-    def __init__(self, send: Send, ping: bytes, ping_interval: float) -> None:
-        self._send = send
-        self._ping_body = ping
-        self._ping_interval = ping_interval
+    One timer a second serves both the pings and the bound on a client that takes nothing,
+    because a timer for each body would cost as much as sending it.
+    """
+
+    def __init__(self, send: Send, stream: EventStream) -> None:
+        self.size = 0
+        """How many bytes were sent."""
         self._loop = asyncio.get_running_loop()
-        self._is_sending = False
+        self.stuck: asyncio.Future[None] = self._loop.create_future()
+        """Done when the client has taken nothing for too long."""
+        self._send = send
+        self._stream = stream
+        self._sending_since: float | None = None
         self._pinging: asyncio.Future[None] | None = None
         self._sent_at = self._loop.time()
-        self._timer = self._loop.call_later(ping_interval, self._look)
+        self._timer = self._loop.call_later(self._next_look(), self._look)
 
     async def pump(self, bodies: AsyncGenerator[bytes, None]) -> None:
+        """Send all bodies, but not the end of the response."""
         in_a_row = 0
         async for body in bodies:
             await self._send_one(body)
@@ -121,10 +160,10 @@ class _BodySender:
             if in_a_row >= _TURN_BYTES:  # a send may never suspend
                 in_a_row = 0
                 await asyncio.sleep(0)
-        await self.end()
 
     async def end(self) -> None:
-        self._timer.cancel()  # no ping after the end
+        """Send the end of the response; no ping comes after it."""
+        self._timer.cancel()
         await self._send_one(b"", more_body=False)
 
     async def close(self) -> None:
@@ -135,33 +174,48 @@ class _BodySender:
     async def _send_one(self, body: bytes, *, more_body: bool = True) -> None:
         if self._pinging is not None:
             await asyncio.wait([self._pinging])
-        self._is_sending = True
+        self.size += len(body)
+        self._sending_since = self._loop.time()
         try:
             message = {"type": "http.response.body", "body": body, "more_body": more_body}
             await self._send(message)
         finally:
-            self._is_sending = False
+            self._sending_since = None
         self._sent_at = self._loop.time()
 
     def _look(self) -> None:
-        """Ping if it is time, and look again later.
+        """Ping if it is time, or give the client up. A client that is still taking a body
+        needs no ping."""
+        since = self._sending_since
+        if since is not None:
+            if self._stream.patience.is_over(since) and not self.stuck.done():
+                self.stuck.set_result(None)
+                return
+        elif self._sent_at + self._stream.ping_interval <= self._loop.time():
+            self._sent_at = self._loop.time()
+            self._pinging = asyncio.ensure_future(self._ping())
+        self._timer = self._loop.call_later(self._next_look(), self._look)
 
-        There is only one timer, however many bodies are sent. A client that is still taking a
-        body needs no ping.
-        """
-        left = self._sent_at + self._ping_interval - self._loop.time()
-        if left <= 0:
-            left = self._ping_interval
-            if not self._is_sending and self._pinging is None:
-                self._pinging = asyncio.ensure_future(self._ping())
-        self._timer = self._loop.call_later(left, self._look)
+    def _next_look(self) -> float:
+        left = self._sent_at + self._stream.ping_interval - self._loop.time()
+        if self._sending_since is not None or left <= 0:
+            left = self._stream.ping_interval
+        return min(left, self._stream.patience.next_check())
 
     async def _ping(self) -> None:
-        message = {"type": "http.response.body", "body": self._ping_body, "more_body": True}
-        with suppress(OSError):  # the client has left, which another task learns too
-            await self._send(message)
+        message = {
+            "type": "http.response.body",
+            "body": self._stream.ping,
+            "more_body": True,
+        }
+        self._sending_since = self._loop.time()
+        try:
+            with suppress(OSError):  # the client has left, which another task learns too
+                await self._send(message)
+        finally:
+            self._sending_since = None
+            self._pinging = None
         self._sent_at = self._loop.time()
-        self._pinging = None
 
 
 async def _until_disconnected(receive: Receive) -> None:

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from streamstores.http._asgi.errors import HttpError, refusal_of
 from streamstores.http._asgi.exchange import Endpoint, Exchange, path_below_mount
+from streamstores.http._asgi.patience import BoundedSend, Patience
 from streamstores.http._asgi.signals import SignalWatch
 from streamstores.store import StreamStore
 
@@ -46,6 +47,7 @@ class StreamHandler:
         store: StreamStore | None = None,
         activity: Callable[[str], Activity] | None = None,
         every_path: Endpoint | None = None,
+        patience: Patience,
         watch_signals: bool,
     ) -> None:
         self._routes = routes
@@ -53,13 +55,15 @@ class StreamHandler:
         self._on_close = on_close
         self._store = store
         self._activity = activity
+        self._patience = patience
         self._watches_signals = watch_signals
         self._signals: SignalWatch | None = None
         self._closing: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._serve(Exchange(scope, receive, send))
+            bounded = BoundedSend(scope, send, self._patience)
+            await self._serve(Exchange(scope, receive, bounded))
         elif scope["type"] == "lifespan":
             await self._answer_lifespan(receive, send)
         else:

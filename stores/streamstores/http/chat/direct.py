@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable
 
-from streamstores.http._asgi.closing import Gate
-from streamstores.http._asgi.event_stream import event_stream_headers, send_events
+from streamstores.http._asgi.event_stream import EventStream, event_stream_headers
 from streamstores.http._asgi.exchange import Exchange
 from streamstores.http._asgi.handler import StreamHandler
 from streamstores.http.chat.models import StreamRequest, records_from
@@ -31,22 +30,27 @@ class DirectChat:
     def __init__(
         self,
         requests: ChatRequests,
-        ping_interval: float,
+        stream: EventStream,
         max_runs: int,
         describe_error: Callable[[Exception], str],
         watch_signals: bool,
     ) -> None:
         self._requests = requests
-        self._ping_interval = ping_interval
+        self._stream = stream
         self._max_runs = max_runs
         self._describe_error = describe_error
         self._watch_signals = watch_signals
         self._runs = 0
-        self._gate = Gate()
+        self._gate = stream.patience.gate
 
     def handler(self) -> StreamHandler:
         routes = {"/stream": {"POST": self._start}, "/stream.js": {"GET": send_script}}
-        return StreamHandler(routes, self._close, watch_signals=self._watch_signals)
+        return StreamHandler(
+            routes,
+            self._close,
+            patience=self._stream.patience,
+            watch_signals=self._watch_signals,
+        )
 
     async def _start(self, exchange: Exchange) -> None:
         """Call the model, and send its answer as it comes."""
@@ -58,13 +62,10 @@ class DirectChat:
             raise TooManyRuns(f"this process produces {self._max_runs} streams already")
         self._runs += 1
         try:
-            await send_events(
-                exchange.receive,
-                exchange.send,
-                event_stream_headers(self._ping_interval),
+            await self._stream.send(
+                exchange,
+                event_stream_headers(self._stream.ping_interval),
                 self._bodies(request, text_as_json=wants_json_text(exchange)),
-                ping_interval=self._ping_interval,
-                gate=self._gate,
             )
         finally:
             self._runs -= 1

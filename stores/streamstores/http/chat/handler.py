@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping
 from streamstores.backends.memory import MemoryStreamStore
 from streamstores.errors import InvalidRequest
 from streamstores.http._asgi.authorize import Authorize
+from streamstores.http._asgi.closing import Gate
+from streamstores.http._asgi.event_stream import EventStream
 from streamstores.http._asgi.handler import StreamHandler
+from streamstores.http._asgi.patience import Patience
 from streamstores.http.chat.direct import DirectChat
 from streamstores.http.chat.models import Model, StreamRequest
 from streamstores.http.chat.request import ChatRequests
@@ -34,6 +37,7 @@ def create_stream_handler(
     max_prompt_bytes: int = 262_144,
     max_runs: int = 1000,
     describe_error: Callable[[Exception], str] | None = None,
+    send_timeout: float = 60.0,
     watch_signals: bool = True,
 ) -> StreamHandler:
     """An ASGI application that streams the answers of `models`, to run or to mount.
@@ -57,6 +61,8 @@ def create_stream_handler(
     - `max_body_bytes` and `max_prompt_bytes` bound a request, and `max_runs` the models that
       this process holds at a time.
     - `describe_error(exc)`: the text for clients when a model raises `exc`.
+    - `send_timeout`: seconds after which a client that takes nothing is dropped, by closing
+      its connection. It can reconnect and continue.
     - `watch_signals`: end on the signal that ends the server, which otherwise waits for the
       responses first.
 
@@ -72,15 +78,16 @@ def create_stream_handler(
         max_prompt_bytes=max_prompt_bytes,
     )
     describe_error = describe_error or (lambda exc: "The model failed.")
+    stream = EventStream(Patience(send_timeout, Gate()), ping_interval)
     if not resumable:
-        direct = DirectChat(requests, ping_interval, max_runs, describe_error, watch_signals)
+        direct = DirectChat(requests, stream, max_runs, describe_error, watch_signals)
         return direct.handler()
     chat = ResumableChat(
         requests,
         store or MemoryStreamStore(),
         ttl=ttl,
         heartbeat=heartbeat,
-        ping_interval=ping_interval,
+        stream=stream,
         pause_for=pause_for,
         cancel_on_disconnect=cancel_on_disconnect,
         max_runs=max_runs,

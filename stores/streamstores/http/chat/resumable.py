@@ -20,9 +20,9 @@ from streamstores.errors import (
     StreamNotFound,
     StreamStoreError,
 )
-from streamstores.http._asgi.closing import Gate
+from streamstores.http._asgi.bounded_reader import BoundedReader
 from streamstores.http._asgi.errors import HttpError
-from streamstores.http._asgi.event_stream import event_stream_headers, in_parts, send_events
+from streamstores.http._asgi.event_stream import EventStream, event_stream_headers, in_parts
 from streamstores.http._asgi.exchange import Exchange
 from streamstores.http._asgi.handler import Activity, StreamHandler
 from streamstores.http._asgi.requests import check_id, query_of
@@ -32,7 +32,7 @@ from streamstores.http.chat.models import StreamRequest, can_continue, records_f
 from streamstores.http.chat.records import begins_inside, sse_event, sse_of
 from streamstores.http.chat.request import ChatRequests, start_offset, wants_json_text
 from streamstores.http.chat.script import send_script
-from streamstores.runs import RunFollower, Runs, Source, TooManyRuns
+from streamstores.runs import Runs, Source, TooManyRuns
 from streamstores.store import Record, State, StreamInfo, StreamStore
 
 __all__ = ["ResumableChat"]
@@ -53,7 +53,7 @@ class ResumableChat:
         *,
         ttl: float | None,
         heartbeat: float,
-        ping_interval: float,
+        stream: EventStream,
         pause_for: float,
         cancel_on_disconnect: bool,
         max_runs: int,
@@ -64,7 +64,7 @@ class ResumableChat:
         self._requests = requests
         self._store = store
         self._ttl = ttl
-        self._ping_interval = ping_interval
+        self._stream = stream
         self._cancel_on_disconnect = cancel_on_disconnect
         self._owns_store = owns_store
         self._watch_signals = watch_signals
@@ -79,7 +79,7 @@ class ResumableChat:
         self._readers: Counter[str] = Counter()
         self._encoder = _SharedEncoder()
         self._stops: set[asyncio.Future[Any]] = set()
-        self._gate = Gate()
+        self._gate = stream.patience.gate
 
     def handler(self) -> StreamHandler:
         """The ASGI application with these endpoints."""
@@ -95,6 +95,7 @@ class ResumableChat:
             self._close,
             store=self._store,
             activity=self._activity,
+            patience=self._stream.patience,
             watch_signals=self._watch_signals,
         )
 
@@ -207,26 +208,23 @@ class ResumableChat:
 
     async def _send(self, exchange: Exchange, info: StreamInfo, offset: int) -> None:
         """Answer with the stream as events, from `offset` to its end."""
-        follower = await self._runs.follow(info, offset)
+        reader = BoundedReader(self._store, info, offset, self._runs.follow)
         self._readers[info.id] += 1
         try:
-            first = await self._first_batch(follower, info, offset)
-            headers = event_stream_headers(self._ping_interval)
+            first = await self._first_batch(reader, info, offset)
+            headers = event_stream_headers(self._stream.ping_interval)
             headers.append((b"x-stream-id", quote(info.id, safe=_PRINTABLE).encode()))
-            await send_events(
-                exchange.receive,
-                exchange.send,
+            await self._stream.send(
+                exchange,
                 headers,
-                self._bodies(follower, info.id, first, text_as_json=wants_json_text(exchange)),
-                ping_interval=self._ping_interval,
-                gate=self._gate,
+                self._bodies(reader, info.id, first, text_as_json=wants_json_text(exchange)),
             )
         finally:
-            await follower.aclose()
+            await reader.aclose()
             self._left(info.id)
 
     async def _bodies(
-        self, follower: RunFollower, stream_id: str, batch: list[Record], *, text_as_json: bool
+        self, reader: BoundedReader, stream_id: str, batch: list[Record], *, text_as_json: bool
     ) -> AsyncGenerator[bytes, None]:
         """The stream as events.
 
@@ -234,22 +232,22 @@ class ResumableChat:
         """
         yield sse_event("stream-id", stream_id)
         try:
-            while batch := batch or await follower.batch():
+            while batch := batch or await reader.batch():
                 for part in in_parts(batch, _SEND_BYTES):
                     yield self._encoder.encode(part, text_as_json)
                 batch = []
         except StreamStoreError as exc:
             _log.info("a response ended early, and its client will ask again: %s", exc)
             return
-        yield _ending(follower.info)
+        yield _ending(reader.info)
 
     async def _first_batch(
-        self, follower: RunFollower, info: StreamInfo, offset: int
+        self, reader: BoundedReader, info: StreamInfo, offset: int
     ) -> list[Record]:
         """The records that exist. Refuses an offset inside a character or a named event."""
         if not offset < info.tail:
             return []
-        batch = await follower.batch()
+        batch = await reader.batch()
         if offset and begins_inside(batch[0].data):
             raise HttpError(400, "invalid_after", "after is inside a character or an event")
         return batch

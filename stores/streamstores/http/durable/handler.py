@@ -10,6 +10,7 @@ from streamstores.http._asgi.closing import Gate
 from streamstores.http._asgi.errors import HttpError, refusal_of
 from streamstores.http._asgi.exchange import Exchange
 from streamstores.http._asgi.handler import StreamHandler
+from streamstores.http._asgi.patience import Patience
 from streamstores.http._asgi.requests import read_body
 from streamstores.http.durable import request_headers
 from streamstores.http.durable.appender import Appender
@@ -37,6 +38,7 @@ def create_durable_streams_app(
     long_poll_seconds: float = 20.0,
     live_seconds: float = 60.0,
     producer_memory: float = 86_400.0,
+    send_timeout: float = 60.0,
     watch_signals: bool = True,
 ) -> StreamHandler:
     """An ASGI application that speaks the Durable Streams protocol, to run or to mount.
@@ -55,6 +57,8 @@ def create_durable_streams_app(
       response of server-sent events lasts. Clients then ask again.
     - `producer_memory`: seconds of silence after which an idempotent producer may be forgotten,
       if a stream has more producers than its attributes can hold.
+    - `send_timeout`: seconds after which a client that takes nothing is dropped, by closing
+      its connection.
     - `watch_signals`: end live responses on the signal that ends the server, which otherwise
       waits for them first.
 
@@ -66,6 +70,7 @@ def create_durable_streams_app(
     if not (long_poll_seconds > 0 and live_seconds > 0 and producer_memory >= 0):
         message = "long_poll_seconds and live_seconds are above 0, producer_memory at least 0"
         raise InvalidRequest(message)
+    patience = Patience(send_timeout, Gate())
     server = _DurableStreams(
         store,
         authorize,
@@ -74,9 +79,15 @@ def create_durable_streams_app(
         long_poll_seconds=long_poll_seconds,
         live_seconds=live_seconds,
         producer_memory=producer_memory,
+        patience=patience,
     )
     return StreamHandler(
-        {}, server.close, store=store, every_path=server.serve, watch_signals=watch_signals
+        {},
+        server.close,
+        store=store,
+        every_path=server.serve,
+        patience=patience,
+        watch_signals=watch_signals,
     )
 
 
@@ -93,12 +104,13 @@ class _DurableStreams:
         long_poll_seconds: float,
         live_seconds: float,
         producer_memory: float,
+        patience: Patience,
     ) -> None:
         self._store = store
         self._authorize = authorize
         self._responses = responses
         self._max_body_bytes = max_body_bytes
-        self._gate = Gate()
+        self._gate = patience.gate
         self._forks = Forks(store)
         self._appender = Appender(store, self._forks, producer_memory)
         self._creator = StreamCreator(store, self._forks)
@@ -113,7 +125,7 @@ class _DurableStreams:
             gate=self._gate,
         )
         self._live_reader = LiveReader(
-            store, self._reader, responses, live_seconds=live_seconds, gate=self._gate
+            store, self._reader, responses, live_seconds=live_seconds, patience=patience
         )
         self._methods = {
             "GET": self._get,

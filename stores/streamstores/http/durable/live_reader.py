@@ -12,10 +12,11 @@ from collections.abc import AsyncGenerator, Iterator
 from datetime import datetime
 
 from streamstores.errors import StreamStoreError
-from streamstores.follow import follow
-from streamstores.http._asgi.closing import Gate
-from streamstores.http._asgi.event_stream import in_parts, send_events
+from streamstores.follow import Follower, follow
+from streamstores.http._asgi.bounded_reader import FIRST_PAGE_BYTES, BoundedReader
+from streamstores.http._asgi.event_stream import EventStream, in_parts
 from streamstores.http._asgi.exchange import Exchange
+from streamstores.http._asgi.patience import Patience
 from streamstores.http.durable.attributes import CONTENT_TYPE
 from streamstores.http.durable.content import Content
 from streamstores.http.durable.expiry import kept_alive
@@ -27,7 +28,7 @@ from streamstores.store import Page, Record, State, StreamInfo, StreamStore
 
 __all__ = ["LiveReader"]
 
-_EVENT_BYTES = 262_144  # about the most that is encoded ahead for one client
+_EVENT_BYTES = 65_536  # about the most that is encoded ahead for one client
 _SHARED_EVENTS = 64
 _SHARED_BYTES = 65_536
 _PING_SECONDS = 15.0
@@ -52,13 +53,13 @@ class LiveReader:
         responses: Responses,
         *,
         live_seconds: float,
-        gate: Gate,
+        patience: Patience,
     ) -> None:
         self._store = store
         self._reader = reader
         self._responses = responses
         self._live_seconds = live_seconds
-        self._gate = gate
+        self._stream = EventStream(patience, _PING_SECONDS, _PING, live_seconds)
         self._shared: dict[_Key, _Event] = {}
 
     async def send(self, exchange: Exchange, stream_id: str, reading: ReadRequest) -> None:
@@ -66,7 +67,7 @@ class LiveReader:
 
         Two store calls to begin with; after that the followers of a stream share their reads.
         """
-        page = await self._reader.page(stream_id, reading.offset)
+        page = await self._reader.page(stream_id, reading.offset, max_bytes=FIRST_PAGE_BYTES)
         content = Content.of(page.info.attributes.get(CONTENT_TYPE))
         headers = [
             *self._responses.common,
@@ -77,18 +78,9 @@ class LiveReader:
         if not content.is_text:
             headers.append((b"stream-sse-data-encoding", b"base64"))
         info, bodies = page.info, self._bodies(page, content, reading.cursor)
-        del page  # up to a megabyte of records, which would live as long as the response
+        del page  # its records would live as long as the response
         async with kept_alive(self._store, info, self._live_seconds):
-            await send_events(
-                exchange.receive,
-                exchange.send,
-                headers,
-                bodies,
-                ping_interval=_PING_SECONDS,
-                gate=self._gate,
-                ping=_PING,
-                lasts=self._live_seconds,
-            )
+            await self._stream.send(exchange, headers, bodies)
 
     async def _bodies(
         self, page: Page, content: Content, echoed: str | None
@@ -99,17 +91,22 @@ class LiveReader:
         cursor = _Cursor(content, start, self._shared, next_cursor(echoed) if echoed else 0)
         for event in cursor.events(page.info, page.records):
             yield event
-        info, offset = page.info, page.next_offset
+        info = page.info
+        reader = BoundedReader(self._store, info, page.next_offset, self._follow)
         del page
         try:
-            async with follow(self._store, info.id, offset) as follower:
-                while not cursor.is_over:
-                    batch = await follower.batch()
-                    for event in cursor.events(same_stream(info, follower.info), batch):
-                        yield event
-                    del batch
+            while not cursor.is_over:
+                batch = await reader.batch()
+                for event in cursor.events(same_stream(info, reader.info), batch):
+                    yield event
+                del batch
         except StreamStoreError as exc:
             _log.info("a response ended early, and its client will ask again: %s", exc)
+        finally:
+            await reader.aclose()
+
+    async def _follow(self, info: StreamInfo, offset: int) -> Follower:
+        return follow(self._store, info.id, offset)
 
 
 class _Cursor:

@@ -24,6 +24,9 @@ __all__ = ["Reader", "metadata_of", "same_stream"]
 
 _TRUE = b"true"
 
+PAGE_BYTES = 1_048_576
+"""About the longest body of a response to a catch-up read."""
+
 
 class Reader:
     """The reads of one process. It keeps no state between them."""
@@ -93,14 +96,16 @@ class Reader:
         answer.append((b"cache-control", b"no-store"))
         await self._responses.send(exchange.send, 204, answer)
 
-    async def page(self, stream_id: str, offset: int | None) -> Page:
+    async def page(
+        self, stream_id: str, offset: int | None, *, max_bytes: int = PAGE_BYTES
+    ) -> Page:
         """The records from the offset on; None means the tail. Restarts the stream's ttl."""
         if offset is None:
             info = await self._existing(stream_id)
             page = Page([], info.tail, info)
         else:
             try:
-                page = await self._store.read(stream_id, offset)
+                page = await self._store.read(stream_id, offset, max_bytes=max_bytes)
             except OffsetOutOfRange as exc:
                 await self._forks.check_exists(await self._store.info(stream_id))
                 message = "the offset is beyond the end of the stream"

@@ -17,9 +17,10 @@ from streamstores.errors import InvalidRequest
 from streamstores.http._asgi.authorize import check_allowed
 from streamstores.http._asgi.closing import Gate
 from streamstores.http._asgi.errors import HttpError
-from streamstores.http._asgi.event_stream import event_stream_headers, send_events
+from streamstores.http._asgi.event_stream import EventStream, event_stream_headers
 from streamstores.http._asgi.exchange import Exchange
 from streamstores.http._asgi.handler import Activity, StreamHandler
+from streamstores.http._asgi.patience import Patience
 from streamstores.http._asgi.requests import query_of
 from streamstores.http.monitor.listings import ListingCache
 from streamstores.limits import check_prefix
@@ -49,6 +50,7 @@ def create_monitor(
     handler: StreamHandler | None = None,
     interval: float = 1.0,
     max_streams: int = 1000,
+    send_timeout: float = 60.0,
     watch_signals: bool = True,
 ) -> StreamHandler:
     """An ASGI application, to mount: a page, `GET /streams` and `GET /events`.
@@ -64,15 +66,19 @@ def create_monitor(
     store's `list` costs, which on S3 is a request for each stream: choose a longer interval
     there.
 
-    Close it like a chat handler. It never closes the store. Raises `InvalidRequest` for
+    A client that takes nothing for `send_timeout` seconds is dropped. Close the monitor like a
+    chat handler. It never closes the store. Raises `InvalidRequest` for
     settings out of range.
     """
     if not interval > 0 or max_streams < 1:
         raise InvalidRequest("interval is above 0 and max_streams at least 1")
     activity = (lambda stream_id: None) if handler is None else handler.activity
     listings = ListingCache(store, interval, max_streams)
-    monitor = _Monitor(store, authorize, activity, listings, max_streams)
-    return StreamHandler(monitor.routes(), monitor.close, watch_signals=watch_signals)
+    stream = EventStream(Patience(send_timeout, Gate()), _PING_SECONDS)
+    monitor = _Monitor(store, authorize, activity, listings, max_streams, stream)
+    return StreamHandler(
+        monitor.routes(), monitor.close, patience=stream.patience, watch_signals=watch_signals
+    )
 
 
 class _Monitor:
@@ -85,13 +91,15 @@ class _Monitor:
         activity: Callable[[str], Activity | None],
         listings: ListingCache,
         max_streams: int,
+        stream: EventStream,
     ) -> None:
         self._store = store
         self._authorize = authorize
         self._activity = activity
         self._listings = listings
         self._max_streams = max_streams
-        self._gate = Gate()
+        self._stream = stream
+        self._gate = stream.patience.gate
 
     def routes(self) -> dict[str, dict[str, Callable[[Exchange], Awaitable[None]]]]:
         return {
@@ -121,13 +129,8 @@ class _Monitor:
         """Send each new listing as an event `snapshot`, or `problem` if the store fails."""
         await self._check(exchange)
         prefix, limit = self._asked(exchange)
-        await send_events(
-            exchange.receive,
-            exchange.send,
-            event_stream_headers(_PING_SECONDS),
-            self._bodies(prefix, limit),
-            ping_interval=_PING_SECONDS,
-            gate=self._gate,
+        await self._stream.send(
+            exchange, event_stream_headers(_PING_SECONDS), self._bodies(prefix, limit)
         )
 
     async def _bodies(self, prefix: str, limit: int) -> AsyncGenerator[bytes, None]:

@@ -8,13 +8,14 @@ from urllib.parse import quote
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from streamstores.http._asgi.exchange import Exchange
 from streamstores.http.resumable.framing import EVENT_STREAM
 
 __all__ = ["Sender", "StreamResponse", "stream_headers"]
 
 _PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 
-Sender = Callable[[Receive, Send, "StreamResponse"], Awaitable[None]]
+Sender = Callable[[Exchange, "StreamResponse"], Awaitable[None]]
 
 
 class StreamResponse(Response):
@@ -44,7 +45,7 @@ class StreamResponse(Response):
                 scope, receive, send
             )
             return
-        await self._send_stream(receive, send, self)
+        await self._send_stream(Exchange(scope, receive, send), self)
 
 
 def stream_headers(

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 from starlette.responses import Response
-from starlette.types import Receive, Send
 
 from streamstores._sse import encode_event
 from streamstores.errors import (
@@ -21,9 +20,12 @@ from streamstores.errors import (
     StreamNotFound,
     StreamStoreError,
 )
+from streamstores.http._asgi.bounded_reader import BoundedReader
 from streamstores.http._asgi.closing import Gate
 from streamstores.http._asgi.errors import HttpError, refusal_of
-from streamstores.http._asgi.event_stream import in_parts, send_events
+from streamstores.http._asgi.event_stream import EventStream, in_parts
+from streamstores.http._asgi.exchange import Exchange
+from streamstores.http._asgi.patience import Patience
 from streamstores.http._asgi.signals import SignalWatch
 from streamstores.http.resumable.framing import (
     EVENT_STREAM,
@@ -35,7 +37,7 @@ from streamstores.http.resumable.framing import (
 from streamstores.http.resumable.response import StreamResponse, stream_headers
 from streamstores.http.resumable.resume_point import offset_of_text, resume_point
 from streamstores.http.resumable.source import AnySource, close_unread, records_of_source
-from streamstores.runs import RunFollower, Runs, Source
+from streamstores.runs import Runs, Source
 from streamstores.store import Record, State, StreamInfo, StreamStore
 
 __all__ = ["ResumableStreams"]
@@ -69,6 +71,7 @@ class ResumableStreams:
     - `heartbeat`: seconds between the signs of life of a silent stream. After three of them
       without one, its producer is taken for dead. The same in all processes of a store.
     - `ping_interval`: seconds of silence after which an event stream gets a comment.
+    - `send_timeout`: seconds after which a client that takes nothing is dropped.
     - `pause_for`: seconds that a stopped source is held, so that `resume` can go on with it.
     - `max_runs`: the sources that this process holds at a time.
     - `revive(info)`: a source that goes on where the stream ends, after its process died or
@@ -91,6 +94,7 @@ class ResumableStreams:
         ttl: float | None = 86_400.0,
         heartbeat: float = 5.0,
         ping_interval: float = 15.0,
+        send_timeout: float = 60.0,
         pause_for: float = 0.0,
         max_runs: int = 1000,
         revive: Callable[[StreamInfo], AnySource | None] | None = None,
@@ -102,7 +106,6 @@ class ResumableStreams:
             raise InvalidRequest(f"ping_interval is seconds above 0, not {ping_interval!r}")
         self.store = store
         self._ttl = ttl
-        self._ping_interval = ping_interval
         self._revive = revive
         self._ending = ending or _error_event
         self._runs = Runs(
@@ -114,6 +117,7 @@ class ResumableStreams:
             describe_error=describe_error,
         )
         self._gate = Gate()
+        self._stream = EventStream(Patience(send_timeout, self._gate), ping_interval, _COMMENT)
         self._followers: Counter[str] = Counter()
         self._watches_signals = watch_signals
         self._signals: SignalWatch | None = None
@@ -279,14 +283,14 @@ class ResumableStreams:
             start = await self._offset_of(info, place)
         except HttpError as exc:
             raise InvalidRequest(str(exc)) from exc
-        follower = await self._runs.follow(info, start)
-        bodies = self._bodies(follower, info)
+        reader = BoundedReader(self.store, info, start, self._runs.follow)
+        bodies = self._bodies(reader, info)
         try:
             async for part in bodies:
                 yield part
         finally:
             await bodies.aclose()
-            await follower.aclose()
+            await reader.aclose()
 
     @staticmethod
     def resume_point(request: Any) -> int | str:
@@ -394,41 +398,37 @@ class ResumableStreams:
         self,
         info: StreamInfo,
         offset: int,
-        receive: Receive,
-        send: Send,
+        exchange: Exchange,
         response: StreamResponse,
     ) -> None:
-        follower = await self._runs.follow(info, offset)
+        reader = BoundedReader(self.store, info, offset, self._runs.follow)
+        stream = self._stream if _sends_events(info) else self._stream._replace(ping=b"")
         self._followers[info.id] += 1
         try:
-            await send_events(
-                receive,
-                send,
+            await stream.send(
+                exchange,
                 response.raw_headers,
-                self._bodies(follower, info),
+                self._bodies(reader, info),
                 status=response.status_code,
-                ping_interval=self._ping_interval,
-                ping=_COMMENT if _sends_events(info) else b"",
-                gate=self._gate,
             )
         finally:
-            await follower.aclose()
+            await reader.aclose()
             self._followers[info.id] -= 1
 
     async def _bodies(
-        self, follower: RunFollower, info: StreamInfo
+        self, reader: BoundedReader, info: StreamInfo
     ) -> AsyncGenerator[bytes, None]:
         """If the stream cannot be read any further, the body ends without its ending."""
         framing = self._framing(info)
         try:
-            while batch := await follower.batch():
+            while batch := await reader.batch():
                 for part in in_parts(batch, _SEND_BYTES):
                     yield framing.body_of(part)
         except StreamStoreError as exc:
             _log.info("a response ended early, and its client will ask again: %s", exc)
             return
         if _sends_events(info):
-            ending = self._ending(follower.info)
+            ending = self._ending(reader.info)
             if ending:
                 yield ending
 
