@@ -11,7 +11,7 @@ from streamstores import Follower, StoreUnavailable
 from tests.services import Unavailable, give_up
 from tests.services.redis import VALKEY, Server, own_server
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 T = TypeVar("T")
 

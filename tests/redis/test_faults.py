@@ -114,7 +114,7 @@ async def test_after_a_lost_reply_a_writer_neither_loses_nor_doubles_a_byte(serv
 async def test_a_late_request_of_a_broken_connection_is_never_applied(server):
     with Proxy(server.port) as wire:
         url = f"redis://127.0.0.1:{wire.port}"
-        async with RedisStreamStore(url, timeout=0.5) as store:
+        async with RedisStreamStore(url, timeout=2.0) as store:
             await store.create("a")
             await store.append("a")  # so that the server knows the script
             gate = wire.hold_requests()
@@ -131,7 +131,7 @@ async def test_a_late_request_of_a_broken_connection_is_never_applied(server):
 async def test_a_late_request_is_dropped_also_if_another_connection_is_open(server):
     with Proxy(server.port) as wire:
         url = f"redis://127.0.0.1:{wire.port}"
-        async with RedisStreamStore(url, timeout=1.0, durability="disk") as store:
+        async with RedisStreamStore(url, timeout=2.0, durability="disk") as store:
             await store.create("a")
             await store.append("a")
             gate = wire.hold_requests()
@@ -161,7 +161,7 @@ async def test_a_lost_reply_to_a_read_is_never_an_unknown_outcome(server):
 
 async def test_a_silent_server_costs_the_connection_and_the_next_call_opens_another(server):
     with Proxy(server.port) as wire:
-        store = RedisStreamStore(f"redis://127.0.0.1:{wire.port}", timeout=0.2)
+        store = RedisStreamStore(f"redis://127.0.0.1:{wire.port}", timeout=1.5)
         await store.create("a")
         await store.append("a")
         wire.mute()

@@ -193,7 +193,16 @@ async def test_the_repr_of_a_store_on_a_client_has_no_secrets_either():
 @pytest.mark.parametrize("kind", [VALKEY, OLDEST])
 async def test_the_permissions_in_the_guide_are_enough(kind):
     rules = ["on", ">secret", "resetchannels", "~streams:*", "&streams:*"]
-    rules += ["+@read", "+@write", "+@scripting", "+@pubsub", "+@connection", "+time", "+wait"]
+    rules += [
+        "+@read",
+        "+@write",
+        "+@scripting",
+        "+@pubsub",
+        "+@connection",
+        "+time",
+        "+wait",
+        "+info",
+    ]
     with server_or_skip(kind, "--appendonly", "yes") as server:
         server.ask("ACL", "SETUSER", "app", *rules)
         url = f"redis://app:secret@{server.address}"

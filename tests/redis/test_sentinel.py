@@ -21,7 +21,7 @@ from tests.services import Unavailable, give_up
 from tests.services.redis import OLDEST, VALKEY, Sentinel, Server, own_sentinel
 
 
-@pytest.fixture(params=[VALKEY, OLDEST])
+@pytest.fixture(params=[VALKEY, pytest.param(OLDEST, marks=pytest.mark.long)])
 def sentinel(request: pytest.FixtureRequest) -> Iterator[Sentinel]:
     try:
         with own_sentinel(request.param) as watch:
@@ -100,7 +100,7 @@ async def test_a_planned_failover_loses_no_acknowledged_append(sentinel):
 
 
 async def test_an_announced_promotion_that_fails_holds_appends_only_for_a_while(sentinel):
-    async with RedisStreamStore(sentinel.url, timeout=0.5) as store:
+    async with RedisStreamStore(sentinel.url, timeout=2.0) as store:
         await store.create("a")
         watch = store._router._masters
         watch._hold()

@@ -69,7 +69,9 @@ def public_target() -> Iterator[Target]:
         yield Target(lambda: public_store(server.port))
 
 
-test_contract_without_private_attributes_of_the_driver = contract_tests("public_target")
+test_contract_without_private_attributes_of_the_driver = pytest.mark.long(
+    contract_tests("public_target")
+)
 
 
 async def test_the_socket_is_used_if_the_driver_shows_it(server):

@@ -18,7 +18,8 @@ class Proxy:
     """A local port that leads to another one. It runs on a thread of its own."""
 
     def __init__(self, target_port: int, *, tls: ssl.SSLContext | None = None) -> None:
-        self._target_port = target_port
+        self.target_port = target_port
+        """New connections lead there."""
         self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -90,7 +91,7 @@ class Proxy:
         requests = self._requests
         try:
             far_reader, far_writer = await asyncio.open_connection(
-                "127.0.0.1", self._target_port
+                "127.0.0.1", self.target_port
             )
         except OSError:
             writer.transport.abort()

@@ -77,6 +77,8 @@ def _check_client(client: Any) -> RedisClient:
 
 def _place_of(client: RedisClient) -> str:
     """As a URL says it, from the few fields that hold no secret."""
+    # The client's own repr shows all other arguments of a connection; which of them are secret
+    # differs between versions of redis-py.
     if isinstance(client, RedisCluster):
         nodes = client.get_nodes() or client.nodes_manager.startup_nodes.values()
         return "redis+cluster://" + ",".join(sorted(node.name for node in nodes))

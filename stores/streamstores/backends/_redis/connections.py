@@ -30,6 +30,8 @@ class Greeting(NamedTuple):
     """The server at the other end; with Sentinel only known once the connection is open."""
     role: str
     """`master` or `replica`; empty if the server did not say."""
+    run_id: bytes
+    """The name that a server process gives itself; empty if it is not known."""
     client: tuple[bytes, bytes] | None
     """Id and address of the connection, by which another connection can have it killed; None
     if the server did not say."""
@@ -87,20 +89,27 @@ async def close_connection(connection: Connection) -> None:
         await connection.disconnect()
 
 
-async def greet(connection: Connection) -> Greeting:
+async def greet(connection: Connection, *, with_run_id: bool = False) -> Greeting:
     """Ask the server for its role and for the connection's identity, in one round trip.
 
     HELLO and CLIENT INFO exist since Redis 6.2 and need no more than the ACL category
-    `@connection`; a proxy may know neither. `ROLE` would need `@admin` or `@dangerous`.
+    `@connection`; a proxy may know neither. `ROLE` would need `@admin` or `@dangerous`, and so
+    does INFO, the only source of the run id: it is asked only if the caller needs it.
     """
     await connection.send_command("HELLO", 2)
     await connection.send_command("CLIENT", "INFO")
+    if with_run_id:
+        await connection.send_command("INFO", "server")
     server, client = await _reply(connection), await _reply(connection)
+    process = await _reply(connection) if with_run_id else None
+    # redis-py turns INFO into a dict only in its client, never in a connection.
+    _, _, run_id = (process or b"").partition(b"run_id:")
     fields = dict(zip(server[::2], server[1::2], strict=False)) if server else {}
     known = dict(part.partition(b"=")[::2] for part in (client or b"").split())
     identity = (known[b"id"], known[b"addr"]) if {b"id", b"addr"} <= known.keys() else None
     address = (getattr(connection, "host", ""), getattr(connection, "port", 0))
-    return Greeting(address, fields.get(b"role", b"").decode(), identity)
+    role = fields.get(b"role", b"").decode()
+    return Greeting(address, role, run_id.partition(b"\r")[0], identity)
 
 
 def kill_command(client: tuple[bytes, bytes]) -> tuple[Any, ...]:

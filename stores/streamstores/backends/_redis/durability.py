@@ -46,6 +46,7 @@ class Durability:
         append-only file, or without permission; after one server has passed,
         `ConnectionError`, because by then it is the server that needs a correction.
         """
+        # The real command, for a millisecond: nothing else tells whether it would be refused.
         await connection.send_command(*self._command, 1)
         try:
             await connection.read_response(disable_decoding=True)

@@ -61,7 +61,7 @@ class NoticeChannels:
     def _set_interest(self, stream_id: str, is_followed: bool) -> None:
         """Subscribe or unsubscribe soon; interest that comes and goes at once costs nothing."""
         if self._is_closed:
-            return
+            return  # and start no task that nothing would end
         if is_followed:
             self._wanted.add(stream_id)
         else:
@@ -111,6 +111,7 @@ class NoticeChannels:
         """
         if self._retry_at.get(_TOPOLOGY, 0.0) > now:
             return
+        # Each moved slot by itself: the client learns it when that slot's node redirects it.
         while self._stale:
             channel = next(iter(self._stale))
             await self._router.refresh(channel)
@@ -194,6 +195,7 @@ class NoticeChannels:
             del self._placed[stream_id]
             self._changed.add(stream_id)
         if lost:
+            # One channel is enough: a client that cannot reach a node learns all slots anew.
             self._stale.add(self._channel_of(lost[0]))
         if connection.failure is not None:  # else another master was announced
             self._count_failure(name, connection.failure)

@@ -133,6 +133,7 @@ class PubSubConnection:
 
     def _take(self, message: Any) -> None:
         """Take a message, a reply to a command, or an error."""
+        # Any message is a sign of life.
         self._is_probed = False
         self._probe_at = self._loop.time() + PROBE_SECONDS
         if isinstance(message, MovedError) and self._unanswered:

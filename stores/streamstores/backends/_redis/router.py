@@ -105,6 +105,7 @@ class Router:
         is_asking = False
         for redirections in range(MOST_REDIRECTIONS):
             connection = self._connection_to(endpoint, is_confirmed)
+            # Looked up anew for each attempt, because a broken connection is never used again.
             signature: tuple[Any, ...] = ()
             if is_mutation:
                 signature = (connection.name, int(self.is_cluster), int(is_confirmed))
@@ -115,6 +116,7 @@ class Router:
                 self._hang_up(name_of(endpoint), exc)
                 raise
             except (AskError, TryAgainError, NotSent) as exc:
+                # Not `ReplyLost`: that request may have been applied, so it is never repeated.
                 is_last = redirections == MOST_REDIRECTIONS - 1
                 if not self.is_cluster or is_last or is_refused(exc):
                     raise
@@ -216,10 +218,13 @@ class Router:
         return is_own and any(each.failure is None for each in self._connections.values())
 
     def _connection_to(self, endpoint: Endpoint, is_confirmed: bool) -> SharedConnection:
+        """The connection for these requests; another if there is none or it broke."""
         key = (name_of(endpoint), is_confirmed)
         connection = self._connections.get(key)
         if connection is None or connection.failure is not None:
             self._process = os.getpid()
+            # The name is random, so that a mutation that commits after its connection broke
+            # wakes the followers here like one from another process.
             connection = self._connections[key] = SharedConnection(
                 secrets.token_hex(6).encode(),
                 partial(self._open, endpoint, is_confirmed),
@@ -234,13 +239,17 @@ class Router:
         """Open a connection, and check that it may be used."""
         connection = await open_connection(endpoint, self.timeout)
         try:
-            greeting = await greet(connection)
+            # Elsewhere Sentinel or the slots of the cluster say which server is meant.
+            has_pair = self._durability.is_awaited and not (self._masters or self.is_cluster)
+            greeting = await greet(connection, with_run_id=has_pair)
+            self._leave_other_processes(greeting.run_id)
             if self._masters is not None:
                 host, port = greeting.address
                 if greeting.role == "replica":
                     raise ConnectionError(f"{host}:{port} is a replica, not the master")
                 await self._masters.admit(greeting.address)
                 self._masters.start()
+            # Before the first request, because a read must not come between.
             await self._fence(name_of(endpoint), connection, greeting)
             if is_confirmed:
                 await self._durability.check(connection)
@@ -280,6 +289,14 @@ class Router:
             if connection.greeting is not None and connection.greeting.address != address:
                 connection.hang_up(exc)
         self.on_switch()
+
+    def _leave_other_processes(self, run_id: bytes) -> None:
+        """Break connections to another server behind the same name, such as a cloud's endpoint
+        that has moved on: reads there would not see what is written here."""
+        for connection in self._connections.values():
+            other = connection.greeting.run_id if connection.greeting is not None else b""
+            if run_id and other and other != run_id:
+                connection.hang_up(ConnectionError("the address leads to another server now"))
 
     def _hang_up(self, name: str, exc: Exception) -> None:
         for key, connection in self._connections.items():

@@ -147,11 +147,13 @@ class MasterWatch:
         """Ask this sentinel which server is the master, and believe it if it is up to date."""
         with suppress(RedisError, OSError, asyncio.TimeoutError):
             masters: Any = await sentinel.sentinel_masters()
+            # Events carry no epoch, so they only say when to look.
             state = masters.get(self._service)
             if not state or int(state["config-epoch"]) < self._epoch:
                 return
             self._epoch = int(state["config-epoch"])
             sentinels = self._manager.sentinels
+            # `discover_master` asks them in this order and believes the first that answers.
             sentinels.sort(key=lambda each: each is not sentinel)
             # Not from `state`: a subclass of redis-py's Sentinel may translate addresses.
             self._set(await self._manager.discover_master(self._service))

@@ -104,6 +104,7 @@ class SharedConnection:
             request.fail(NotSent(self.failure))
         else:
             self._queue.append(request)
+            # With an idle connection nothing else would gather, so waiting only costs time.
             if not self._sent:
                 self._send()
             elif len(self._queue) == 1:
@@ -118,6 +119,7 @@ class SharedConnection:
         """Break the connection: every caller fails with `exc` as the cause."""
         if self.failure is not None:
             return
+        # First of all, because the callers that fail below may ask again at once.
         self.failure = exc
         self.has_unanswered = bool(self._sent)
         self._timer.cancel()
@@ -168,6 +170,7 @@ class SharedConnection:
         if self.failure is not None:
             return
         if isinstance(reply, ServerRefuses):
+            # LOADING, NOAUTH and the like hold for every request on this connection.
             if self._sent:
                 self._sent.popleft().fail(_caused(NotSent, reply))
             raise reply

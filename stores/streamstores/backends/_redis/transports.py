@@ -159,7 +159,9 @@ class DriverTransport:
             _lose(self.lost, exc)
 
     async def _read_reply(self) -> Any:
+        """The next reply; an error reply is returned, a lost connection raised."""
         try:
+            # Not disconnecting on an error reply: redis-py would for any but a ResponseError.
             return await self._connection.read_response(
                 disable_decoding=True, disconnect_on_error=False
             )
