@@ -27,7 +27,8 @@ from streamstores.errors import (
 from streamstores.follow import Follower, follow
 from streamstores.limits import Limits
 from streamstores.store import Page, Record, State, StreamInfo, StreamStore
-from streamstores.store_urls import load_class, open_store
+from streamstores.store_urls import load_class as _load_class
+from streamstores.store_urls import open_store
 from streamstores.writer import StreamWriter
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _STORES:
-        return load_class(name)
+        return _load_class(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -20,7 +20,7 @@ from streamstores.values import State, StateLike, StreamInfo
 __all__ = ["mark_done", "wait"]
 
 
-class Appends(Protocol):
+class _Appends(Protocol):
     """What `mark_done` needs of a store."""
 
     async def append(
@@ -33,7 +33,7 @@ class Appends(Protocol):
     ) -> StreamInfo: ...
 
 
-class Watched(Protocol):
+class _Watched(Protocol):
     """What `wait` needs of a store."""
 
     limits: Limits
@@ -43,7 +43,7 @@ class Watched(Protocol):
 
 
 async def mark_done(
-    self: Appends,
+    self: _Appends,
     stream_id: str,
     state: StateLike = State.DONE,
     *,
@@ -56,11 +56,11 @@ async def mark_done(
     )
 
 
-async def wait(self: Watched, stream_id: str, *, version: int, timeout: float) -> StreamInfo:
+async def wait(self: _Watched, stream_id: str, *, version: int, timeout: float) -> StreamInfo:
     """`StreamStore.wait`: `info` at once, and again after each notice in `changes`.
 
-    Costs one `info` at first and one for each notice, and one for each `poll_interval` that
-    passes without any.
+    Costs an `info` at first, after each notice, and after each `poll_interval` without a
+    notice.
     """
     bounds.check_stream_id(stream_id, self.limits)
     bounds.check_seconds(timeout, "timeout")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import subprocess
 import sys
 
@@ -10,6 +12,12 @@ import pytest
 import streamstores
 
 DRIVERS = ("aiosqlite", "asyncpg", "redis", "boto3", "httpx", "starlette", "typer", "pytest")
+
+CORE_MODULES = (
+    *("appends", "building", "changes", "errors", "follow", "limits", "methods", "mutations"),
+    *("store", "store_urls", "stored_form", "url_options", "values", "writer"),
+)
+TYPING = {"Any", "TYPE_CHECKING", "annotations"}
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -39,12 +47,31 @@ def test_a_missing_driver_names_its_extra(name, url, driver, extra):
         assert f'pip install "streamstores[{extra}]"' in run.stderr.splitlines()[-1]
 
 
-def test_every_public_name_is_there():
-    for name in [*streamstores.__all__, *streamstores._STORES]:
-        assert getattr(streamstores, name) is not None
+def test_the_package_offers_what_it_declares_and_nothing_else():
+    offered = {name for name in vars(streamstores) if not name.startswith("_")}
+    modules = {name for name in offered if inspect.ismodule(getattr(streamstores, name))}
+    assert offered - modules - TYPING == set(streamstores.__all__) - modules
     assert set(dir(streamstores)) >= {*streamstores.__all__, *streamstores._STORES}
+    for name in streamstores._STORES:
+        assert inspect.isclass(getattr(streamstores, name))
     with pytest.raises(AttributeError):
         _ = streamstores.NoSuchStreamStore
+
+
+@pytest.mark.parametrize("name", CORE_MODULES)
+def test_a_module_offers_what_it_declares_and_nothing_else(name):
+    module = importlib.import_module(f"streamstores.{name}")
+    public = {each: value for each, value in vars(module).items() if not each.startswith("_")}
+    assert set(module.__all__) <= set(public)
+    own = {
+        each
+        for each, value in public.items()
+        if (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == module.__name__
+    }
+    assert own <= set(module.__all__)
+    if name == "building":  # it has nothing of its own: what it imports is what it offers
+        assert set(public) - TYPING == set(module.__all__)
 
 
 @pytest.mark.parametrize(
