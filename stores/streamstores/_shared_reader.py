@@ -80,6 +80,7 @@ class SharedReader:
         """The reader of this stream, on behalf of one more follower, which has to `leave`."""
         readers = _readers_of(store)
         reader: SharedReader | None = readers.get(stream_id)
+        # A loop that was closed with followers in it leaves its readers behind.
         if reader is None or reader._loop.is_closed():
             reader = readers[stream_id] = cls(store, stream_id, readers)
         _, count = reader._stores.get(id(store), (store, 0))
@@ -101,6 +102,7 @@ class SharedReader:
         self._wake()
 
     def _retire(self) -> None:
+        # Another reader may have taken the place, if this one failed or its loop was closed.
         if self._readers.get(self._stream_id) is self:
             del self._readers[self._stream_id]
         if isinstance(self._bell, Subscription):
@@ -152,9 +154,11 @@ class SharedReader:
         `records` end at `next_offset`, and `info` was true when they were read.
         """
         if self._info is None:
+            # Live begins with the first read that reaches the end, whichever follower made it.
             if next_offset == info.tail:
                 self._begin(info)
             return True
+        # Reads and commits can arrive in another order than they happened.
         if info.version <= self._info.version and next_offset <= self._end:
             return True
         start = records[0].offset if records else next_offset
@@ -319,6 +323,8 @@ class SharedReader:
         )
         waiting.add_done_callback(self._waited)
         try:
+            # Not the task itself: `noticed` has to end this wait as well, and a store whose
+            # `wait` never returns must not stop the reader.
             await self._bell.wait(timeout)
         finally:
             is_over = waiting.done()

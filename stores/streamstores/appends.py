@@ -27,8 +27,8 @@ async def append_or_create(
     `ttl`, `expires_at` and `attributes` are those of a new stream; a stream that exists keeps
     its own. Returns the info right after the append or the creation.
 
-    Atomic on every store: the chunks are added by exactly one `append` or `create`. Of callers
-    that race for a new id one creates the stream, and the others append to it.
+    Atomic on every store: the chunks are added by exactly one `append` or `create`. If callers
+    race for a new id, the first creates the stream and the others append to it.
 
     Costs one call if the stream exists, two if it does not, and more only if it is created or
     ends in between. Raises what `append` and `create` raise, but neither `StreamNotFound` nor

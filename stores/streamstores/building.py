@@ -24,7 +24,7 @@ one atomic step, and tells its `Changes` what was committed. In the order of tha
    (`SharesChanges`) declares `"changes"`.
 6. **The errors** of the driver become those of `streamstores.errors`, in one place.
 
-`docs/writing-a-store.md` builds one with them, and `streamstores.conformance` proves it.
+`docs/writing-a-store.md` builds a store with them, and `streamstores.conformance` proves it.
 """
 
 from __future__ import annotations

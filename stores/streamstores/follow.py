@@ -77,8 +77,8 @@ class Follower:
     After an error, `follow(store, id, follower.offset)` goes on without loss or repetition. A
     step that was cancelled can be made again.
 
-    Cost: one read at the start and one for each page of replay. From then on the followers
-    of a stream share their reads. A follower that nobody reads from costs the others nothing:
+    Cost: a read at the start and for each page of replay. From then on the followers
+    of a stream share their reads. A follower that is not read from costs the others nothing:
     at most two megabytes of a stream are kept, and a follower further behind reads for itself.
     """
 
@@ -111,6 +111,8 @@ class Follower:
         return self
 
     async def __anext__(self) -> Record:
+        """The next record; waits for it. A step that was cancelled can be made again."""
+        # Written out instead of calling `batch`: this runs for every record.
         if not self._ready:
             batch = await self._fetch()
             if not batch:
@@ -146,6 +148,7 @@ class Follower:
         the records that were passed over. Raises as the iteration does, except that it does
         not look for a lost producer.
         """
+        self._ready = []
         try:
             while True:
                 if not self._live or self._reader is None:
@@ -184,6 +187,7 @@ class Follower:
         await self.aclose()
 
     def __del__(self) -> None:
+        # An `async for` that is left by `break` drops the follower without closing it.
         self._leave()
 
     def __repr__(self) -> str:
@@ -235,6 +239,8 @@ class Follower:
     async def _replay(self) -> list[Record]:
         """One page from the store. If it reaches what the reader shares, live begins."""
         reader = self._reader or self._join()
+        # The reader is joined, and so subscribed, before this read: what is appended after it
+        # is told to the reader.
         if self.info is None:
             page = await self._first_page()
         else:
@@ -275,6 +281,7 @@ class Follower:
     def _has_ended(self, reader: SharedReader) -> bool:
         """Whether the stream has ended normally; raises if it ended in another way."""
         if reader.failure is not None:
+            # The same error is raised in every follower, and would collect their tracebacks.
             raise reader.failure.with_traceback(None)
         self.info = info = reader.info
         if info.state is not _STREAMING:

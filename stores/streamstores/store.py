@@ -2,18 +2,18 @@
 
 A *stream* is a named, append-only sequence of bytes, kept as the *records* that were appended.
 An *offset* is a position in these bytes: 0 is the start, and the *tail* is the end. A stream
-has a *state* (`streaming`, `stopped`, `done` or `error`), a *version* that grows by one with
-each mutation, and *attributes*, a mapping of text to text that belongs to its users. A
-*mutation* is a `create`, an `append` or a `mark_done`.
+has a *state* (`streaming`, `stopped`, `done` or `error`), a *version* that grows with each
+mutation, *attributes* (a mapping of text to text that belongs to its users), and the times of
+its creation and of its last mutation. A *mutation* is a `create`, an `append` or a `mark_done`.
 
 The numbered clauses are the promise. `streamstores.conformance` has one or more checks for
 each.
 
 1.  **One mutation primitive.** An `append` adds records, changes the state and replaces the
     attributes, under the conditions `at` and `version`, in one step that happens wholly or not
-    at all. With nothing to add or to change it only grows the version: a heartbeat. Leases,
-    fencing and sequence numbers of producers are built on `version` and `attributes`; no store
-    knows of them.
+    at all. With nothing to add or to change it only grows the version and sets `updated_at`: a
+    heartbeat. Leases, fencing and sequence numbers of producers are built on `version` and
+    `attributes`; no store knows of them.
 2.  **Linearizable per stream.** When a mutation has returned, every `read`, `info` and `wait`
     that begins later sees it, in any process. Of racing appends with the same `at` or the same
     `version` exactly one succeeds, and the others raise `Conflict`. A stream is never seen
@@ -21,11 +21,11 @@ each.
 3.  **Order and bytes.** The records of a stream cover `[0, tail)` without gap or overlap, and
     their bytes come back exactly. A read that begins inside a record begins with the rest of
     it.
-4.  **Waiting.** `wait` returns as soon as the version differs from the given one. A lost
+4.  **Waiting.** `wait` returns as soon as the version differs from `version`. A lost
     notification delays it by at most `limits.poll_interval`.
 5.  **Following.** A follower ends normally exactly when the stream has left `streaming` and its
     last byte was yielded. A stream that was deleted or has expired raises `StreamNotFound`; it
-    never looks like a finished one.
+    never looks finished.
 6.  **States.** `streaming` can become `stopped`, `done` or `error`; `stopped` can become
     `streaming`, `done` or `error`; `done` and `error` are final. An append to a stream that is
     not streaming raises `StreamClosed`. To repeat a stop or a final state changes nothing.
@@ -38,11 +38,11 @@ each.
 9.  **Cancellation.** Any call can be cancelled and leaves the store usable. A cancelled append
     happened wholly or not at all.
 10. **Many processes.** If the store declares `"multi_process"`, two store objects on one
-    backend, in two processes, behave as one.
+    backend, in two processes, behave like a single store object.
 11. **Ids begin anew.** A stream that is created under an old id shares nothing with the earlier
     stream of that id, its *namesake*: no byte, no waiter, no cached record. A version that was
     taken from one never matches the other, so a producer of the old stream cannot write into
-    the new one.
+    its namesake.
 
 **Capabilities** are declared in `capabilities` and never inferred:
 
@@ -103,7 +103,7 @@ class StreamStore(Protocol):
 
         Raises `StreamExists`, with the info of the existing stream, if the id is in use. Not
         idempotent: after `OutcomeUnknown` a second `create` can raise `StreamExists` because
-        the first one was applied, perhaps only after an `info` that did not find the stream.
+        the first was applied, perhaps only after an `info` that did not find the stream.
         Attributes that only this caller knows tell its own stream from another's.
         """
         ...
@@ -120,7 +120,7 @@ class StreamStore(Protocol):
     ) -> StreamInfo:
         """Add records, change the state and replace the attributes, in one step (clause 1).
 
-        Each chunk becomes one record; it must not be empty. `at` is the tail and `version` the
+        Each chunk becomes a record; it must not be empty. `at` is the tail and `version` the
         version that the caller expects. `state` is the new state, `error` says why a stream
         becomes `"error"`, and `attributes` replace all attributes. Some uses:
 
@@ -210,7 +210,7 @@ class StreamStore(Protocol):
         """End the stream at once; its id is free. Raises `StreamNotFound`.
 
         Not idempotent: after `OutcomeUnknown` a second `delete` can raise `StreamNotFound`
-        because the first one was applied.
+        because the first was applied.
         """
         ...
 

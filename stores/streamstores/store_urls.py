@@ -70,6 +70,7 @@ def load_class(name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as exc:
+        # A module of ours that is missing is no missing driver.
         if extra is None or (exc.name or "").startswith("streamstores"):
             raise
         raise ImportError(
@@ -81,6 +82,7 @@ def _factory_of(scheme: str) -> Any:
     """What makes a store from a URL of this scheme."""
     if scheme in _SCHEMES:
         return load_class(_SCHEMES[scheme]).from_url
+    # Only for unknown schemes: to read the entry points takes milliseconds.
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
         if entry_point.name == scheme:
             return entry_point.load()

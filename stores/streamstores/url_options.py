@@ -106,7 +106,7 @@ def redacted(url: str) -> str:
     """The URL without passwords, for messages and reprs.
 
     The password before the host, and the value of every option that holds a secret or a URL
-    with a password, become `***`. Works on any text, also on one that is not a URL.
+    with a password, become `***`. Works on any text, even if it is not a URL.
     """
     address, mark, query = url.partition("?")
     try:
@@ -125,7 +125,7 @@ def redacted(url: str) -> str:
 
 
 def text(value: str) -> str:
-    """Any text but the empty one."""
+    """Any text that is not empty."""
     if not value:
         raise ValueError("text that is not empty")
     return value
@@ -172,12 +172,14 @@ def one_of(*names: str) -> OptionType:
 
 
 def _split(url: str, schemes: Collection[str]) -> SplitResult:
+    """The parts of the URL, before its options are read."""
     if not isinstance(url, str):
         raise InvalidRequest(f"a store URL is a str, not {type(url).__name__}")
     if _CONTROL.search(url):  # urlsplit would drop some of them without a word
         raise _refusal(url, "a URL contains no control characters")
     try:
         parts = urlsplit(url)
+        # By default `unquote` puts U+FFFD for what is not UTF-8, and so names another file.
         if "\0" in unquote(url, errors="strict"):
             raise _refusal(url, "%00 has no place in a URL")
     except UnicodeDecodeError:
@@ -198,7 +200,7 @@ def _fields(url: str, query: str) -> Iterator[tuple[str, str, str]]:
     """Name, value and raw text of each option."""
     for field in query.split("&") if query else ():
         name, equals, value = field.partition("=")
-        name = unquote(name)
+        name = unquote(name)  # not `parse_qsl`, which takes a plus sign for a space
         if not name or not equals:
             raise _refusal(url, f"an option is written name=value, not {name!r}")
         yield name, unquote(value), field
