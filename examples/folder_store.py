@@ -204,6 +204,7 @@ class FolderStreamStore:
         fields = info._asdict() | {
             "attributes": dict(info.attributes),
             "created_at": building.to_microseconds(info.created_at),
+            "updated_at": building.to_microseconds(info.updated_at),
             "expires_at": info.expires_at and building.to_microseconds(info.expires_at),
             "lengths": [len(chunk) for chunk in chunks],
         }

@@ -1,4 +1,4 @@
-"""News of changes inside one process: who subscribes to which stream, and what they are told.
+"""News of changes inside a process: the subscriptions to streams, and what they are told.
 
 A backend holds one `Changes` and tells it
 
@@ -9,7 +9,7 @@ A backend holds one `Changes` and tells it
 - `close`: the store is closed.
 
 To `wait` and to followers a notice only means that they should ask the backend again, so a
-superfluous one does no harm, and `poll_interval` makes up for a lost one. `committed` and
+superfluous notice does no harm, and `poll_interval` makes up for a lost notice. `committed` and
 `appended` spare that question if they follow directly on what a follower knows; otherwise they
 work like a notice.
 
@@ -56,15 +56,15 @@ class SharesChanges(Protocol):
     - Before a mutation of this store object returns, `committed` was called with the info that
       it returns and the records that it added; or `noticed` was, if these are not at hand.
     - `committed` and `appended` tell only of what is in the backend, exactly as `read` and
-      `info` show it. A refused mutation tells nothing; one whose outcome is unknown is
+      `info` show it. A refused mutation tells nothing; a mutation whose outcome is unknown is
       `noticed`.
     - When a stream is deleted, expired by `expire`, or begun anew, `noticed` is called.
     - Changes by other processes are `noticed`, as a rule within a fraction of a second.
     - When the store is closed, so is `changes`.
 
-    Followers then read nothing that their own process appended, and read once for each
-    change of another process. They find each other through `changes`, so stores that share
-    one share the reads of their followers too.
+    Followers then read nothing that their own process appended, and read once for each change
+    of another process. They find each other through `changes`, so stores with the same
+    `changes` share the reads of their followers too.
 
     A wrapper around a store (for metrics, retries, access rights) delegates it in one line and
     loses nothing, even if it is made anew for each request:
@@ -97,7 +97,7 @@ def changes_of(store: StreamStore) -> Changes | None:
 
 
 class Bell:
-    """A flag that one task waits for; much cheaper than an Event and `asyncio.wait_for`."""
+    """A flag that a task waits for; much cheaper than an Event and `asyncio.wait_for`."""
 
     __slots__ = ("_loop", "_rung", "_waiter")
 
@@ -109,6 +109,7 @@ class Bell:
 
     def ring(self) -> None:
         self._rung = True
+        # It is done, too, if its task was cancelled and has not run since.
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -116,13 +117,14 @@ class Bell:
         self._rung = False
 
     async def wait(self, timeout: float | None) -> bool:
-        """Wait at most `timeout` seconds for a ring and clear it; True if there was one."""
+        """Wait at most `timeout` seconds for a ring and clear it; True if it rang."""
         if not self._rung and (timeout is None or timeout > 0):
             await self._sleep(timeout)
         rung, self._rung = self._rung, False
         return rung
 
     async def _sleep(self, timeout: float | None) -> None:
+        """Wait for a ring or for the timer, whichever comes first."""
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
@@ -152,7 +154,7 @@ class Subscription(Bell):
         self.stream_id = stream_id
         self.info: StreamInfo | None = None
         """The newest info that the subscriber knows, if it says so here: a notice of this
-        version or an older one does not ring."""
+        version, or of an older version, does not ring."""
         self._changes = changes
         self._absorb = absorb
         self._closed = False
@@ -169,28 +171,38 @@ class Subscription(Bell):
         self,
         version: int,
         records: Sequence[Record],
+        updated_at: datetime,
         ttl: float | None,
         expires_at: datetime | None,
     ) -> None:
+        """Take the mutation as a commit if it follows on `info`, and else as a notice."""
         known = self.info
         if known is None or version != known.version + 1:
+            # A notice was lost, came twice, or is a namesake's: only a read can tell.
             self.noticed(version)
         else:
             tail = records[-1].end if records else known.tail
-            info = known._replace(tail=tail, version=version, ttl=ttl, expires_at=expires_at)
+            info = known._replace(
+                tail=tail,
+                version=version,
+                updated_at=updated_at,
+                ttl=ttl,
+                expires_at=expires_at,
+            )
             self.committed(info, records)
 
     def __repr__(self) -> str:
         return f"<Subscription to {self.stream_id!r}>"
 
     def shut(self) -> None:
-        """The store is closed: end the wait, and every later one."""
+        """The store is closed: end this wait and every later wait."""
         self._closed = True
         self.ring()
 
     async def wait(self, timeout: float | None) -> bool:
         """As `Bell.wait`; raises `StoreUnavailable` when the store is closed."""
         rung = await super().wait(0 if self._closed else timeout)
+        # Looked at again, because `shut` may have been what rang.
         if self._closed:
             raise StoreUnavailable("the store was closed")
         return rung
@@ -225,8 +237,8 @@ class Changes:
     """The subscriptions of one store, and what tells them of changes. For one event loop.
 
     `on_interest(stream_id, True)` is called at the first subscription to a stream, and with
-    False when the last one has ended: a backend that can listen for single streams does so
-    in between.
+    False when its last subscription has ended: a backend that can listen for single streams
+    does so in between.
     """
 
     def __init__(self, on_interest: Callable[[str, bool], None] | None = None) -> None:
@@ -258,6 +270,7 @@ class Changes:
         else:
             subscriptions.append(subscription)
         if self._closed:
+            # A waiter that comes too late must not sleep for the whole of its timeout.
             subscription.shut()
 
     def remove(self, subscription: Subscription) -> None:
@@ -283,8 +296,8 @@ class Changes:
     def noticed(self, stream_id: str, version: int | None = None) -> None:
         """The stream may have changed, ended or begun anew, here or elsewhere.
 
-        `version` is the one that the stream has reached, if the notice tells it and the stream
-        has not ended: subscribers that know this version are left alone, so a store's notices
+        `version` is what the stream has reached, if the notice tells it and the stream has not
+        ended: subscribers that know this version are left alone, so a store's notices
         of its own commits cost no read.
         """
         for subscription in self.subscriptions.get(stream_id, ()):
@@ -295,18 +308,19 @@ class Changes:
         stream_id: str,
         version: int,
         records: Sequence[Record],
+        updated_at: datetime,
         ttl: float | None,
         expires_at: datetime | None,
     ) -> None:
         """A mutation of another process added `records` (perhaps none), reached `version`, and
         changed neither state nor error nor attributes.
 
-        `ttl` and `expires_at` are the stream's after it. Versions begin at random and grow by
-        one, so a subscriber that knows the version before this one has seen all that came
-        before, and needs no read. To any other subscriber this is a notice.
+        `updated_at`, `ttl` and `expires_at` are the stream's after it. Versions begin at random
+        and grow by 1, so a subscriber that knows `version - 1` has seen all that came before,
+        and needs no read. To any other subscriber this is a notice.
         """
         for subscription in self.subscriptions.get(stream_id, ()):
-            subscription.appended(version, records, ttl, expires_at)
+            subscription.appended(version, records, updated_at, ttl, expires_at)
 
     def noticed_all(self) -> None:
         """Notices may have been lost: every subscriber asks again."""
@@ -332,10 +346,11 @@ class Changes:
     ) -> StreamInfo:
         """`StreamStore.wait`, made of a store's `info` and its notices.
 
-        Costs one `info` at first, one for each notice, and one for each `poll_interval` seconds
+        Costs an `info` at first, after each notice, and after each `poll_interval` seconds
         without a notice.
         """
         deadline = time.monotonic() + timeout
+        # Subscribed before the first look, so that no change falls between look and wait.
         with self.subscribe(stream_id) as subscription:
             first = current = await info(stream_id)
             while current.version == version:
@@ -344,6 +359,7 @@ class Changes:
                     break
                 await subscription.wait(min(left, recheck_after(current, poll_interval)))
                 current = await info(stream_id)
+                # Its version differs, too, but the stream that was waited for is gone.
                 if is_namesake(first, current):
                     raise StreamNotFound(stream_id)
             return current
@@ -363,6 +379,7 @@ def recheck_after(info: StreamInfo, poll_interval: float) -> float:
     """
     if info.expires_at is None:
         return poll_interval
+    # A little later than that, or the look would find the stream still there.
     to_expiry = (info.expires_at - datetime.now(timezone.utc)).total_seconds()
     return min(poll_interval, max(to_expiry, 0.0) + 0.05)
 

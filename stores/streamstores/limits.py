@@ -2,7 +2,7 @@
 
 The checks are pure: they see the request and the store's `Limits`, never a stream. A store
 calls them before it asks its backend, so a refused call changes nothing. Each raises
-`InvalidRequest` for a value of the wrong kind and `LimitExceeded` for one that is over a limit.
+`InvalidRequest` for a value of the wrong kind and `LimitExceeded` for a value over a limit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,27 @@ from typing import Any
 
 from streamstores.errors import InvalidRequest, LimitExceeded
 
-__all__ = ["Limits"]
+__all__ = [
+    "MAX_OFFSET",
+    "MAX_TTL_SECONDS",
+    "MAX_VERSION",
+    "Limits",
+    "check_attributes",
+    "check_chunks",
+    "check_error",
+    "check_expiry",
+    "check_max_bytes",
+    "check_offset",
+    "check_prefix",
+    "check_seconds",
+    "check_stream_id",
+    "check_sweep_limit",
+    "check_version",
+    "first_version",
+    "from_microseconds",
+    "in_utc",
+    "to_microseconds",
+]
 
 MAX_OFFSET = 2**53 - 1  # Lua and JavaScript count with doubles, which are exact up to here
 MAX_VERSION = 2**63 - 1  # of a bigint in SQL
@@ -73,6 +93,7 @@ def check_chunks(chunks: tuple[bytes, ...], limits: Limits) -> tuple[bytes, ...]
     total = 0
     for chunk in chunks:
         if not isinstance(chunk, bytes):
+            # Rarely: the common case is one pass without a copy.
             return check_chunks(_as_bytes(chunks), limits)
         size = len(chunk)
         if size == 0:
@@ -100,7 +121,7 @@ def check_chunks(chunks: tuple[bytes, ...], limits: Limits) -> tuple[bytes, ...]
 
 
 def check_attributes(attributes: Mapping[str, str] | None, limits: Limits) -> Mapping[str, str]:
-    """A frozen copy of the attributes, a mapping of `str` to `str`; None is an empty one."""
+    """A frozen copy of the attributes, a mapping of `str` to `str`; None means none."""
     if not attributes:
         if attributes is None or isinstance(attributes, Mapping):
             return _NO_ATTRIBUTES
@@ -155,6 +176,7 @@ def check_expiry(ttl: float | None, expires_at: datetime | None) -> float | None
 
 def check_offset(offset: int, name: str = "offset") -> int:
     """The offset, capped at `MAX_OFFSET`, which no stream reaches."""
+    # Not `isinstance`: True is an int as well.
     if type(offset) is not int or offset < 0:
         raise InvalidRequest(f"{name} is a whole number from 0, not {offset!r}")
     return min(offset, MAX_OFFSET)
@@ -201,7 +223,7 @@ def first_version() -> int:
 def to_microseconds(moment: datetime) -> int:
     """Microseconds since 1970 of an aware datetime, exactly.
 
-    A moment that no calendar holds in UTC becomes the nearest one that does, so that
+    A moment that no calendar holds in UTC becomes the nearest that it holds, so that
     `from_microseconds` can always read what was stored.
     """
     delta = moment - _EPOCH
@@ -210,7 +232,7 @@ def to_microseconds(moment: datetime) -> int:
 
 
 def from_microseconds(microseconds: int) -> datetime:
-    """The moment in UTC; raises `OverflowError` for one that no calendar holds."""
+    """The moment in UTC; raises `OverflowError` if no calendar holds it."""
     return _EPOCH + timedelta(microseconds=microseconds)
 
 

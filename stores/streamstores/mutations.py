@@ -62,6 +62,7 @@ class Creation(NamedTuple):
             None,
             self.attributes,
             now,
+            now,
             self.ttl,
             self.expires_at if self.ttl is None else now + timedelta(seconds=self.ttl),
         )
@@ -160,6 +161,7 @@ def refuse(info: StreamInfo, mutation: Mutation) -> None:
 
     A mutation that `changes_nothing` has to be answered before.
     """
+    # The state first: a writer that was stopped should learn that, not that it lost a race.
     if info.state is not State.STREAMING and not _state_allows(info.state, mutation):
         raise StreamClosed(f"stream {info.id!r} is {info.state}", info)
     if mutation.at is not None and mutation.at != info.tail:
@@ -191,17 +193,16 @@ def mutated(info: StreamInfo, mutation: Mutation, now: datetime) -> StreamInfo:
     )
 
 
-def grown(info: StreamInfo, size: int, now: datetime | None) -> StreamInfo:
-    """The info after an append of `size` bytes that changes nothing else.
-
-    `now` may be None if the stream does not expire.
-    """
-    stream_id, state, tail, version, error, attributes, created_at, ttl, expires_at = info
-    if ttl is not None and now is not None:
+def grown(info: StreamInfo, size: int, now: datetime) -> StreamInfo:
+    """The info after an append of `size` bytes that changes nothing else."""
+    stream_id, state, tail, version, error, attributes, created_at, _, ttl, expires_at = info
+    if ttl is not None:
         expires_at = now + timedelta(seconds=ttl)
     tail, version = tail + size, version + 1
-    fields = (stream_id, state, tail, version, error, attributes, created_at, ttl, expires_at)
-    return _new(StreamInfo, fields)
+    return _new(
+        StreamInfo,
+        (stream_id, state, tail, version, error, attributes, created_at, now, ttl, expires_at),
+    )
 
 
 def with_expiry(

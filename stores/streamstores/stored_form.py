@@ -29,6 +29,7 @@ __all__ = [
 NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
 _STATES: dict[str, State] = {state.value: state for state in State}
+# One encoder for all: `json.dumps` makes a new one for every call with these settings.
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -41,6 +42,7 @@ def stored_info(
     error: str | None,
     attributes: Mapping[str, str] | str | bytes | None,
     created_at: int | datetime,
+    updated_at: int | datetime,
     ttl: float | None,
     expires_at: int | datetime | None,
 ) -> StreamInfo:
@@ -61,6 +63,7 @@ def stored_info(
             error,
             _attributes(attributes),
             _moment(created_at),
+            _moment(updated_at),
             ttl,
             None if expires_at is None else _moment(expires_at),
         )

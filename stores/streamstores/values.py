@@ -58,12 +58,14 @@ class StreamInfo(NamedTuple):
     tail: int
     """The end of the stream in bytes, and the offset of the next record."""
     version: int
-    """Grows by one with every mutation, a heartbeat included, but not with `expire`."""
+    """Grows by 1 with every mutation, a heartbeat included, but not with `expire`."""
     error: str | None
     """Why the state is `error`, if the producer said so."""
     attributes: Mapping[str, str]
     created_at: datetime
     """On the backend's clock, in UTC. With the version it tells a stream from its namesakes."""
+    updated_at: datetime
+    """When its last mutation was, on the backend's clock, in UTC; `expire` does not move it."""
     ttl: float | None
     """The seconds from the last mutation to the expiry; None if it does not slide."""
     expires_at: datetime | None
@@ -74,7 +76,7 @@ class Page(NamedTuple):
     """Part of a stream: records and info of one consistent snapshot."""
 
     records: list[Record]
-    """In order and without a gap; at least one if there is one at the offset."""
+    """In order and without a gap; not empty unless the offset is the tail."""
     next_offset: int
     """The offset at which the next read goes on; equal to `info.tail` exactly at the end."""
     info: StreamInfo

@@ -23,6 +23,7 @@ BEGUN = StreamInfo(
     None,
     {CONTENT_TYPE: "text/plain"},
     datetime(2026, 1, 1, tzinfo=timezone.utc),
+    datetime(2026, 1, 1, tzinfo=timezone.utc),
     None,
     None,
 )

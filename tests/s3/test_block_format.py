@@ -14,7 +14,16 @@ from streamstores.backends._s3.block_format import Block, Layout
 
 NOON = datetime(2026, 5, 4, 12, 0, 0, 123_456, tzinfo=timezone.utc)
 INFO = StreamInfo(
-    "a/é\u2028", State.ERROR, 20, 2**52, "no\x00", {"k\x00": "\U0001f986"}, NOON, 2.5, NOON
+    "a/é\u2028",
+    State.ERROR,
+    20,
+    2**52,
+    "no\x00",
+    {"k\x00": "\U0001f986"},
+    NOON,
+    NOON,
+    2.5,
+    NOON,
 )
 chunk_lists = st.lists(st.binary(min_size=1, max_size=50), max_size=20)
 

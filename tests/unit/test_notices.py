@@ -36,7 +36,9 @@ class Elsewhere(Wrapping):
 
     def tell(self, info: StreamInfo, *chunks: bytes) -> None:
         records = records_of(chunks, info.tail) if chunks else []
-        self.changes.appended(info.id, info.version, records, info.ttl, info.expires_at)
+        self.changes.appended(
+            info.id, info.version, records, info.updated_at, info.ttl, info.expires_at
+        )
 
     @property
     def known(self) -> StreamInfo:
@@ -184,12 +186,12 @@ async def test_one_who_waits_is_woken_by_a_notice_that_brings_records():
         calls["info"] += 1
         return await store.info(stream_id)
 
-    wakeups = Changes()
+    changes = Changes()
     waiting = asyncio.create_task(
-        wakeups.wait(ask, "a", version=info.version, timeout=60, poll_interval=60)
+        changes.wait(ask, "a", version=info.version, timeout=60, poll_interval=60)
     )
     while not calls["info"]:
         await asyncio.sleep(0)
     after = await store.append("a", b"1")
-    wakeups.appended("a", after.version, records_of((b"1",), 1), None, None)
+    changes.appended("a", after.version, records_of((b"1",), 1), after.updated_at, None, None)
     assert await waiting == after

@@ -28,6 +28,7 @@ FIELDS: dict[str, Any] = {
     "error": "why",
     "attributes": '{"a":"b"}',
     "created_at": MOMENT,
+    "updated_at": MOMENT,
     "ttl": 1.5,
     "expires_at": 1_767_323_045_000_006,
 }
@@ -37,7 +38,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 
 def test_the_stored_fields_make_an_info():
     info = stored_info("x", **FIELDS)
-    assert info == ("x", State.ERROR, 3, 7, "why", {"a": "b"}, MOMENT, 1.5, MOMENT)
+    assert info == ("x", State.ERROR, 3, 7, "why", {"a": "b"}, MOMENT, MOMENT, 1.5, MOMENT)
     kept = stored_info("x", **{**FIELDS, "ttl": None, "expires_at": None, "error": None})
     assert (kept.ttl, kept.expires_at, kept.error) == (None, None, None)
 

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timezone
 from itertools import accumulate
+from time import monotonic_ns
 
 from streamstores import limits as bounds
 from streamstores import methods
@@ -49,6 +50,25 @@ class _Stream:
         self.ends: list[int] = []  # the end of each chunk in the stream, for bisection
 
 
+class _Clock:
+    """The time in UTC. To make a datetime takes as long as the rest of an append, so the
+    commonest append makes do with one that is at most a millisecond old."""
+
+    __slots__ = ("_fresh_until", "_moment")
+
+    def __init__(self) -> None:
+        self._moment = self.now()
+
+    def now(self) -> datetime:
+        self._fresh_until = monotonic_ns() + 1_000_000
+        self._moment = datetime.now(timezone.utc)
+        return self._moment
+
+    def recently(self) -> datetime:
+        """What `now` has last said, or now: no stream is updated before it is created."""
+        return self._moment if monotonic_ns() < self._fresh_until else self.now()
+
+
 class MemoryStreamStore:
     """Streams in plain lists of one process, for one event loop.
 
@@ -69,6 +89,7 @@ class MemoryStreamStore:
         self._chunk_bytes = min(self.limits.record_bytes, self.limits.append_bytes)
         self._streams: dict[str, _Stream] = {}
         self.changes = Changes()
+        self._clock = _Clock()
         self._closed = False
         # (time, id): for each stream that expires at least one entry, at its expiry or before.
         self._expiries: list[tuple[datetime, str]] = []
@@ -88,6 +109,8 @@ class MemoryStreamStore:
         attributes: Mapping[str, str] | None = None,
         state: StateLike = State.STREAMING,
     ) -> StreamInfo:
+        """As `StreamStore.create`."""
+        # No `await` from here on: what is found here is still so when it is changed.
         creation = check_creation(
             self.limits, stream_id, chunks, ttl, expires_at, attributes, state
         )
@@ -95,7 +118,7 @@ class MemoryStreamStore:
         existing = self._find(stream_id)
         if existing is not None:
             raise StreamExists(f"stream {stream_id!r} exists", existing.info)
-        info = creation.begun(_now())
+        info = creation.begun(self._clock.now())
         stream = self._streams[stream_id] = _Stream(info)
         _extend(stream, creation.chunks, 0)
         self._remember_expiry(info)
@@ -112,6 +135,7 @@ class MemoryStreamStore:
         error: str | None = None,
         attributes: Mapping[str, str] | None = None,
     ) -> StreamInfo:
+        """As `StreamStore.append`; about a microsecond for a single chunk."""
         is_plain = state is None and attributes is None and error is None and at is None
         if is_plain and len(chunks) == 1:
             info = self._append_one(stream_id, chunks, version)
@@ -123,7 +147,7 @@ class MemoryStreamStore:
             return stream.info
         refuse(stream.info, mutation)
         before = stream.info
-        info = stream.info = mutated(before, mutation, _now())
+        info = stream.info = mutated(before, mutation, self._clock.now())
         _extend(stream, mutation.chunks, before.tail)
         self.changes.committed(info, records_of(mutation.chunks, info.tail))
         return info
@@ -145,8 +169,8 @@ class MemoryStreamStore:
             return None
         if version is not None and (type(version) is not int or version != before.version):
             return None
-        now = None if before.expires_at is None else _now()
-        if now is not None and has_expired(before, now):
+        now = self._clock.recently()
+        if before.expires_at is not None and before.expires_at <= now:
             return None
         info = stream.info = grown(before, len(chunk), now)
         stream.chunks.append(chunk)
@@ -184,7 +208,7 @@ class MemoryStreamStore:
     ) -> StreamInfo:
         ttl = bounds.check_expiry(ttl, expires_at)
         stream = self._get(stream_id)
-        now = _now()
+        now = self._clock.now()
         info = stream.info = with_expiry(stream.info, ttl, bounds.in_utc(expires_at), now)
         if has_expired(info, now):
             self._end(stream_id)
@@ -210,6 +234,7 @@ class MemoryStreamStore:
         return self._sweep(limit)
 
     async def aclose(self) -> None:
+        # Waiters are told first: they get StoreUnavailable, not StreamNotFound.
         self._closed = True
         self.changes.close()
         self._streams.clear()
@@ -241,7 +266,7 @@ class MemoryStreamStore:
         stream = self._streams.get(stream_id) if isinstance(stream_id, str) else None
         if stream is None or stream.info.expires_at is None:
             return stream  # without a look at the clock, which takes as long as the rest
-        if not has_expired(stream.info, _now()):
+        if not has_expired(stream.info, self._clock.now()):
             return stream
         self._end(stream_id)
         return None
@@ -271,14 +296,17 @@ class MemoryStreamStore:
             self._timer.cancel()
             self._timer = None
         if self._expiries:
-            delay = min(max((self._expiries[0][0] - _now()).total_seconds(), 0.0), 86_400)
+            # A day at most, because timers of many years overflow in some event loops.
+            delay = min(
+                max((self._expiries[0][0] - self._clock.now()).total_seconds(), 0.0), 86_400
+            )
             loop = asyncio.get_running_loop()
             ref: weakref.ref[MemoryStreamStore] = weakref.ref(self)
             self._timer = loop.call_later(delay, _sweep_by_timer, ref)
 
     def _sweep(self, limit: int) -> int:
         """Remove at most `limit` expired streams, and set the timer for the next."""
-        now = _now()
+        now = self._clock.now()
         swept = 0
         while self._expiries and self._expiries[0][0] <= now and swept < limit:
             stream_id = heapq.heappop(self._expiries)[1]
@@ -289,6 +317,7 @@ class MemoryStreamStore:
                 self._end(stream_id)
                 swept += 1
             else:
+                # Mutations have moved its expiry since.
                 heapq.heappush(self._expiries, (stream.info.expires_at, stream_id))
         self._arm_timer()
         return swept
@@ -307,7 +336,7 @@ def _extend(stream: _Stream, chunks: tuple[bytes, ...], start: int) -> None:
 
 
 def _records_between(stream: _Stream, offset: int, end: int) -> list[Record]:
-    """The records from `offset`, which is below the tail, to `end`; at least one."""
+    """The records from `offset`, which is below the tail, to `end`, but never none."""
     first = bisect_right(stream.ends, offset)
     last = max(bisect_right(stream.ends, end), first + 1)
     chunks = stream.chunks[first:last]
@@ -315,7 +344,3 @@ def _records_between(stream: _Stream, offset: int, end: int) -> list[Record]:
     if start < offset:
         chunks[0] = chunks[0][offset - start :]
     return records_at([offset, *stream.ends[first : last - 1]], chunks)
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)

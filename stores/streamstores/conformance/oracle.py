@@ -45,6 +45,7 @@ class OracleStream:
     error: str | None = None
     version: int = -1
     created_at: datetime | None = None
+    updated_at: datetime | None = None
     left_at: set[int] = field(default_factory=set)
     """The tails at which the stream was not streaming: the offsets at which a follower may
     have ended."""
@@ -96,6 +97,7 @@ class OracleStream:
         if is_new_version:
             assert info.version > self.version, f"version {self.version} -> {info.version}"
             self.version = info.version
+            self.updated_at = info.updated_at
         if self.ttl is not None and is_new_version:
             assert info.expires_at is not None, "a ttl without an end"
             self.expires_at = info.expires_at
@@ -108,8 +110,8 @@ class OracleStream:
         said = (info.id, info.tail, str(info.state), info.error, dict(info.attributes))
         true = (self.id, len(self.data), self.state, self.error, self.attributes)
         assert said == true, f"the info says {said}, true is {true}"
-        said_too = (info.version, info.ttl, info.expires_at, info.created_at)
-        true_too = (self.version, self.ttl, self.expires_at, self.created_at)
+        said_too = (info.version, info.ttl, info.expires_at, info.created_at, info.updated_at)
+        true_too = (self.version, self.ttl, self.expires_at, self.created_at, self.updated_at)
         assert said_too == true_too, f"the info says {said_too}, true is {true_too}"
 
     def compare_page(self, page: Page, offset: int, max_bytes: int) -> None:

@@ -18,6 +18,7 @@ from tests.contract.broken import (
     processes,
     races,
     states,
+    times,
     waits,
 )
 from tests.contract.broken.registry import BROKEN, Broken
@@ -40,5 +41,6 @@ __all__ = [
     "processes",
     "races",
     "states",
+    "times",
     "waits",
 ]

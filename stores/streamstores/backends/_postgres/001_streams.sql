@@ -14,6 +14,7 @@ CREATE TABLE {streams} (
     error text,                  -- as JSON: it may contain NUL, which text cannot
     attributes text NOT NULL,    -- as JSON
     created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL,
     ttl double precision,        -- seconds
     expires_at timestamptz,
     due_at timestamptz

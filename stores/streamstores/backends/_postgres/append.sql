@@ -12,6 +12,7 @@ WITH applied AS (
         version = version + 1,
         error = coalesce($6, error),
         attributes = coalesce($7, attributes),
+        updated_at = clock_timestamp(),
         expires_at = CASE
             WHEN ttl IS NULL THEN expires_at
             ELSE clock_timestamp() + ttl * interval '1 second'

@@ -14,9 +14,9 @@ WITH replaced AS (
     FROM replaced
 ), created AS (
     INSERT INTO {streams} (
-        id, state, tail, version, attributes, created_at, ttl, expires_at, due_at
+        id, state, tail, version, attributes, created_at, updated_at, ttl, expires_at, due_at
     )
-    SELECT $1, $2, $3, $4, $5, now, $6::float8, ends_at, ends_at
+    SELECT $1, $2, $3, $4, $5, now, now, $6::float8, ends_at, ends_at
     FROM moment, coalesce(now + $6::float8 * interval '1 second', $7) AS ends_at
     ON CONFLICT (id) DO NOTHING
     RETURNING key, {columns}

@@ -73,6 +73,7 @@ def stream_info(stream_id: str, row: Row) -> StreamInfo:
         error=error,
         attributes=row["attributes"],
         created_at=row["created_at"],
+        updated_at=row["updated_at"],
         ttl=row["ttl"],
         expires_at=_aware(row["expires_at"]),
     )

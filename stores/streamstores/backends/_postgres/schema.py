@@ -22,7 +22,7 @@ CHANNEL_BYTES = 63
 (NAMEDATALEN - 1: https://www.postgresql.org/docs/current/sql-notify.html)"""
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,47}")
-_COLUMNS = "state, tail, version, error, attributes, created_at, ttl, expires_at"
+_COLUMNS = "state, tail, version, error, attributes, created_at, updated_at, ttl, expires_at"
 
 
 class Names(NamedTuple):

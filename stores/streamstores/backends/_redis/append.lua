@@ -34,12 +34,14 @@ end
 -- The records first: if their key holds something else, nothing has been changed yet.
 info[TAIL] = whole(add_records(tonumber(tail), FIRST_CHUNK))
 info[VERSION] = whole(info[VERSION] + 1)
+info[UPDATED_AT] = whole(now())
 if info[TTL] ~= '' then
   info[EXPIRES_AT] = sliding_end(info[TTL])
 end
 redis.call(
   'HSET', INFO_KEY,
-  'tail', info[TAIL], 'version', info[VERSION], 'expires_at', info[EXPIRES_AT]
+  'tail', info[TAIL], 'version', info[VERSION], 'updated_at', info[UPDATED_AT],
+  'expires_at', info[EXPIRES_AT]
 )
 if not is_plain then
   info[STATE] = new_state ~= '' and new_state or state
@@ -54,8 +56,8 @@ if info[TTL] ~= '' or (info[EXPIRES_AT] ~= '' and tail == '0') then
   set_end(info[EXPIRES_AT])
 end
 
--- All that a plain append has changed, so that followers elsewhere need not read: the old tail, ttl
--- and expires_at, the lengths of the records, and their bytes. For an append of 4 KiB without any
+-- All that a plain append has changed, so that followers elsewhere need not read: the old tail,
+-- updated_at, ttl and expires_at, the lengths of the records, and their bytes. For an append of 4 KiB without any
 -- subscriber it would be a third of the script's time, so the subscribers are counted first.
 local function news()
   if not is_plain or info[TAIL] - tail > 4096 then
@@ -69,7 +71,8 @@ local function news()
   for i = FIRST_CHUNK, #ARGV do
     lengths[i - FIRST_CHUNK + 1] = #ARGV[i]
   end
-  return '\n' .. tail .. '\n' .. info[TTL] .. '\n' .. info[EXPIRES_AT] .. '\n'
+  local times = info[UPDATED_AT] .. '\n' .. info[TTL] .. '\n' .. info[EXPIRES_AT]
+  return '\n' .. tail .. '\n' .. times .. '\n'
     .. table.concat(lengths, ',') .. '\n' .. table.concat(ARGV, '', FIRST_CHUNK)
 end
 

@@ -10,7 +10,8 @@
 -- waits for a confirmation (WAIT, WAITAOF) afterwards.
 
 local INFO_KEY, RECORDS_KEY = KEYS[1], KEYS[2]
-local STATE, TAIL, VERSION, CREATED_AT, TTL, EXPIRES_AT, ERROR, ATTRIBUTES = 1, 2, 3, 4, 5, 6, 7, 8
+local STATE, TAIL, VERSION, CREATED_AT, UPDATED_AT, TTL, EXPIRES_AT = 1, 2, 3, 4, 5, 6, 7
+local ERROR, ATTRIBUTES = 8, 9
 
 local function whole(number)
   return string.format('%.0f', number)
@@ -35,7 +36,8 @@ end
 local function living()
   local info = redis.call(
     'HMGET', INFO_KEY,
-    'state', 'tail', 'version', 'created_at', 'ttl', 'expires_at', 'error', 'attributes'
+    'state', 'tail', 'version', 'created_at', 'updated_at', 'ttl', 'expires_at', 'error',
+    'attributes'
   )
   if not info[STATE] or has_passed(info[EXPIRES_AT]) then
     return nil

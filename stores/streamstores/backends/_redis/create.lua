@@ -23,7 +23,7 @@ local created_at = whole(now())
 redis.call(
   'HSET', INFO_KEY,
   'state', state, 'tail', tail, 'version', version, 'created_at', created_at,
-  'ttl', ttl, 'expires_at', expires_at, 'error', '', 'attributes', attributes
+  'updated_at', created_at, 'ttl', ttl, 'expires_at', expires_at, 'error', '', 'attributes', attributes
 )
 -- The rest of an expired namesake, or of one whose info was evicted.
 redis.call('PERSIST', INFO_KEY)
@@ -35,4 +35,6 @@ elseif expires_at ~= '' then
   set_end(expires_at)
 end
 notify(sender, in_cluster)
-return reply('1', {state, tail, version, created_at, ttl, expires_at, '', attributes})
+return reply(
+  '1', {state, tail, version, created_at, created_at, ttl, expires_at, '', attributes}
+)

@@ -50,9 +50,8 @@ def parse_reply(stream_id: str, reply: bytes) -> ScriptReply | None:
     if not reply:
         return None
     try:
-        code, state, tail, version, created_at, ttl, expires_at, error, attributes = (
-            reply.split(b"\n")
-        )
+        code, state, tail, version, created_at, updated_at, *others = reply.split(b"\n")
+        ttl, expires_at, error, attributes = others
         info = stored_info(
             stream_id,
             state=state.decode(),
@@ -61,6 +60,7 @@ def parse_reply(stream_id: str, reply: bytes) -> ScriptReply | None:
             error=error_from_json(error),
             attributes=attributes,
             created_at=int(created_at),
+            updated_at=int(updated_at),
             ttl=float(ttl) if ttl else None,
             expires_at=int(expires_at) if expires_at else None,
         )
@@ -81,9 +81,10 @@ class Notice(NamedTuple):
 
 
 class News(NamedTuple):
-    """What a plain append added, and when the stream expires after it."""
+    """What a plain append added, when it was, and when the stream expires after it."""
 
     records: list[Record]
+    updated_at: datetime
     ttl: float | None
     expires_at: datetime | None
 
@@ -98,9 +99,10 @@ def notice_of(message: bytes) -> Notice:
 def news_in(text: bytes) -> News | None:
     """None if it is not what a script of ours wrote."""
     try:
-        start, ttl, expires_at, lengths, data = text.split(b"\n", 4)
+        start, updated_at, ttl, expires_at, lengths, data = text.split(b"\n", 5)
         return News(
             records_of(lengths, [data], int(start)),
+            from_microseconds(int(updated_at)),
             float(ttl) if ttl else None,
             from_microseconds(int(expires_at)) if expires_at else None,
         )

@@ -282,6 +282,7 @@ def _info_to_json(info: StreamInfo) -> dict[str, Any]:
         "error": info.error,
         "attributes": dict(info.attributes),
         "created_at": to_microseconds(info.created_at),
+        "updated_at": to_microseconds(info.updated_at),
         "ttl": info.ttl,
         "expires_at": None if expires_at is None else to_microseconds(expires_at),
     }
@@ -296,6 +297,7 @@ def _info_of(stream_id: str, fields: Mapping[str, Any]) -> StreamInfo:
         error=fields["error"],
         attributes=fields["attributes"],
         created_at=fields["created_at"],
+        updated_at=fields["updated_at"],
         ttl=fields["ttl"],
         expires_at=fields["expires_at"],
     )

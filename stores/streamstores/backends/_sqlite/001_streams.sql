@@ -10,6 +10,7 @@ CREATE TABLE streamstores_streams (
     error      TEXT,
     attributes TEXT,
     created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
     ttl        REAL,
     expires_at INTEGER,
     changed    INTEGER NOT NULL

@@ -28,13 +28,16 @@ _SLICE = 'FROM streamstores_records WHERE stream = ?1 ORDER BY "end" LIMIT ?2'
 
 _INSERT = (
     "INSERT INTO streamstores_streams"
-    " (id, state, tail, version, error, attributes, created_at, ttl, expires_at, changed)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " (id, state, tail, version, error, attributes, created_at, updated_at, ttl, expires_at,"
+    " changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_GROW = "UPDATE streamstores_streams SET tail = ?, version = ?, expires_at = ? WHERE key = ?"
+_GROW = (
+    "UPDATE streamstores_streams SET tail = ?, version = ?, updated_at = ?, expires_at = ?"
+    " WHERE key = ?"
+)
 _UPDATE = (
     "UPDATE streamstores_streams SET state = ?, tail = ?, version = ?, error = ?,"
-    " attributes = ?, expires_at = ?, changed = ? WHERE key = ?"
+    " attributes = ?, updated_at = ?, expires_at = ?, changed = ? WHERE key = ?"
 )
 
 
@@ -45,7 +48,8 @@ def create(transaction: Transaction, creation: Creation) -> StreamInfo:
             raise StreamExists(f"stream {creation.stream_id!r} exists", existing.info)
         transaction.end(creation.stream_id, existing.key)
     info = creation.begun(transaction.moment)
-    info = info._replace(created_at=transaction.writer.take_creation_time(info.created_at))
+    moment = transaction.writer.take_creation_time(info.created_at)
+    info = info._replace(created_at=moment, updated_at=moment)
     changed = transaction.writer.take_number()
     values = (
         info.id,
@@ -55,6 +59,7 @@ def create(transaction: Transaction, creation: Creation) -> StreamInfo:
         info.error,
         attributes_to_json(info.attributes),
         bounds.to_microseconds(info.created_at),
+        bounds.to_microseconds(info.updated_at),
         info.ttl,
         _microseconds(info.expires_at),
         changed,
@@ -81,9 +86,10 @@ def _write(transaction: Transaction, row: StreamRow, after: StreamInfo) -> None:
     """Write no more than what changed: each index costs, and each page of the file."""
     key, before, changed = row
     writer = transaction.writer
+    updated_at = bounds.to_microseconds(after.updated_at)
     expires_at = _microseconds(after.expires_at)
     if writer.has_highest_number(row) and _has_only_grown(before, after):
-        values: tuple[Any, ...] = (after.tail, after.version, expires_at, key)
+        values: tuple[Any, ...] = (after.tail, after.version, updated_at, expires_at, key)
         transaction.connection.execute(_GROW, values)
     else:
         if not writer.has_highest_number(row):
@@ -94,6 +100,7 @@ def _write(transaction: Transaction, row: StreamRow, after: StreamInfo) -> None:
             after.version,
             after.error,
             attributes_to_json(after.attributes),
+            updated_at,
             expires_at,
             changed,
             key,

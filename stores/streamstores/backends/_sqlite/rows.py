@@ -9,7 +9,8 @@ from streamstores.stored_form import stored_info
 from streamstores.values import StreamInfo
 
 COLUMNS = (
-    "key, id, state, tail, version, error, attributes, created_at, ttl, expires_at, changed"
+    "key, id, state, tail, version, error, attributes, created_at, updated_at, ttl,"
+    " expires_at, changed"
 )
 _SELECT = f"SELECT {COLUMNS} FROM streamstores_streams WHERE id = ?"
 
@@ -30,8 +31,8 @@ def find_row(connection: sqlite3.Connection, stream_id: str) -> StreamRow | None
 
 def stream_row(row: tuple[Any, ...]) -> StreamRow:
     """The meaning of `COLUMNS`. Raises `CorruptData` if no store can have written them."""
-    key, stream_id, state, tail, version, error, attributes, created_at, ttl = row[:9]
-    expires_at, changed = row[9:]
+    key, stream_id, state, tail, version, error, attributes = row[:7]
+    created_at, updated_at, ttl, expires_at, changed = row[7:]
     info = stored_info(
         stream_id,
         state=state,
@@ -40,6 +41,7 @@ def stream_row(row: tuple[Any, ...]) -> StreamRow:
         error=error,
         attributes=attributes,
         created_at=created_at,
+        updated_at=updated_at,
         ttl=ttl,
         expires_at=expires_at,
     )

@@ -158,7 +158,7 @@ async def check_a_refused_mutation_is_not_told(harness: Harness) -> None:
 
 @check(5, "changes")
 async def check_of_racing_commits_only_the_winner_is_told(harness: Harness) -> None:
-    """Of appends that race for the same version, only the one that won is told."""
+    """Of appends that race for the same version, only the winner is told."""
     store = await harness.open()
     info = await store.create(harness.new_id())
     listener = Listener(store, info)
@@ -176,7 +176,7 @@ async def check_of_racing_commits_only_the_winner_is_told(harness: Harness) -> N
 
 @check(5, "changes")
 async def check_closing_the_store_closes_its_changes(harness: Harness) -> None:
-    """When the store is closed, waiting subscriptions and later ones get StoreUnavailable."""
+    """When the store is closed, its subscriptions get StoreUnavailable, now and later."""
     store = await harness.open_new()
     info = await store.create(harness.new_id())
     changes = changes_in(store)

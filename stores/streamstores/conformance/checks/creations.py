@@ -27,7 +27,7 @@ LOOK_SECONDS = 0.5
 
 @check(2)
 async def check_a_first_append_creates(harness: Harness) -> None:
-    """append_or_create creates a stream as asked, and appends to one that exists."""
+    """append_or_create creates a stream as asked, and appends to it if it exists."""
     store = await harness.open()
     stream_id = harness.new_id()
     created = await append_or_create(store, stream_id, b"a", ttl=600, attributes={"x": "y"})
@@ -43,8 +43,7 @@ async def check_a_first_append_creates(harness: Harness) -> None:
 
 @check(2)
 async def check_racing_first_appends_all_land(harness: Harness) -> None:
-    """Of racing calls of append_or_create for a new id one creates it, and each record is
-    there once."""
+    """If calls of append_or_create race for a new id, each record is there once."""
     store, other = await harness.open(), await harness.open()
     for _ in range(5):
         stream_id = harness.new_id()
