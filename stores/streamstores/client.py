@@ -11,14 +11,13 @@ connection never pays for a second answer.
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from streamstores._client import requests
-from streamstores._client.answers import Cut, ping_seconds
+from streamstores._client.answers import Cut, ping_seconds, text_of_json
 from streamstores._client.callbacks import call_safely
 from streamstores._client.connection import Connection, HttpClient
 from streamstores._client.requests import WireRequest
@@ -388,7 +387,7 @@ class Stream:
 
     def _take_content(self, event: ServerSentEvent) -> None:
         if event.name in ("", "text"):
-            piece: str = json.loads(event.data) if event.name else event.data
+            piece = text_of_json(event.data) if event.name else event.data
             self._text.append(piece)
             self._pieces.append(piece)
         else:

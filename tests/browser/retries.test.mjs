@@ -163,3 +163,15 @@ for (const ping of ["0", "-1", "NaN", "Infinity", "soon"]) {
     stream.abort();
   });
 }
+
+for (const data of ["7", "null", '"unfinished']) {
+  test(`the text ${data} is a bad answer`, async () => {
+    const { server, stream } = start();
+    void stream.send("Why?");
+    const exchange = await server.next();
+    exchange.open();
+    exchange.send(event("text", data, 3), DONE);
+    await until(() => stream.status === "error");
+    assert.equal(stream.error.code, "bad_answer");
+  });
+}

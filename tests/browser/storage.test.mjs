@@ -75,3 +75,14 @@ test("the id of an answer that is not kept is forgotten", async () => {
   assert.equal(stream.text, "one");
   assert.equal(storage.getItem("chat"), null);
 });
+
+test("a stored id that no address can carry is an error once", async () => {
+  const storage = new MemoryStorage();
+  storage.setItem("chat", "\ud800");
+  const { server, stream } = start({ persist: "chat", storage });
+  void stream.follow();
+  await until(() => stream.status === "error");
+  assert.equal(stream.error.code, "invalid_id");
+  assert.equal(server.requests.length, 0);
+  assert.equal(storage.getItem("chat"), null);
+});

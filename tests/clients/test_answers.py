@@ -79,6 +79,27 @@ async def refusal_of(stopping: asyncio.Task[None]) -> StreamError:
     return raised.value
 
 
+async def test_a_body_that_cannot_be_decoded_is_tried_again(
+    stream: Stream, server: ScriptedServer
+) -> None:
+    await stream.send("hello")
+    await (await server.next()).answer(503, "not gzip", Content_Encoding="gzip")
+    garbled = await server.next()
+    await garbled.begin(X_Stream_Id="x", Content_Encoding="gzip")
+    await garbled.send(b"not gzip")
+    await (await server.next()).open(DONE)
+    assert await stream.wait() is Status.DONE
+
+
+@pytest.mark.parametrize("data", ["7", "null", '"unfinished'])
+async def test_text_that_is_not_a_json_string_is_a_bad_answer(
+    stream: Stream, server: ScriptedServer, data: str
+) -> None:
+    await stream.send("hello")
+    await (await server.next()).open(event("text", data, 3), DONE)
+    assert (await error_of(stream)).code == "bad_answer"
+
+
 async def test_an_httpx2_client_reconnects_as_one_of_httpx_does(server: ScriptedServer) -> None:
     httpx2 = pytest.importorskip("httpx2", reason="httpx2 is not installed")
     async with httpx2.AsyncClient() as client:

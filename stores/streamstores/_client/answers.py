@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -74,6 +75,15 @@ def retry_after_seconds(value: str | None) -> float:
             moment = parsedate_to_datetime(value)
             seconds = (moment - datetime.now(timezone.utc)).total_seconds()
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_SECONDS)
+
+
+def text_of_json(data: str) -> str:
+    """The text of an event `text`, which is a JSON string."""
+    with suppress(ValueError):
+        text = json.loads(data)
+        if isinstance(text, str):
+            return text
+    raise StreamError("an event `text` is not a JSON string", code="bad_answer")
 
 
 def ping_seconds(response: Any) -> float:

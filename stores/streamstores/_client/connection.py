@@ -112,7 +112,7 @@ def _lost_as_cut(client: HttpClient) -> Generator[None, None, None]:
         yield
     except library.UnsupportedProtocol:
         raise  # a wrong URL stays wrong
-    except (library.TransportError, library.TooManyRedirects) as exc:
+    except library.RequestError as exc:  # of the transport, a decoder, or too many redirects
         raise Cut(str(exc) or type(exc).__name__) from exc
     except TimeoutError as exc:
         raise Cut("the server was silent for too long") from exc
@@ -122,6 +122,6 @@ def _library_of(client: HttpClient) -> Any:
     """The module whose exceptions a client raises: httpx, or a successor such as httpx2."""
     for cls in type(client).__mro__:
         library = sys.modules.get(cls.__module__.partition(".")[0])
-        if hasattr(library, "AsyncClient") and hasattr(library, "TransportError"):
+        if hasattr(library, "AsyncClient") and hasattr(library, "RequestError"):
             return library
     return httpx

@@ -727,7 +727,7 @@ export class Stream {
       if (this.#state.text === "") this.#forget(reader.id); // no server knows it later
     }
     if (name === "" || name === "text") {
-      const piece = name === "text" ? String(JSON.parse(data)) : data;
+      const piece = name === "text" ? textOfJson(data) : data;
       this.#change({ text: this.#state.text + piece });
       tell(this.#options.onText, piece);
     } else {
@@ -1162,6 +1162,18 @@ function pingSeconds(response) {
   return seconds > 0 && Number.isFinite(seconds) ? seconds : DEFAULT_PING_SECONDS;
 }
 
+/**
+ * The text of an event `text`, which is a JSON string.
+ *
+ * @param {string} data
+ * @returns {string}
+ */
+function textOfJson(data) {
+  const text = JSON.parse(data);
+  if (typeof text !== "string") throw new SyntaxError("an event `text` is not a JSON string");
+  return text;
+}
+
 /** @param {StreamError} cause */
 function notKept(cause) {
   const message = `the rest is lost, because this server keeps nothing: ${cause.message}`;
@@ -1236,6 +1248,10 @@ function asStreamError(error) {
   if (error instanceof StreamError) return error;
   if (error instanceof SyntaxError) {
     return new StreamError(error.message, { code: "bad_answer", status: 200, cause: error });
+  }
+  if (error instanceof URIError) {
+    // A lone surrogate in the id. No address can carry it, as little as a server would take it.
+    return new StreamError("not a stream id", { code: "invalid_id", status: 400, cause: error });
   }
   const message = error instanceof Error ? error.message : String(error);
   return new StreamError(message, { code: "network", cause: error });
