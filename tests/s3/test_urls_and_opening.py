@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import os
 import socket
 import warnings
 
@@ -217,3 +219,35 @@ async def test_a_frozen_server_is_given_up_on(server: S3Server) -> None:
         await store.info("a")
     await store.aclose()
     frozen.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_a_forked_child_is_told_to_open_a_store_of_its_own(place: Place) -> None:
+    store = await place.store()
+    await store.create("a")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            _use_an_inherited_store(store)
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert (await store.append("a", b"1")).tail == 1
+
+
+def _use_an_inherited_store(store: S3StreamStore) -> None:
+    calls = [
+        lambda: store.info("a"),
+        lambda: store.append("a", b"x"),
+        lambda: store.wait("a", version=0, timeout=1),
+        store.sweep,
+        lambda: store.list().__anext__(),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidRequest, match="fork"):
+            asyncio.run(asyncio.wait_for(call(), 5))  # type: ignore[operator]
+    asyncio.run(asyncio.wait_for(store.aclose(), 5))
+    store.__del__()

@@ -12,6 +12,7 @@ from typing import Any
 
 from streamstores import limits as bounds
 from streamstores import methods
+from streamstores.backends._fork import ForkGuard
 from streamstores.backends._s3 import bucket_policies
 from streamstores.backends._s3.background_tasks import BackgroundTasks, result_of
 from streamstores.backends._s3.bucket import Bucket
@@ -85,6 +86,7 @@ class S3StreamStore:
     ) -> None:
         self._options = options = parse_s3_url(url, has_client=client is not None)
         self.limits = limits or Limits(linger=options.linger)
+        self._fork_guard = ForkGuard()
         self._tasks = BackgroundTasks()
         self._opening: asyncio.Task[None] | None = None
 
@@ -237,6 +239,8 @@ class S3StreamStore:
         if self._is_closed:
             return
         self._is_closed = True
+        if self._fork_guard.is_inherited:
+            return  # the threads and tasks are those of the process that forked this one
         give_up_at = time.monotonic() + self._options.timeout
 
         def left() -> float:
@@ -262,11 +266,13 @@ class S3StreamStore:
 
     async def _open(self) -> None:
         """Connect and check the server, once; after a failure the next call tries again."""
+        self._fork_guard.check()
         if self._is_closed:
             raise InvalidRequest("the store is closed")
         if self._is_open:
             return
         if self._opening is None or self._opening.done():
+            self._fork_guard.opened()
             self._opening = self._tasks.start(self._connect())
         await result_of(self._opening, StoreUnavailable("the store was closed"))
 
@@ -302,7 +308,7 @@ class S3StreamStore:
             return None
 
     def __del__(self) -> None:
-        if not self._is_open or self._is_closed:
+        if not self._is_open or self._is_closed or self._fork_guard.is_inherited:
             return
         warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         if self._sweeping is not None:
