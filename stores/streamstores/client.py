@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from streamstores._client import requests
 from streamstores._client.answers import Cut, ping_seconds, text_of_json
 from streamstores._client.callbacks import call_safely
-from streamstores._client.connection import Connection, HttpClient
+from streamstores._client.connection import HttpClient, HttpConnection
 from streamstores._client.requests import WireRequest
 from streamstores._client.retries import RetryBudget
 from streamstores._client.statuses import Status, StreamError, StreamEvent
@@ -88,7 +88,7 @@ class Stream:
         """The byte offset after everything that has arrived."""
         self.status = Status.IDLE
         self.error: StreamError | None = None
-        self._connection = Connection(endpoint, client, headers)
+        self._connection = HttpConnection(endpoint, client, headers)
         self._retries = retries
         self._backoff = backoff
         self._on_change = on_change

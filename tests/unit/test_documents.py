@@ -36,3 +36,11 @@ def test_the_index_of_decisions_has_each_of_them_once() -> None:
     assert sorted(listed) == sorted(
         p.name for p in DECISIONS.glob("*.md") if p.stem != "README"
     )
+
+
+def test_every_module_that_the_architecture_names_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`(?:[\w/]+/)?(\w+\.(?:py|js))`", text))
+    existing = {path.name for path in (ROOT / "stores").rglob("*.*")}
+    assert len(named) > 10
+    assert named <= existing

@@ -58,7 +58,7 @@ class OpenAnswer:
         self._scope.deadline = anyio.current_time() + seconds
 
 
-class Connection:
+class HttpConnection:
     """Requests to one endpoint, over a client of the user's or one made at the first use."""
 
     def __init__(
