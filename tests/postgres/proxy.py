@@ -18,6 +18,7 @@ class Proxy:
     def __init__(self, url: str) -> None:
         self._target = urlsplit(url)
         self._writers: set[asyncio.StreamWriter] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._gates: set[asyncio.Event] = set()
         self._is_holding = False
         self._silencing: bytes | None = None
@@ -56,6 +57,7 @@ class Proxy:
         gate = asyncio.Event()
         self._gates.add(gate)
         self._writers.add(writer)
+        self._clients.add(writer)
         if self._is_holding:
             self.held += 1
         else:
@@ -92,6 +94,12 @@ class Proxy:
             self.silenced += 1
             gate.clear()
         return data if self._replacement is None else data.replace(*self._replacement)
+
+    def cut_clients(self) -> None:
+        """Clients lose their connections; the server does not hear of it until `release`."""
+        self.silence()
+        for writer in self._clients:
+            writer.transport.abort()
 
     def abort(self) -> None:
         for writer in self._writers:

@@ -27,6 +27,7 @@ from tests.postgres.conftest import (
     until,
     waits_for_a_lock,
 )
+from tests.postgres.proxy import proxy_to
 from tests.services.postgres import shared, with_options
 
 # ---- refused by the server: nothing was applied
@@ -106,6 +107,30 @@ async def test_a_session_cut_in_mid_append_leaves_the_outcome_open(url, admin):
             with pytest.raises(OutcomeUnknown):
                 await append
         assert (await store.append(stream_id, b"2")).tail == 1
+
+
+@pytest.mark.parametrize("lost", ["cut", "silent"])
+async def test_an_append_of_unknown_outcome_does_not_land_later(url, admin, lost):
+    """The server still waits for the row's lock when the client has lost its session."""
+    stream_id, name = new_id(), new_id()
+    async with open_store(url) as store, proxy_to(url) as proxy:
+        before = await store.create(stream_id)
+        patience = "1" if lost == "silent" else "30"
+        through = with_options(proxy.url, application_name=name, command_timeout=patience)
+        async with open_store(through) as other:
+            await other.info(stream_id)
+            async with locked(url, stream_id):
+                append = asyncio.ensure_future(other.append(stream_id, b"1"))
+                await until(lambda: waits_for_a_lock(admin, name))
+                if lost == "silent":
+                    proxy.silence()
+                else:
+                    proxy.cut_clients()
+                with pytest.raises(OutcomeUnknown):
+                    await append
+                assert not await waits_for_a_lock(admin, name)
+            assert await store.info(stream_id) == before
+            assert (await other.append(stream_id, b"1", version=before.version)).tail == 1
 
 
 async def test_a_killed_server_is_unavailable_and_used_again_when_it_is_back(server):

@@ -1,10 +1,9 @@
-"""Behind PgBouncer in transaction mode, where no two statements share a session for sure."""
+"""Behind PgBouncer in transaction mode, where each statement may get another session."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -12,12 +11,12 @@ import pytest
 from streamstores import PostgresStreamStore, open_store
 from streamstores.backends._postgres import notices
 from streamstores.conformance import Check, all_checks, run_check, target_of
-from tests.postgres.conftest import until
-from tests.postgres.test_notices import followed
+from tests.postgres.conftest import new_id, until
+from tests.postgres.test_notices import followed, hears
 from tests.services import Unavailable, give_up
 from tests.services.postgres import pgbouncer, shared, with_options
 
-# Where statements that were torn apart, or given to another session, would show.
+# Their checks fail if statements are torn apart or given to another session.
 CLAUSES = (2, 9)
 
 
@@ -46,11 +45,11 @@ def test_the_contract_holds_behind_a_pooler(pooled: str, check: Check) -> None:
     run_check(check, target_of(with_options(pooled, notify="false", statement_cache_size=0)))
 
 
-async def test_behind_a_pooler_no_call_gets_another_ones_statement(pooled):
-    """Calls of every kind at once: each statement is prepared without a name, in whatever
-    server session comes next."""
+async def test_behind_a_pooler_no_call_gets_the_statement_of_another(pooled):
+    """Calls of every kind run at once. Each statement is prepared without a name, in the server
+    session that comes next."""
     through = with_options(pooled, notify="false", statement_cache_size=0)
-    ids = [secrets.token_hex(8) for _ in range(10)]
+    ids = [new_id() for _ in range(10)]
     async with open_store(through) as store:
 
         async def use(stream_id: str) -> None:
@@ -67,7 +66,7 @@ async def test_behind_a_pooler_no_call_gets_another_ones_statement(pooled):
 
 async def test_behind_a_pooler_polling_and_no_statement_cache_work(pooled, direct):
     through = with_options(pooled, notify="false", statement_cache_size=0)
-    ids = [secrets.token_hex(8) for _ in range(20)]
+    ids = [new_id() for _ in range(20)]
     async with open_store(through) as store, open_store(through) as other:
         await asyncio.gather(*(store.create(each, b"0", ttl=60) for each in ids))
         tasks = await followed(other, ids, 2)
@@ -81,11 +80,11 @@ async def test_behind_a_pooler_polling_and_no_statement_cache_work(pooled, direc
             await store.delete(each)
 
 
-async def test_behind_a_pooler_notices_are_found_missing_and_the_poll_goes_on(
+async def test_behind_a_pooler_a_store_warns_that_notices_do_not_arrive_and_polls(
     pooled, direct, caplog, monkeypatch
 ):
     monkeypatch.setattr(notices, "ECHO_SECONDS", 0.2)
-    stream_id = secrets.token_hex(8)
+    stream_id = new_id()
     await direct.create(stream_id)
     through = with_options(pooled, statement_cache_size=0, poll_interval=0.3)
     with caplog.at_level(logging.WARNING, "streamstores.postgres"):
@@ -98,3 +97,22 @@ async def test_behind_a_pooler_notices_are_found_missing_and_the_poll_goes_on(
             await until(is_told)
             await direct.append(stream_id, b"1", state="done")
             assert await asyncio.wait_for(task, 15) == b"1"
+
+
+async def test_behind_a_pooler_a_store_that_cannot_listen_still_sends_notices(
+    pooled, url, direct, monkeypatch
+):
+    monkeypatch.setattr(notices, "ECHO_SECONDS", 0.2)
+    stream_id = new_id()
+    through = with_options(pooled, statement_cache_size=0)
+    async with (
+        open_store(through) as store,
+        open_store(with_options(url, poll_interval=600)) as listener,
+    ):
+        await direct.create(stream_id)
+        follower = await hears(listener, direct, stream_id)
+        with store.changes.subscribe(stream_id):  # it tries to listen all the time
+            for number in range(10):
+                await store.append(stream_id, b"%d" % number)
+                record = await asyncio.wait_for(follower.__anext__(), 30)
+                assert record.data == b"%d" % number

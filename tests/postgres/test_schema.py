@@ -1,4 +1,4 @@
-"""How the tables come to be: by whom, how often, and where."""
+"""The tables: made once, by any process, and migrated step by step."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def test_a_schema_of_a_newer_release_is_used_as_it_is(empty):
         assert (await store.append("a", b"!")).tail == 5
 
 
-async def test_a_user_who_may_create_nothing_works_in_a_schema_that_is_there(empty):
+async def test_a_user_without_the_right_to_create_works_in_an_existing_schema(empty):
     async with open_store(empty) as owner, connection(empty) as admin:
         schema = table(empty, "streams").partition(".")[0]
         user = f"clerk_{secrets.token_hex(4)}"
@@ -131,7 +131,7 @@ async def test_a_user_who_may_create_nothing_works_in_a_schema_that_is_there(emp
             await admin.execute(f"DROP OWNED BY {user}; DROP ROLE {user}")
 
 
-async def test_a_user_who_may_create_nothing_is_told_where_nothing_is_there(empty):
+async def test_a_user_without_the_right_to_create_is_told_so_if_tables_are_missing(empty):
     async with connection(empty) as admin:
         user = f"clerk_{secrets.token_hex(4)}"
         await admin.execute(f"CREATE ROLE {user} LOGIN PASSWORD 'pass'")
@@ -171,7 +171,7 @@ async def test_a_database_that_cannot_hold_every_id_is_refused():
 
 
 @pytest.mark.parametrize("name", ["", "a-b", 'x"; DROP TABLE y', "1st", "é", "x" * 49, "a\n"])
-def test_a_name_that_is_no_identifier_is_refused(name):
+def test_a_name_that_is_not_an_identifier_is_refused(name):
     with pytest.raises(InvalidRequest, match="schema"):
         PostgresStreamStore("postgresql://localhost/x", schema=name)
     if name:

@@ -1,21 +1,20 @@
-"""What the tables hold: records to the byte, pages that touch no more, storage given back."""
+"""What the tables hold: exact bytes, pages that read no more than they give, and sweeping."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import random
-import secrets
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
 from streamstores import CorruptData, PostgresStreamStore, StreamNotFound, follow
 from streamstores.backends._postgres import sweeper
-from tests.postgres.conftest import table, until
+from tests.postgres.conftest import new_id, schema_of, table, until
 from tests.services.postgres import with_options
 
 
@@ -25,12 +24,8 @@ async def store(url: str) -> AsyncIterator[PostgresStreamStore]:
         yield store
 
 
-def id_() -> str:
-    return secrets.token_hex(8)
-
-
 async def rows(admin: asyncpg.Connection, url: str) -> tuple[int, int]:
-    """How many rows of ended streams there are, and of records that belong to none."""
+    """How many rows there are of streams that are gone, and of records without a stream."""
     streams, records = table(url, "streams"), table(url, "records")
     row = await admin.fetchrow(
         f"SELECT (SELECT count(*) FROM {streams} WHERE id IS NULL), (SELECT count(*) "
@@ -43,7 +38,7 @@ async def rows(admin: asyncpg.Connection, url: str) -> tuple[int, int]:
 async def test_pages_of_any_size_from_any_offset_give_the_bytes_back(store):
     """Against the plain concatenation of what was appended."""
     rng = random.Random(7)
-    stream_id, chunks = id_(), []
+    stream_id, chunks = new_id(), []
     await store.create(stream_id)
     for _ in range(40):
         batch = [rng.randbytes(rng.choice([1, 2, 7, 100, 3_000, 12_000])) for _ in range(5)]
@@ -64,7 +59,7 @@ async def test_pages_of_any_size_from_any_offset_give_the_bytes_back(store):
 
 @pytest.mark.parametrize(("size", "rows"), [(20, 1), (4_096, 1), (10_000, 8), (65_536, 8)])
 async def test_small_records_come_in_one_row_and_big_ones_in_a_row_each(store, size, rows):
-    stream_id = id_()
+    stream_id = new_id()
     await store.create(stream_id, *[b"x" * size] * 8)
     assert len(await store._database.run(store._sql.read, stream_id, 0, 2**20)) == rows
     page = await store.read(stream_id)
@@ -74,7 +69,7 @@ async def test_small_records_come_in_one_row_and_big_ones_in_a_row_each(store, s
 @pytest.mark.parametrize("size", [20, 10_000])
 @pytest.mark.parametrize("lost", [0, 3, 7])
 async def test_a_record_that_is_missing_is_corrupt_data(store, url, admin, size, lost):
-    stream_id = id_()
+    stream_id = new_id()
     await store.create(stream_id, *[b"x" * size] * 8)
     await admin.execute(
         f"DELETE FROM {table(url, 'records')} USING {table(url, 'streams')} "
@@ -88,15 +83,15 @@ async def test_a_record_that_is_missing_is_corrupt_data(store, url, admin, size,
 
 
 async def test_a_new_connection_asks_the_server_about_no_types(url):
-    """Of all arrays asyncpg knows that of texts; any other costs three statements on each
-    new connection, which take longer than all that a store does with it at first."""
+    """An array of text is the only one that asyncpg knows. Any other costs three statements on
+    each new connection, which take longer than the first append."""
     statements: list[str] = []
 
     async def listen_in(connection: asyncpg.Connection) -> None:
         connection.add_query_logger(lambda query: statements.append(query.query))
 
     plain = urlsplit(url)._replace(query="").geturl()
-    schema = parse_qs(urlsplit(url).query)["schema"][0]
+    schema = schema_of(url)
     async with asyncpg.create_pool(plain, min_size=1, max_size=3, init=listen_in) as pool:
         for notify in (True, False):
             async with PostgresStreamStore(pool, schema=schema, notify=notify) as store:
@@ -107,8 +102,8 @@ async def test_a_new_connection_asks_the_server_about_no_types(url):
 
 
 async def _use_all(store: PostgresStreamStore) -> None:
-    """Every statement of a store, with a follower that hears of a change."""
-    stream_id = id_()
+    """Run every statement of a store, with a follower that hears of a change."""
+    stream_id = new_id()
     await store.create(stream_id, b"1", b"2", ttl=60)
     follower = follow(store, stream_id)
     assert [(await follower.__anext__()).data for _ in range(2)] == [b"1", b"2"]
@@ -121,15 +116,15 @@ async def _use_all(store: PostgresStreamStore) -> None:
     await store.sweep()
 
 
-async def test_a_page_touches_no_more_of_a_long_stream_than_it_gives(store, url, admin):
-    stream_id = id_()
+async def test_a_page_of_a_long_stream_reads_no_more_blocks_than_it_needs(store, url, admin):
+    stream_id = new_id()
     await store.create(stream_id)
     for _ in range(10):
         await store.append(stream_id, *[b"x" * 100] * 5_000)
     await admin.execute(f"ANALYZE {table(url, 'records')}")
     for offset in (0, 2_500_000, 4_999_000):
         explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {store._sql.read}"
-        # As a statement that has been prepared for long: with a plan for any parameters.
+        # With a plan for any parameters, as a statement has that has been prepared for long.
         async with admin.transaction():
             await admin.execute("SET LOCAL plan_cache_mode = force_generic_plan")
             answer = await admin.fetchval(explain, stream_id, offset, 1_000)
@@ -139,9 +134,9 @@ async def test_a_page_touches_no_more_of_a_long_stream_than_it_gives(store, url,
 
 
 async def test_an_append_rewrites_no_index_of_the_streams_row(url, admin):
-    """HOT updates: else each append, which slides the expiry too, would leave a dead entry
-    in every index."""
-    stream_id, name = id_(), table(url, "streams")
+    """It is a HOT update. Otherwise each append would leave a dead entry in every index,
+    because it slides the expiry too."""
+    stream_id, name = new_id(), table(url, "streams")
     counts = (
         "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_all_tables WHERE relid = $1::regclass"
     )
@@ -159,7 +154,7 @@ async def test_an_append_rewrites_no_index_of_the_streams_row(url, admin):
 
 
 async def test_a_long_stream_is_gone_at_once_and_its_records_soon(store, url, admin):
-    stream_id = id_()
+    stream_id = new_id()
     await store.create(stream_id)
     for _ in range(3):
         await store.append(stream_id, *[b"x"] * (sweeper.RECORDS_AT_ONCE // 2))
@@ -176,8 +171,8 @@ async def test_a_long_stream_is_gone_at_once_and_its_records_soon(store, url, ad
     assert (await store.read(stream_id)).records == [(0, b"new")]
 
 
-async def test_an_id_that_expired_and_began_anew_leaves_nothing_behind(store, url, admin):
-    stream_id = id_()
+async def test_an_expired_id_that_is_created_again_leaves_nothing_behind(store, url, admin):
+    stream_id = new_id()
     await store.create(stream_id, b"old", expires_at=datetime.now(timezone.utc))
     await store.create(stream_id, b"newer")
     assert (await store.read(stream_id)).records == [(0, b"newer")]
@@ -186,28 +181,40 @@ async def test_an_id_that_expired_and_began_anew_leaves_nothing_behind(store, ur
     assert (await store.info(stream_id)).tail == 5
 
 
+async def test_a_stream_that_replaces_an_expired_one_is_always_younger(store, url, admin):
+    """`created_at` tells them apart, even if the clock was set back in between."""
+    stream_id = new_id()
+    old = await store.create(stream_id, expires_at=datetime.now(timezone.utc))
+    back = f"UPDATE {table(url, 'streams')} SET created_at = now() + interval '1 hour'"
+    await admin.execute(f"{back} WHERE id = $1", stream_id)
+    new = await store.create(stream_id)
+    assert new.created_at > old.created_at + timedelta(minutes=59)
+    assert await store.info(stream_id) == new
+
+
 async def test_a_sweep_counts_what_expired_and_spares_what_moved_its_end(store, url, admin):
     await store.sweep()
     past = datetime.now(timezone.utc) - timedelta(seconds=1)
-    kept, moved = id_(), id_()
+    kept, moved = new_id(), new_id()
     for stream_id in (kept, moved):
         await store.create(stream_id, ttl=600)
     await store.expire(kept)
-    # As where the ends that they had at first have come.
+    # As if the ends that they had at first had come.
     due = f"UPDATE {table(url, 'streams')} SET due_at = now() WHERE id = ANY($1)"
     await admin.execute(due, [kept, moved])
-    await asyncio.gather(*(store.create(id_(), b"x", expires_at=past) for _ in range(5)))
+    await asyncio.gather(*(store.create(new_id(), b"x", expires_at=past) for _ in range(5)))
     assert [await store.sweep(limit=3), await store.sweep(), await store.sweep()] == [3, 2, 0]
     assert (await store.info(kept)).expires_at is None
     assert (await store.info(moved)).ttl == 600
-    await store.expire(moved, expires_at=past)  # nearer than where the sweep put it off to
+    # Nearer than the time to which the sweep put it off.
+    await store.expire(moved, expires_at=past)
     assert await store.sweep() == 1
 
 
 async def test_sweeps_at_once_count_each_stream_once(store, url):
     await store.sweep()
     past = datetime.now(timezone.utc) - timedelta(seconds=1)
-    await asyncio.gather(*(store.create(id_(), expires_at=past) for _ in range(60)))
+    await asyncio.gather(*(store.create(new_id(), expires_at=past) for _ in range(60)))
     async with PostgresStreamStore.from_url(url) as other:
         counts = await asyncio.gather(*(each.sweep() for each in (store, other) * 4))
     assert sum(counts) == 60
@@ -217,7 +224,7 @@ async def test_expired_streams_are_swept_without_a_call(store, url, admin, monke
     monkeypatch.setattr(sweeper, "INTERVAL_SECONDS", 0.05)
     past = datetime.now(timezone.utc) - timedelta(seconds=1)
     async with PostgresStreamStore.from_url(url) as sweeping_store:
-        await sweeping_store.create(id_(), b"x", expires_at=past)
+        await sweeping_store.create(new_id(), b"x", expires_at=past)
 
         async def nothing_is_left() -> bool:
             due = f"SELECT count(*) FROM {table(url, 'streams')} WHERE expires_at < now()"
@@ -237,7 +244,7 @@ async def test_expired_streams_are_swept_without_a_call(store, url, admin, monke
     ids=["last", "beyond the last", "far", "elsewhere"],
 )
 async def test_an_end_however_far_is_kept_to_the_microsecond(store, moment):
-    stream_id = id_()
+    stream_id = new_id()
     last = datetime.max.replace(tzinfo=timezone.utc)
     expected = last if moment.replace(tzinfo=timezone.utc) == last else moment
     assert (await store.create(stream_id, expires_at=moment)).expires_at == expected
@@ -245,16 +252,16 @@ async def test_an_end_however_far_is_kept_to_the_microsecond(store, moment):
     assert (await store.append(stream_id, b"1")).expires_at == expected
 
 
-async def test_an_end_before_every_calendar_ends_the_stream(store):
-    stream_id = id_()
+async def test_an_end_in_the_year_one_ends_the_stream(store):
+    stream_id = new_id()
     await store.create(stream_id)
     await store.expire(stream_id, expires_at=datetime.min.replace(tzinfo=timezone.utc))
     with pytest.raises(StreamNotFound):
         await store.info(stream_id)
 
 
-async def test_every_id_is_listed_under_its_prefixes_and_no_other(store):
-    base = id_()
+async def test_every_id_is_listed_under_its_own_prefixes_only(store):
+    base = new_id()
     ids = {
         base + rest for rest in ("", "\U0010ffff", "\U0010ffff" * 10, "a", "b%_\\", "é", "'")
     }
@@ -266,8 +273,8 @@ async def test_every_id_is_listed_under_its_prefixes_and_no_other(store):
         assert sorted(listed) == sorted(each for each in ids if each.startswith(prefix))
 
 
-async def test_lists_of_many_pages_hold_every_id_once(store):
-    base = id_()
+async def test_a_listing_of_many_pages_holds_every_id_once(store):
+    base = new_id()
     ids = [f"{base}/{number}" for number in range(1_050)]
     for start in range(0, len(ids), 50):
         await asyncio.gather(*(store.create(each) for each in ids[start : start + 50]))

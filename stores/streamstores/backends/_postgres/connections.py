@@ -14,13 +14,29 @@ import asyncpg
 from streamstores.backends._fork import ForkGuard
 from streamstores.backends._postgres.driver_errors import NETWORK_ERRORS, translate_errors
 from streamstores.backends._postgres.options import SYNCHRONOUS_COMMIT, ConnectionOptions
-from streamstores.errors import InvalidRequest, StoreUnavailable
+from streamstores.errors import (
+    InvalidRequest,
+    OutcomeUnknown,
+    StoreUnavailable,
+    StreamStoreError,
+)
 
 if TYPE_CHECKING:
     Row = asyncpg.Record
     Pool = asyncpg.Pool[Row]
     PooledConnection = asyncpg.pool.PoolConnectionProxy[Row]
     Connection = asyncpg.Connection[Row] | PooledConnection
+
+
+FINAL_SECONDS = 5.0
+"""How long a mutation of unknown outcome may take to be made final."""
+
+# A session is ours if it runs this very statement, of which the view shows the beginning. The
+# pid alone is not enough: behind a pooler it is not that of the server's process.
+_END_STATEMENT = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE pid = $1 AND usename = current_user AND query <> '' AND starts_with($2, query)
+"""
 
 
 class _PlainConnection(asyncpg.Connection):
@@ -108,21 +124,34 @@ class Database:
         Raises `StoreUnavailable` if nothing was applied, and `OutcomeUnknown` if a statement
         that `mutates` may have been. A cancelled or timed-out statement is cancelled on the
         server too, and this returns only when the server has confirmed that or the session
-        has been given up.
+        has been given up. Before `OutcomeUnknown` is raised, a statement that may still run in
+        a lost session is ended, so that it cannot be applied later.
         """
         if not self._is_ready or self._is_closed or self._fork_guard.is_inherited:
             await self.open()
         connection = await self._take()
         timeout = self._options.command_timeout
+        pid = connection.get_server_pid() if mutates else 0
         try:
             with translate_errors(mutates=mutates):
                 rows = await connection.fetch(sql, *arguments, timeout=timeout)
-        except BaseException:
+        except BaseException as exc:
             await self._give_back(connection)
+            if isinstance(exc, OutcomeUnknown):
+                await self._end_statement(pid, sql)
             raise
         if connection.is_closed() or not self._pass_on(connection):
             await self._give_back(connection)
         return rows
+
+    async def _end_statement(self, pid: int, sql: str) -> None:
+        """End a session that was lost while it ran this statement; best effort.
+
+        The server does not notice that a client is gone while a statement waits for a lock,
+        and would apply it as soon as it gets the lock.
+        """
+        with suppress(StreamStoreError, asyncio.TimeoutError):
+            await asyncio.wait_for(self.run(_END_STATEMENT, pid, sql), FINAL_SECONDS)
 
     @asynccontextmanager
     async def reserved(self) -> AsyncGenerator[Connection, None]:
