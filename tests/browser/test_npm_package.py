@@ -21,6 +21,7 @@ from tests.services import give_up, given_url
 PACKAGE = ROOT / "javascript"
 MODULE = ROOT / "stores/streamstores/http/chat/stream.js"
 SOURCES = Path(__file__).parent / "npm"
+EXAMPLES = ROOT / "examples/javascript"
 DEPENDENCIES = ["esbuild@0.25", "react@19", "react-dom@19", "svelte@5"]
 MODULE_OPTIONS = [
     *(
@@ -72,6 +73,9 @@ def project(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "package.json").write_text('{"type": "module"}')
     for source in SOURCES.iterdir():
         shutil.copy(source, folder)
+    (folder / "examples").mkdir(exist_ok=True)
+    for source in EXAMPLES / "Chat.jsx", EXAMPLES / "Chat.svelte", MODULE:
+        shutil.copy(source, folder / "examples")
     install = (tool("npm"), "install", "--no-audit", "--no-fund")
     result = run(*install, packed, *DEPENDENCIES, cwd=folder)
     if result.returncode != 0:
@@ -126,29 +130,21 @@ def bundles(project: Path) -> Path:
     return project / "built"
 
 
-@pytest.mark.long
-@pytest.mark.asyncio(loop_scope="session")
-@pytest.mark.parametrize("app", ["react_app", "svelte_app"])
-async def test_a_bundled_component_reads_an_answer_through_a_reload(
-    browser: Any, open_page: OpenPage, demo: DemoServer, bundles: Path, app: str
-) -> None:
-    context = await browser.new_context()
-    html = '<div id="app"></div><script type="module" src="/bundle/app.js"></script>'
+async def open_app(open_page: OpenPage, context: Any, url: str, script: Path) -> Any:
+    """A page of the demo server's origin with a bundle in it."""
 
     async def answer(route: Any) -> None:
         is_script = route.request.url.endswith(".js")
-        body = (bundles / f"{app}.js").read_text() if is_script else html
+        html = '<div id="app"></div><script type="module" src="/bundle/app.js"></script>'
+        body = script.read_text() if is_script else html
         kind = "text/javascript" if is_script else "text/html"
         await route.fulfill(body=body, content_type=f"{kind}; charset=utf-8")
 
-    await context.route(f"{demo.url}/bundle/**", answer)
-    page = await open_page(f"{demo.url}/bundle/", context)
-    await page.evaluate("(question) => (window.question = question)", f"ask {app}")
-    await page.get_by_role("button", name="Send").click()
-    await page.get_by_text("line 9:").wait_for()
-    await page.reload()
-    await page.get_by_text("line 9:").wait_for()
-    await demo.go(f"ask {app}")
+    await context.route(f"{url}/bundle/**", answer)
+    return await open_page(f"{url}/bundle/", context)
+
+
+async def until_complete(page: Any) -> None:
     await page.get_by_role("status").filter(has_text="done").wait_for()
     await page.wait_for_function(
         "(text) => document.querySelector('output').textContent === text",
@@ -156,4 +152,42 @@ async def test_a_bundled_component_reads_an_answer_through_a_reload(
         polling=POLL_MS,
         timeout=TIMEOUT_MS,
     )
+
+
+@pytest.mark.long
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("app", ["react_app", "svelte_app"])
+async def test_a_bundled_component_reads_an_answer_through_a_reload(
+    browser: Any, open_page: OpenPage, demo: DemoServer, bundles: Path, app: str
+) -> None:
+    context = await browser.new_context()
+    page = await open_app(open_page, context, demo.url, bundles / f"{app}.js")
+    await page.evaluate("(question) => (window.question = question)", f"ask {app}")
+    await page.get_by_role("button", name="Send").click()
+    await page.get_by_text("line 9:").wait_for()
+    await page.reload()
+    await page.get_by_text("line 9:").wait_for()
+    await demo.go(f"ask {app}")
+    await until_complete(page)
+    await context.close()
+
+
+@pytest.mark.long
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("app", ["react_example", "svelte_example"])
+async def test_the_examples_stop_continue_and_survive_a_reload(
+    browser: Any, open_page: OpenPage, demo: DemoServer, bundles: Path, app: str
+) -> None:
+    context = await browser.new_context()
+    page = await open_app(open_page, context, demo.url, bundles / f"{app}.js")
+    await page.get_by_label("Prompt").fill(f"try {app}")
+    await page.get_by_role("button", name="Send").click()
+    await page.get_by_text("line 9:").wait_for()
+    await page.get_by_role("button", name="Stop").click()
+    await page.get_by_role("status").filter(has_text="stopped").wait_for()
+    await page.reload()
+    await page.get_by_role("status").filter(has_text="stopped").wait_for()
+    await page.get_by_role("button", name="Continue").click()
+    await demo.go(f"try {app}")
+    await until_complete(page)
     await context.close()

@@ -1,4 +1,4 @@
-// Bundles the React and the Svelte application, as a user's build does.
+// Bundles the applications and the examples for React and Svelte, as a user's build does.
 
 import { readFileSync } from "node:fs";
 import { build } from "esbuild";
@@ -14,7 +14,7 @@ const svelte = {
 };
 
 await build({
-  entryPoints: ["react_app.jsx", "svelte_app.js"],
+  entryPoints: ["react_app.jsx", "svelte_app.js", "react_example.jsx", "svelte_example.js"],
   bundle: true,
   format: "esm",
   jsx: "automatic",
