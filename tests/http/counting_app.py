@@ -34,4 +34,6 @@ app = create_stream_handler(
     {"continuing": continuing, "counting": counting},
     SQLiteStreamStore(os.environ["DATABASE"]),
     heartbeat=1.0,  # a third of what a busy machine may keep it silent for
+    cancel_on_disconnect="CANCEL_ON_DISCONNECT" in os.environ,
+    watch_signals="WATCHES_NO_SIGNALS" not in os.environ,
 )

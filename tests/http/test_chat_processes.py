@@ -44,11 +44,12 @@ class Processes:
             "CALLS": str(self._calls),
         }
 
-    async def start(self) -> Process:
+    async def start(self, *options: str, **environment: str) -> Process:
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-W", "error", "-m", "uvicorn", "--port", "0"),
+            *options,
             "tests.http.counting_app:app",
-            env=self._environment,
+            env={**self._environment, **environment},
             stderr=asyncio.subprocess.PIPE,
         )
         assert child.stderr is not None
@@ -152,6 +153,32 @@ async def test_a_restarted_process_hands_its_streams_over(
     async with new.follow("s", len(head)) as events:
         assert head + text_of(await events.rest()) == WHOLE
     assert len(processes.calls) == 2
+
+
+@pytest.mark.parametrize("watches", [True, False], ids=["by the signal", "by the server"])
+async def test_the_end_of_a_server_is_not_taken_for_clients_that_left(
+    processes: Processes, watches: bool
+) -> None:
+    environment = {} if watches else {"WATCHES_NO_SIGNALS": "1"}
+    old = await processes.start(
+        *("--timeout-graceful-shutdown", "1"), CANCEL_ON_DISCONNECT="1", **environment
+    )
+    ids = [f"s{number}" for number in range(6)]
+    async with AsyncExitStack() as stack:
+        answers = []
+        for stream_id in ids:
+            events = await stack.enter_async_context(old.start(str(COUNT), id=stream_id))
+            await events.next(), await events.next()
+            answers.append(events)
+        ended = asyncio.ensure_future(old.end(signal.SIGTERM))
+        for events in answers:
+            received = await rest_or_cut(events)
+            assert "stopped" not in names(received)
+        await ended
+    new = await processes.start()
+    for stream_id in ids:
+        text, ending = await follow_to_end(new, stream_id)
+        assert (text, ending) == (WHOLE, ["done"])
 
 
 async def test_a_restarted_process_stops_what_cannot_continue(processes: Processes) -> None:

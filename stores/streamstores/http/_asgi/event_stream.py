@@ -52,7 +52,8 @@ class EventStream(NamedTuple):
         *,
         status: int = 200,
     ) -> bool:
-        """Answer with `bodies`, and pings between them. True if the client has left.
+        """Answer with `bodies`, and pings between them. True if the client has left, or was
+        dropped because it took nothing.
 
         The response ends when `bodies` end, the client leaves or takes nothing for too long,
         the gate closes, or the time is up. In the last two cases, and after an error in
@@ -83,7 +84,7 @@ class EventStream(NamedTuple):
             drop(exchange.scope)
         elif _was_completed(pump) or not has_left:
             await self._finish(exchange, sender)
-        return has_left
+        return has_left or is_stuck
 
     async def _finish(self, exchange: Exchange, sender: _BodySender) -> None:
         """End the body, and see that the client takes it."""

@@ -80,6 +80,7 @@ class ResumableChat:
         self._encoder = _SharedEncoder()
         self._stops: set[asyncio.Future[Any]] = set()
         self._gate = stream.patience.gate
+        self._is_closing = False  # before the gate closes, while the runs are handed over
 
     def handler(self) -> StreamHandler:
         """The ASGI application with these endpoints."""
@@ -210,18 +211,19 @@ class ResumableChat:
         """Answer with the stream as events, from `offset` to its end."""
         reader = BoundedReader(self._store, info, offset, self._runs.follow)
         self._readers[info.id] += 1
+        has_left = False
         try:
             first = await self._first_batch(reader, info, offset)
             headers = event_stream_headers(self._stream.ping_interval)
             headers.append((b"x-stream-id", quote(info.id, safe=_PRINTABLE).encode()))
-            await self._stream.send(
+            has_left = await self._stream.send(
                 exchange,
                 headers,
                 self._bodies(reader, info.id, first, text_as_json=wants_json_text(exchange)),
             )
         finally:
             await reader.aclose()
-            self._left(info.id)
+            self._end_reading(info.id, has_left=has_left)
 
     async def _bodies(
         self, reader: BoundedReader, stream_id: str, batch: list[Record], *, text_as_json: bool
@@ -252,12 +254,18 @@ class ResumableChat:
             raise HttpError(400, "invalid_after", "after is inside a character or an event")
         return batch
 
-    def _left(self, stream_id: str) -> None:
+    def _end_reading(self, stream_id: str, *, has_left: bool) -> None:
+        """Count a response out, and stop a model without readers if the settings say so.
+
+        Only if the client has left. A response also ends when the handler or the server does,
+        or when the store fails, and then the client comes back for the rest.
+        """
         self._readers[stream_id] -= 1
         if self._readers[stream_id]:
             return
         del self._readers[stream_id]
-        if self._cancel_on_disconnect and self._runs.is_running(stream_id):
+        stops = self._cancel_on_disconnect and has_left and not self._is_closing
+        if stops and self._runs.is_running(stream_id):
             stop = asyncio.ensure_future(self._stop_unread(stream_id))
             self._stops.add(stop)
             stop.add_done_callback(self._stops.discard)
@@ -284,6 +292,7 @@ class ResumableChat:
     async def _close(self) -> None:
         """Hand the runs over, and only then end the responses: a client that reconnects
         elsewhere must find its stream free to be taken over."""
+        self._is_closing = True
         try:
             await self._runs.aclose()
         finally:
