@@ -322,11 +322,27 @@ async def test_models_come_in_many_shapes(serve: Serve, model: Any) -> None:
     assert (text_of(rest), rest[-1].name) == ("ab", "done")
 
 
-@pytest.mark.parametrize("wrong", [None, 7])
-async def test_a_model_that_returns_no_iterator_fails(serve: Serve, wrong: Any) -> None:
-    chat = await serve(lambda request: wrong)
+@pytest.mark.parametrize("resumable", [True, False])
+@pytest.mark.parametrize("wrong", [None, 7, {"text": "hi"}, b"hi", bytearray(b"hi")], ids=str)
+async def test_a_model_that_returns_no_iterator_fails(
+    serve: Serve, wrong: Any, resumable: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat = await serve(lambda request: wrong, resumable=resumable)
     async with chat.start() as events:
-        assert names(await events.rest()) == ["stream-id", "error", "done"]
+        assert names(await events.rest())[-2:] == ["error", "done"]
+        assert "message" not in names(await events.rest())
+    assert f"not {type(wrong).__name__}" in caplog.text
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+async def test_a_model_that_yields_a_dict_is_told_what_to_yield(
+    serve: Serve, resumable: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat = await serve(Script().say("a", {"usage": 7}).model, resumable=resumable)
+    async with chat.start() as events:
+        assert names(await events.rest())[-2:] == ["error", "done"]
+    assert "a model yields str and Event, not dict" in caplog.text
+    assert "Event(name, json.dumps(" in caplog.text
 
 
 async def test_a_plain_model_runs_in_one_thread_that_is_not_the_loops(serve: Serve) -> None:

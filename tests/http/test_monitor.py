@@ -449,6 +449,44 @@ async def test_the_monitor_serves_nothing_but_its_own_paths(
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
+@pytest.mark.parametrize("is_stripped", [False, True], ids=["whole path", "without mount"])
+@pytest.mark.parametrize("has_raw_path", [True, False])
+async def test_a_path_without_its_slash_is_redirected(
+    store: Watched, client: httpx.AsyncClient, is_stripped: bool, has_raw_path: bool
+) -> None:
+    """The page asks for what is below it, so it must be at a path with a slash."""
+    async with create_monitor(store, authorize=only_loopback) as monitor:
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            scope = {**scope, "root_path": "/for/monitor"}
+            if is_stripped:
+                scope["path"] = scope["path"].removeprefix("/for/monitor")
+            if not has_raw_path:
+                del scope["raw_path"]
+            await monitor(scope, receive, send)
+
+        async with serving(app, lifespan="off") as url:
+            answer = await client.get(url + "/for/monitor?prefix=a%2Fb")
+            assert answer.status_code == 307
+            target = answer.next_request
+            assert target is not None
+            assert str(target.url) == url + "/for/monitor/?prefix=a%2Fb"
+            page = await client.send(target)
+            assert page.headers["content-type"].startswith("text/html")
+
+
+async def test_a_path_without_its_slash_asks_authorize_too(
+    store: Watched, client: httpx.AsyncClient
+) -> None:
+    async with create_monitor(store, authorize=lambda request: False) as monitor:
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await monitor({**scope, "root_path": "/monitor"}, receive, send)
+
+        async with serving(app, lifespan="off") as url:
+            assert (await client.get(url + "/monitor")).status_code == 403
+
+
 async def test_a_monitor_that_is_closed_ends_its_responses(
     store: Watched, client: httpx.AsyncClient
 ) -> None:

@@ -305,7 +305,7 @@ def test_the_command_serves_page_model_and_store(tmp_path: Path) -> None:
             assert script.headers["content-type"].startswith("text/javascript")
             for hidden in ("monitor.html", "index.html", "stream.js", "demo.py"):
                 assert httpx.get(f"{process.url}/{hidden}").status_code == 404
-            monitor = httpx.get(f"{process.url}/monitor/")
+            monitor = httpx.get(f"{process.url}/monitor", follow_redirects=True)
             assert "default-src 'none'" in monitor.headers["content-security-policy"]
             assert process.end(signal.SIGINT) == 0
         finally:

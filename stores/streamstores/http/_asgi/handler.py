@@ -105,6 +105,8 @@ class StreamHandler:
         if self._every_path is not None:
             return self._every_path
         endpoints = self._routes.get(path_below_mount(scope))
+        if endpoints is None and scope["path"] == scope.get("root_path"):
+            endpoints = self._routes.get("/")  # the mount itself, without a slash
         if endpoints is None:
             raise HttpError(404, "not_found", "no such path")
         endpoint = endpoints.get(scope["method"])

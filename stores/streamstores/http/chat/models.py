@@ -95,7 +95,9 @@ async def _call(model: Model, request: StreamRequest) -> AsyncIterator[Any]:
         answer = [answer]
     if isinstance(answer, AsyncIterable):
         return aiter(answer)
-    if isinstance(answer, Iterable):
+    # A dict or bytes would be iterated over too, and a dict's keys sent as the answer.
+    is_one_piece = isinstance(answer, (Mapping, bytes, bytearray, memoryview))
+    if isinstance(answer, Iterable) and not is_one_piece:
         return IteratorThread(answer)
     raise TypeError(
         f"a model returns an iterator of str and Event, not {type(answer).__name__}"

@@ -72,7 +72,10 @@ def encode(piece: str | Event, record_bytes: int) -> Iterator[bytes]:
             )
         yield record
     else:
-        raise TypeError(f"a model yields str and Event, not {type(piece).__name__}")
+        message = f"a model yields str and Event, not {type(piece).__name__}"
+        if isinstance(piece, (dict, list)):
+            message += ": wrap it, as in Event(name, json.dumps(piece))"
+        raise TypeError(message)
 
 
 def text_of(records: Iterable[Record]) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Union
+from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse
 
 from streamstores.errors import InvalidRequest
 from streamstores.http._asgi.authorize import check_allowed
@@ -112,7 +113,14 @@ class _Monitor:
         self._gate.close()
 
     async def _page(self, exchange: Exchange) -> None:
+        """Answer with the page; at a path with a slash, because it asks for paths below it."""
         await self._check(exchange)
+        last = _last_segment(exchange)
+        if last:
+            query = exchange.scope.get("query_string", b"").decode("latin-1")
+            url = f"{last}/{'?' if query else ''}{query}"
+            await exchange.answer(RedirectResponse(url, headers={"Cache-Control": "no-store"}))
+            return
         await exchange.answer(FileResponse(_PAGE, headers=_PAGE_HEADERS))
 
     async def _streams(self, exchange: Exchange) -> None:
@@ -163,3 +171,15 @@ class _Monitor:
             message = f"limit must be a number from 1 to {self._max_streams}"
             raise HttpError(400, "invalid_limit", message)
         return int(text)
+
+
+def _last_segment(exchange: Exchange) -> str:
+    """What the request's path ends with after its last slash, as the client wrote it.
+
+    Frameworks change `path` (Litestar removes a slash at its end) but not `raw_path`, which
+    servers may leave out.
+    """
+    scope = exchange.scope
+    raw = scope.get("raw_path") or quote(scope["path"] or scope["root_path"]).encode()
+    last: str = raw.partition(b"?")[0].rpartition(b"/")[2].decode("latin-1")
+    return last

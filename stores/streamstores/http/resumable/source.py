@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Mapping,
+)
 from typing import Any, Union
 
 from streamstores.http.resumable.framing import Framing
@@ -58,6 +65,7 @@ async def _opened(source: AnySource) -> AsyncIterator[Any]:
         opened = await opened
     if isinstance(opened, AsyncIterable):
         return aiter(opened)
-    if isinstance(opened, Iterable) and not isinstance(opened, (str, bytes)):
+    is_one_piece = isinstance(opened, (Mapping, str, bytes, bytearray, memoryview))
+    if isinstance(opened, Iterable) and not is_one_piece:
         return IteratorThread(opened)
     raise TypeError(f"a source is an iterator, not {type(opened).__name__}")
