@@ -52,7 +52,8 @@ class FolderStreamStore:
         )
         if parsed.parts.netloc or not parsed.path.strip("/"):
             raise InvalidRequest(f"folder:///absolute/path, not {building.redacted(url)}")
-        return cls(parsed.path, limits=Limits(**{"poll_interval": 0.05, **parsed.options}))
+        poll_interval = parsed.options.get("poll_interval", 0.05)
+        return cls(parsed.path, limits=Limits(poll_interval=poll_interval))
 
     async def create(
         self,
@@ -219,7 +220,7 @@ def _decode(path: Path) -> tuple[StreamInfo, Sequence[bytes]]:
     try:
         fields = json.loads(line)
         lengths, stream_id = fields.pop("lengths"), fields.pop("id")
-        chunks = []
+        chunks: list[bytes] = []
         for length in lengths:
             chunks.append(data[:length])
             data = data[length:]

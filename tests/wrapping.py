@@ -12,7 +12,7 @@ from streamstores.changes import Changes
 class Wrapping:
     """Passes every call on, and shares no changes: its followers see only what it returns.
 
-    A wrapper that alters ids, bytes or infos has to be like this one.
+    A wrapper that alters ids, bytes or infos has to do the same.
     """
 
     def __init__(self, inner: StreamStore | None = None) -> None:
@@ -62,8 +62,8 @@ class Wrapping:
 
 class Delegating(Wrapping):
     """Passes every call on and loses nothing: its followers hear of changes as the inner
-    store's do. A wrapper for metrics, retries or access rights can be like this one, even if
-    it is made anew for each request."""
+    store's do. A wrapper for metrics, retries or access rights can do the same, even if it
+    is made anew for each request."""
 
     def __init__(self, inner: StreamStore | None = None) -> None:
         super().__init__(inner)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from itertools import accumulate, repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from streamstores import limits as bounds
 from streamstores.errors import Conflict, InvalidRequest, StreamClosed
@@ -34,7 +34,7 @@ __all__ = [
     "with_expiry",
 ]
 
-_new = tuple.__new__  # makes a named tuple in half the time of calling its class
+_new: Any = tuple.__new__  # makes a named tuple in half the time of calling its class
 
 
 class Creation(NamedTuple):
@@ -199,10 +199,11 @@ def grown(info: StreamInfo, size: int, now: datetime) -> StreamInfo:
     if ttl is not None:
         expires_at = now + timedelta(seconds=ttl)
     tail, version = tail + size, version + 1
-    return _new(
+    after: StreamInfo = _new(
         StreamInfo,
         (stream_id, state, tail, version, error, attributes, created_at, now, ttl, expires_at),
     )
+    return after
 
 
 def with_expiry(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Any
 
 from streamstores.errors import CorruptData, OffsetOutOfRange
 from streamstores.limits import from_microseconds
@@ -82,12 +83,10 @@ def attributes_from_json(text: str | bytes) -> Mapping[str, str]:
 
     Raises `ValueError` if this is not what `attributes_to_json` wrote.
     """
-    attributes = json.loads(text)
-    if not isinstance(attributes, dict) or not all(
-        isinstance(value, str) for value in attributes.values()
-    ):
-        raise ValueError("attributes are an object of texts")
-    return MappingProxyType(attributes)
+    attributes: Any = json.loads(text)
+    if type(attributes) is dict and all(type(value) is str for value in attributes.values()):
+        return MappingProxyType(attributes)
+    raise ValueError("attributes are an object of texts")
 
 
 def error_to_json(error: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Followers of one process share what they read; how often they ask the store is counted."""
+"""The followers of one process share what they read. The tests count the calls of the store."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def started(store, stream_id, count, offset=0):
     return tasks
 
 
-async def test_many_followers_cost_one_read_a_change():
+async def test_many_followers_cost_one_read_for_each_change():
     store = Counting()
     await store.create("a", b"0")
     tasks = await started(store, "a", 50)
@@ -88,7 +88,7 @@ async def test_a_follower_that_is_behind_reads_for_itself_and_misses_nothing():
     assert await fast == b"first" + expected
 
 
-async def test_a_read_that_a_local_commit_overtakes_is_not_taken_for_a_namesakes():
+async def test_a_read_that_a_local_commit_overtakes_is_not_taken_for_that_of_a_namesake():
     class Slow(MemoryStreamStore):
         """Its reads answer what was true when they were asked."""
 
@@ -157,7 +157,7 @@ async def test_batches_and_steps_mix():
     assert follower.info.state is State.DONE
 
 
-async def test_an_unavailable_store_is_reported_and_following_goes_on_from_there():
+async def test_an_unavailable_store_raises_and_following_goes_on_from_there():
     class Away(Wrapping):
         away = False
 
@@ -182,8 +182,8 @@ async def test_an_unavailable_store_is_reported_and_following_goes_on_from_there
     assert await collect(follow(store, "a", followers[0].offset)) == b"2"
 
 
-async def test_a_heartbeat_that_no_notice_told_of_is_found_before_the_verdict():
-    """The notices are lost: only a look at the store can tell that the producer lives."""
+async def test_a_heartbeat_without_a_notice_is_found_before_the_producer_is_called_lost():
+    """All notices are lost, so only a look at the store can tell that the producer lives."""
 
     class Deaf(MemoryStreamStore):
         def __init__(self):
@@ -203,7 +203,9 @@ async def test_a_heartbeat_that_no_notice_told_of_is_found_before_the_verdict():
     assert caught.value.silent_seconds == 0.2
 
 
-async def test_silence_is_counted_from_the_last_heartbeat_and_one_look_decides(monkeypatch):
+async def test_silence_counts_from_the_last_heartbeat_and_costs_one_look_at_the_store(
+    monkeypatch,
+):
     async with MemoryStreamStore() as store:
         await store.create("a")
         follower = follow(store, "a", producer_timeout=0.2)
@@ -220,7 +222,7 @@ async def test_silence_is_counted_from_the_last_heartbeat_and_one_look_decides(m
         assert looks == ["a"]
 
 
-async def test_a_stream_that_was_handed_over_is_told_at_once_without_a_timeout():
+async def test_a_hand_over_is_raised_at_once_without_a_timeout():
     async with MemoryStreamStore() as store:
         await store.create("a", b"1", attributes={"owner": "me"})
         follower = follow(store, "a", is_lost=lambda info: info.attributes["owner"] == "")
@@ -233,7 +235,7 @@ async def test_a_stream_that_was_handed_over_is_told_at_once_without_a_timeout()
         assert caught.value.info == info
 
 
-async def test_followers_of_a_stream_share_one_timer_for_its_silence():
+async def test_the_followers_of_a_stream_share_the_timers_for_its_silence():
     async with MemoryStreamStore() as store:
         await store.create("a")
         followers = [follow(store, "a", producer_timeout=5 + n % 2) for n in range(40)]
@@ -246,7 +248,7 @@ async def test_followers_of_a_stream_share_one_timer_for_its_silence():
 
 
 async def test_each_follower_waits_out_its_own_timeout():
-    """The shorter one's alarm wakes all of them."""
+    """The alarm of the shorter timeout wakes all of them."""
     async with MemoryStreamStore() as store:
         await store.create("a")
         patient = follow(store, "a", producer_timeout=60)
@@ -270,7 +272,8 @@ async def _until_all_wait(stream_id, store, count):
 
 
 async def test_a_namesake_in_another_process_is_not_read_from_the_shared_records(tmp_path):
-    """Deleted and begun anew elsewhere, with the notices lost: the next reader finds out."""
+    """The stream is deleted and begun anew elsewhere, and the notices are lost. The next reader
+    finds out."""
     path = tmp_path / "x.db"
     here, there = SQLiteStreamStore(path, watch_interval=1), SQLiteStreamStore(path)
     async with here, there:
@@ -304,7 +307,7 @@ def test_wrong_arguments_are_refused_at_once(arguments):
         follow(MemoryStreamStore(), **{"stream_id": "a", **arguments})
 
 
-async def test_a_creation_in_this_process_is_noticed_without_a_look_for_it(monkeypatch):
+async def test_a_creation_in_this_process_is_noticed_without_polling(monkeypatch):
     module = sys.modules[follow.__module__]  # the package's attribute is the function
     monkeypatch.setattr(module, "_FIRST_PAUSE", 600.0)
     monkeypatch.setattr(module, "_LONGEST_PAUSE", 600.0)
@@ -317,7 +320,7 @@ async def test_a_creation_in_this_process_is_noticed_without_a_look_for_it(monke
         assert (await step).data == b"1"
 
 
-async def test_the_time_for_a_stream_counts_from_the_first_step_though_it_is_cancelled():
+async def test_wait_for_create_counts_from_the_first_step_even_if_that_is_cancelled():
     async with MemoryStreamStore() as store:
         follower = follow(store, "a", wait_for_create=0.1)
         step = asyncio.create_task(anext(follower))
@@ -344,9 +347,9 @@ async def test_the_repr_of_a_follower_says_what_it_follows():
         assert repr(store.changes) == "<Changes, open, with subscriptions to 1 streams>"
 
 
-async def test_pages_that_a_newcomer_found_first_are_read_on_at_once():
-    """The notice is lost and the poll far away: a newcomer's own read shows the others the
-    first page of a last word, and somebody has to read the rest."""
+async def test_when_a_new_follower_reads_ahead_the_others_get_the_rest_at_once():
+    """The notice is lost and the next poll far away. The new follower's own read shows the
+    others only the first page of the last word, so the shared reader has to read the rest."""
     size = 1_048_576
     async with MemoryStreamStore(limits=Limits(poll_interval=3600)) as store:
         store.changes.committed = lambda *args: None

@@ -1,4 +1,4 @@
-"""Notices that bring what was appended elsewhere; how often a follower reads is counted."""
+"""Notices that bring the records of other processes. The tests count a follower's reads."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from tests.wrapping import Wrapping
 
 
 class Elsewhere(Wrapping):
-    """A store whose streams another process changes: it knows of that by notices alone, and
-    the test gives them. Its reads can be held back after they looked."""
+    """A store whose streams are changed by another process.
+
+    It hears of a change only if the test tells it. Its reads can be held back after they have
+    looked at the stream.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +130,7 @@ async def test_a_notice_that_comes_again_or_late_changes_nothing(store):
     assert await ended(store, task) == b"012"
 
 
-async def test_a_read_that_notices_overtake_takes_nothing_back(store):
+async def test_a_read_that_notices_overtake_does_not_take_the_reader_back(store):
     task = await following(store)
     store.gate.clear()
     store.changes.noticed("a")  # the shared reader asks, and is kept waiting
@@ -141,7 +144,7 @@ async def test_a_read_that_notices_overtake_takes_nothing_back(store):
     assert await ended(store, task) == b"012"
 
 
-async def test_a_read_that_is_ahead_of_the_notices_makes_them_old(store):
+async def test_notices_of_what_was_already_read_cost_no_read(store):
     task = await following(store)
     told = [(await store.append("a", chunk), chunk) for chunk in (b"1", b"2", b"3")]
     store.gate.clear()
@@ -157,8 +160,8 @@ async def test_a_read_that_is_ahead_of_the_notices_makes_them_old(store):
     assert await ended(store, task) == b"0123"
 
 
-async def test_a_notice_that_does_not_begin_at_the_known_tail_is_not_believed(store):
-    """As after a failover that lost an append whose notice had been heard."""
+async def test_records_that_do_not_begin_at_the_known_tail_are_read_again(store):
+    """After a failover that lost an append, its notice may already have been heard."""
     task = await following(store)
     lost = await store.info("a")
     store.tell(lost._replace(tail=9, version=lost.version + 1), b"not there")
@@ -177,7 +180,7 @@ async def test_a_namesake_is_not_taken_for_the_stream(store):
     assert store.reads == 1
 
 
-async def test_one_who_waits_is_woken_by_a_notice_that_brings_records():
+async def test_a_waiter_is_woken_by_a_notice_that_brings_records():
     store = MemoryStreamStore()
     info = await store.create("a")
     calls: Counter[str] = Counter()

@@ -31,7 +31,7 @@ def ways(scheme: str) -> list[Callable[[str], StreamStore]]:
 
 
 def refusals(scheme: str, url: str) -> list[str]:
-    """What each way says; fails if one does not refuse the URL."""
+    """The error texts of all ways; fails if any way accepts the URL."""
     texts = []
     for make_store in ways(scheme):
         with pytest.raises(InvalidRequest) as caught:

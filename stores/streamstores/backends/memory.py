@@ -302,7 +302,7 @@ class MemoryStreamStore:
             )
             loop = asyncio.get_running_loop()
             ref: weakref.ref[MemoryStreamStore] = weakref.ref(self)
-            self._timer = loop.call_later(delay, _sweep_by_timer, ref)
+            self._timer = loop.call_later(delay, self._sweep_by_timer, ref)
 
     def _sweep(self, limit: int) -> int:
         """Remove at most `limit` expired streams, and set the timer for the next."""
@@ -322,12 +322,12 @@ class MemoryStreamStore:
         self._arm_timer()
         return swept
 
-
-def _sweep_by_timer(ref: weakref.ref[MemoryStreamStore]) -> None:
-    """A weak reference, because a timer may be set for years and must not keep the store."""
-    store = ref()
-    if store is not None:
-        store._sweep(limit=1000)
+    @staticmethod
+    def _sweep_by_timer(ref: weakref.ref[MemoryStreamStore]) -> None:
+        """A weak reference, because the timer must not keep the store, perhaps for years."""
+        store = ref()
+        if store is not None:
+            store._sweep(limit=1000)
 
 
 def _extend(stream: _Stream, chunks: tuple[bytes, ...], start: int) -> None:

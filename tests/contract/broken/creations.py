@@ -23,8 +23,8 @@ class LooksAndThenCreates(Wrapper):
 
 
 @caught_by("clause02-a-first-append-creates")
-class AppendsOnlyToWhatItCreated(Wrapper):
-    """Its append to a missing stream makes one, without what `create` would have been told."""
+class CreatesInAppend(Wrapper):
+    """Its append to a missing stream creates that without `ttl` and attributes."""
 
     async def append(self, stream_id, *chunks, **options):
         try:
