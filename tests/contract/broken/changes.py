@@ -78,6 +78,20 @@ class WithholdsItsCommits(Teller):
 
 
 @caught_by("clause05-a-commit-is-told-before-it-returns")
+class RenamesItsStreams(SharingWrapper):
+    """A wrapper that keeps tenants apart by a prefix and delegates the changes, which it must
+    not: its followers would hear of another tenant's stream."""
+
+    async def create(self, stream_id, *chunks, **options):
+        info = await self.inner.create(f"tenant/{stream_id}", *chunks, **options)
+        return info._replace(id=stream_id)
+
+    async def append(self, stream_id, *chunks, **options):
+        info = await self.inner.append(f"tenant/{stream_id}", *chunks, **options)
+        return info._replace(id=stream_id)
+
+
+@caught_by("clause05-a-commit-is-told-before-it-returns")
 class WithholdsHeartbeats(Teller):
     def tell(self, info, records):
         if records or info.state != "streaming":
