@@ -92,6 +92,7 @@ class StreamWriter:
         if max_buffer_bytes < 1:
             raise InvalidRequest(f"max_buffer_bytes is at least 1, not {max_buffer_bytes!r}")
         self._split = split
+        # Both bounds: a record that is longer than an append may be could never be sent.
         self._record_bytes = min(store.limits.record_bytes, store.limits.append_bytes)
         self._fenced = fenced
         self._chain = AppendChain(store, stream_id, info, retry_for, is_fenced=fenced)
@@ -133,13 +134,17 @@ class StreamWriter:
         for something other than bytes, and `LimitExceeded` with `split=False`.
         """
         records = [chunk]
+        # The usual chunk skips the function below, because this runs for every token.
         if type(chunk) is not bytes or not 0 < len(chunk) <= self._record_bytes:
             records = records_from_chunk(chunk, self._store.limits, split=self._split)
         self._check_writable()
         while self._backlog.waiting_bytes >= self._max_buffer_bytes:
             self._hurry.ring()
             await self._next_progress()
+            # Once more after each wait, in which the writer may have failed or been closed.
             self._check_writable()
+        # No `await` from here to the end: a cancelled `write` must not leave a part of its
+        # chunk behind.
         for record in records:
             self._backlog.add(record)
         if self._task is None:
@@ -153,11 +158,15 @@ class StreamWriter:
 
         Raises the error that ended the writer.
         """
+        # What is written during the flush is not waited for, or a busy producer would keep it
+        # waiting for ever.
         target = self._backlog.accepted
         while self._backlog.stored < target:
             self._raise_failure()
             self._hurry.ring()
             await self._next_progress()
+        # Everything may be stored and the writer ended all the same, by a takeover that a
+        # heartbeat met.
         self._raise_failure()
 
     async def aclose(
@@ -178,6 +187,7 @@ class StreamWriter:
             limits = self._store.limits
             checked = check_mutation(limits, (), None, None, state, error, attributes)
             self._ending = Ending(checked.state, error, attributes)
+            # A writer that was never used has no task yet, and still has a state to set.
             if self._ending != NO_CHANGE:
                 self.start()
         self._work.ring()
@@ -237,6 +247,8 @@ class StreamWriter:
             retry_for=self._retry_for,
             split=self._split,
         )
+        # Not with `write`: they have been accepted before, and may be more than the buffer
+        # holds at a time, which only a running writer would make room for.
         for chunk in rest:
             writer._backlog.add(chunk)
         writer.start()
@@ -284,6 +296,7 @@ class StreamWriter:
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
+            # The same exception is raised many times, and each time its traceback would grow.
             raise self._failure.with_traceback(None)
 
     async def _next_progress(self) -> None:
@@ -329,6 +342,8 @@ class StreamWriter:
             while True:
                 await self._gather()
                 batch = self._backlog.take(self._store.limits)
+                # The last records and the end are one append, so that no reader finds the whole
+                # text and a stream that still waits for more.
                 ending = None if self._backlog else self._ending
                 if batch or ending != NO_CHANGE:
                     heartbeat.append_begins()

@@ -86,6 +86,8 @@ class AppendChain:
     async def _confirm(self, info: StreamInfo, attempts: Attempts) -> StreamInfo:
         is_confirmed = False
         while not is_confirmed:
+            # A closed stream refuses an append without a state, and accepts the state that it
+            # has: for each of the two this is the mutation that changes nothing.
             state = None if info.state is State.STREAMING else info.state
             info, is_confirmed = await self._apply(info, (), Ending(state), attempts)
         return info
@@ -120,6 +122,7 @@ class AppendChain:
                 doubt = exc
                 await attempts.pause(exc)
             except (Conflict, StreamClosed) as exc:
+                # Without a doubt, no attempt of this producer can have made the change.
                 if doubt and await self._has_landed(before, exc.info, batch, ending):
                     return exc.info, False
                 raise
@@ -168,9 +171,12 @@ class AppendChain:
         while len(read) < size:
             read_next = partial(self._store.read, self._stream_id, offset + len(read))
             page = await self._patiently(read_next)
+            # The stream is shorter than it was: a namesake has taken the place of a deleted
+            # stream.
             if not page.records:
                 break
             read += b"".join(record.data for record in page.records)
+        # The last page goes on with what was appended since.
         return read[:size]
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:

@@ -28,6 +28,8 @@ class Attempts:
     async def pause(self, exc: StreamStoreError) -> None:
         """Sleep before the next attempt; raise `exc` if there is no time left for another."""
         now = asyncio.get_running_loop().time()
+        # From the first failure: an attempt that itself timed out after `retry_for` seconds
+        # would otherwise never be repeated.
         if self._give_up_at is None:
             self._give_up_at = now + self._retry_for
         if now + self._pause_seconds > self._give_up_at:

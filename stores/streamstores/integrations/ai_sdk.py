@@ -141,14 +141,20 @@ class AISDKChats:
         for _ in range(_CLAIM_ATTEMPTS):
             pointer = await self._pointer(pointer_id)
             running = pointer.attributes[_RUNNING]
+            # Only while the answer runs: the user may ask the same again when it has ended, and
+            # wants another answer then.
             if pointer.attributes[_REQUEST] == digest and await self._is_live(running):
                 return running, False
+            # A new id for every answer. If it were derived from the request, a question that is
+            # asked again would find its old answer.
             answer_id = f"{_ANSWER}{pointer_id[len(_CHAT) :]}/{secrets.token_urlsafe(16)}"
             claim = {_RUNNING: answer_id, _REQUEST: digest}
             try:
                 await self._store.append(pointer_id, version=pointer.version, attributes=claim)
             except (Conflict, StreamNotFound):
                 continue  # another request was first, and may be for the same answer
+            # After the claim, not before: the request that lost the race must not stop the
+            # answer of the winner.
             if running:
                 with suppress(StreamNotFound):
                     await self.streams.stop(running)
@@ -172,6 +178,8 @@ class AISDKChats:
         while True:
             try:
                 return (await self._store.info(answer_id)).state is State.STREAMING
+            # The pointer is written before the answer is created, so there is a moment in which
+            # a live answer is not there yet.
             except StreamNotFound:
                 if time.monotonic() > deadline:
                     return False
@@ -216,6 +224,8 @@ async def _chunks(source: AnySource, message_id: str) -> AsyncGenerator[Any, Non
 def _named(piece: Any, message_id: str, is_first: bool) -> list[Any]:
     if isinstance(piece, (str, bytes)):
         text = piece if isinstance(piece, bytes) else piece.encode(errors="replace")
+        # The store adds `[DONE]` when the stream ends. In the middle, the client would take the
+        # answer for complete.
         return [text.replace(_DONE, b"")]
     if not is_first or not isinstance(piece, Mapping):
         return [piece]

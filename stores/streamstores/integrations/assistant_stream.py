@@ -101,6 +101,7 @@ class AssistantStreamStore:
         try:
             info = await self._store.create(
                 name,
+                # At least a second, because stores refuse a ttl of 0.
                 ttl=self._ttl if ttl_ms is None else max(ttl_ms / 1000, 1.0),
                 attributes={_LEASE: lease.token},
             )
@@ -123,6 +124,8 @@ class AssistantStreamStore:
                 await writer.write(chunk)
             else:
                 info = await self._held_elsewhere(stream_id, lease)
+                # Without a version: the caller says by its lease that it is the producer, and
+                # has no earlier answer whose version it could give.
                 await self._store.append(info.id, chunk)
         except (Conflict, StreamClosed) as exc:
             raise _finalized(stream_id) from exc
@@ -166,6 +169,8 @@ class AssistantStreamStore:
             _offset_of(cursor),
             producer_timeout=_SILENT_HEARTBEATS * self._heartbeat,
         )
+        # A single task for the whole read: waiting for the signal anew would cost a task for
+        # each batch.
         left = asyncio.ensure_future(signal.wait())
         try:
             while records := await self._batch(follower, stream_id, left):
@@ -238,6 +243,8 @@ class AssistantStreamStore:
             await self._end_lost(exc.info)
             raise RuntimeError(_LOST) from exc
         finally:
+            # Only a batch that was left: its task must have ended before the follower is closed
+            # under it.
             if not batch.done():
                 batch.cancel()
                 with suppress(asyncio.CancelledError):

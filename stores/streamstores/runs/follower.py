@@ -59,6 +59,8 @@ class RunFollower:
             except ProducerLost as lost:
                 self._rescued = lost.info.version
                 await self._rescue(lost.info)
+            # A follower that has raised stays ended. Its offset is that of the last record it
+            # gave out, so the next follower neither skips nor repeats any.
             self._follower = self._follow(self._follower.offset)
 
     async def aclose(self) -> None:
@@ -66,6 +68,7 @@ class RunFollower:
         await self._follower.aclose()
 
     def _follow(self, offset: int) -> Follower:
+        # A producer that is no run has promised no heartbeats, so its silence means nothing.
         is_ours = OWNER in self._first_info.attributes
         return follow(
             self._store,

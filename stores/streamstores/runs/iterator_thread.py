@@ -30,6 +30,8 @@ class IteratorThread:
         self._loop = asyncio.get_running_loop()
         self._steps: queue.SimpleQueue[asyncio.Future[Any] | None] = queue.SimpleQueue()
         self._closed: asyncio.Future[Any] = self._loop.create_future()
+        # The source sees the context variables of the request that started it (its user, its
+        # trace), as it would without a thread.
         context = contextvars.copy_context()
         thread = threading.Thread(
             target=context.run,
@@ -53,6 +55,8 @@ class IteratorThread:
     async def aclose(self) -> None:
         """Close the iterator as soon as the step that is under way has returned."""
         self._steps.put(None)
+        # Shielded: a caller that is cancelled here must not cancel the future, from which
+        # another close learns that the thread is done.
         await asyncio.shield(self._closed)
 
     def _take_steps(self) -> None:
@@ -60,8 +64,11 @@ class IteratorThread:
         iterator = None
         while (step := self._steps.get()) is not None:
             try:
+                # In the thread and as part of the first step: `iter` runs the source's code,
+                # which may block or raise.
                 if iterator is None:
                     iterator = iter(self._iterable)
+                # With a default, because a future refuses StopIteration as its exception.
                 self._answer(step, next(iterator, _END))
             except BaseException as exc:
                 self._answer(step, _Raised(exc))

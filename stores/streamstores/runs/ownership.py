@@ -54,6 +54,8 @@ class Owners:
 
     def __init__(self, store: StreamStore) -> None:
         self._store = store
+        # Random, not the pid: a restarted process or another host may have the same pid, and
+        # would take the streams of a dead producer for its own.
         self._prefix = f"{secrets.token_hex(8)}."
         self._count = 0
 
@@ -81,6 +83,8 @@ class Owners:
                     raise
                 return await self._confirmed(exc.info)
             except StoreUnavailable:
+                # Without a doubt nothing has happened, and the caller may decide. After one, an
+                # earlier attempt may still arrive and leave a stream that nothing produces.
                 if doubt is None:
                     raise
                 await attempts.pause(doubt)
@@ -152,4 +156,6 @@ def without_owner(info: StreamInfo) -> dict[str, str]:
 def takeovers_of(info: StreamInfo) -> int:
     """How often the stream was taken over from a producer that died."""
     count = info.attributes.get(TAKEOVERS, "")
+    # Any client of the store can write attributes. A value that is no number must not make
+    # every rescue of the stream fail.
     return int(count) if count.isdecimal() else 0

@@ -193,6 +193,8 @@ class Runs:
         `has_died` says that its producer has, which counts, and may end it in `error`.
         """
         try:
+            # The source comes before the claim: a stream that was claimed for nothing would be
+            # streaming without a producer until its followers lose patience.
             source = self._settings.revive(info)
         except BaseException as exc:  # as from a source: it must not end the process
             error = self._settings.describe(info.id, as_exception(exc))
@@ -237,6 +239,8 @@ class Runs:
 
     def _forget(self, run: Run) -> None:
         self._held.discard(run)
+        # The id may belong to a namesake's run already, if the stream was deleted and created
+        # anew.
         if self._runs.get(run.stream_id) is run:
             del self._runs[run.stream_id]
 
@@ -248,6 +252,8 @@ class Runs:
 
     def _may_be_held(self, stream_id: str, owner: str) -> bool:
         """Whether the owner's paused source may still be held, here or elsewhere."""
+        # Of an owner of this process it is known whether it is gone, without two seconds of
+        # waiting for its answer.
         if self._owners.are_here(owner):
             run = self._runs.get(stream_id)
             return run is not None and run.owner == owner and run.phase is not Phase.ENDING

@@ -67,6 +67,7 @@ class BoundedReader:
     async def batch(self) -> list[Record]:
         """Wait for records, and return some; empty at the end. Raises as a follower does."""
         if self._follower is not None and self._clock() - self._gave_at > _SLOW_SECONDS:
+            # The follower's next batch would be all that came meanwhile, up to a megabyte.
             await self.aclose()
             self._is_behind = True
         records: list[Record] = []
@@ -103,6 +104,8 @@ class BoundedReader:
 
     def _has_ended(self) -> bool:
         is_over = self.info.state is not State.STREAMING and self._offset == self.info.tail
+        # A follower tells the end by an empty batch. Only it has seen what was appended after
+        # `info`.
         return self._follower is None and is_over
 
     async def _next_live(self) -> list[Record]:

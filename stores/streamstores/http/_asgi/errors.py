@@ -47,6 +47,8 @@ class HttpError(Exception):
         self.details = details
 
     def response(self) -> JSONResponse:
+        # Caches may keep a 404, 405, 414 or 501 that does not forbid it (RFC 9110, 15.1), and a
+        # stream that does not exist now may exist in a second.
         body = {"error": str(self), "code": self.code, **self.details}
         return JSONResponse(body, self.status, {"Cache-Control": "no-store", **self.headers})
 
@@ -75,6 +77,7 @@ def refusal_of(exc: Exception, *, failed: str = "a request failed") -> HttpError
     if isinstance(exc, HttpError):
         return exc
     if isinstance(exc, OffsetOutOfRange):
+        # Not in the table, because the tail tells the client how far it may go.
         message = f"the stream ends at {exc.tail}"
         return HttpError(416, "offset_out_of_range", message, tail=exc.tail)
     for kind, (status, code, text, headers) in _REFUSALS.items():

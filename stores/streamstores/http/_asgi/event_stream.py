@@ -75,8 +75,10 @@ class EventStream(NamedTuple):
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
+            # A client that leaves when everything has been sent has lost nothing.
             has_left = leaving.done() and not pump.done()
             is_stuck = sender.stuck.done()
+            # The pump first: a generator cannot be closed while another task is inside it.
             await _cancel(pump, leaving, closed, sender.stuck)
             await sender.close()
             await bodies.aclose()
@@ -204,6 +206,8 @@ class _BodySender:
         return min(left, self._stream.patience.next_check())
 
     async def _ping(self) -> None:
+        """Send a ping. It has as much time as a body, because a client that takes no ping takes
+        nothing."""
         message = {
             "type": "http.response.body",
             "body": self._stream.ping,
@@ -227,4 +231,5 @@ async def _until_disconnected(receive: Receive) -> None:
 async def _cancel(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         task.cancel()
+    # Not `gather`, which raises at the first error and leaves the other tasks unfinished.
     await asyncio.wait(tasks)

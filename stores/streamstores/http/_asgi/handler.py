@@ -67,6 +67,8 @@ class StreamHandler:
         elif scope["type"] == "lifespan":
             await self._answer_lifespan(receive, send)
         else:
+            # Before the connection is accepted, so the server answers the handshake with 403
+            # (ASGI).
             await send({"type": "websocket.close", "code": 1000})
 
     def activity(self, stream_id: str) -> Activity | None:
@@ -76,6 +78,7 @@ class StreamHandler:
     async def aclose(self) -> None:
         """Hand over the streams that run here, and end their responses, so that clients
         reconnect elsewhere. Idempotent. Later requests get 503."""
+        # A caller that is cancelled gives up waiting. The handing over must go on.
         await asyncio.shield(self._close())
 
     def _close(self) -> asyncio.Task[None]:

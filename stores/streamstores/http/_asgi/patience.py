@@ -66,7 +66,9 @@ class Patience:
             return
         clock = asyncio.get_running_loop().time
         before, since, pause = -1, clock(), 0.02
+        # The server may close the connection at any time, and the descriptor then be another's.
         while (unsent := unsent_bytes(descriptor)) and connection.is_at(descriptor):
+            # Any progress counts, not a rate: a phone on a bad network is slow and welcome.
             if unsent != before:
                 before, since = unsent, clock()
             elif self.is_over(since):

@@ -29,6 +29,7 @@ async def read_object(exchange: Exchange, max_bytes: int) -> dict[str, Any]:
     )
     try:
         fields = json.loads(exchange.body, parse_constant=_refuse_constant)
+    # RecursionError, because a few thousand brackets are well within the bound on the length.
     except (ValueError, RecursionError) as exc:
         raise HttpError(400, "invalid_json", "the body is not JSON") from exc
     if not isinstance(fields, dict):
@@ -43,6 +44,7 @@ async def read_body(exchange: Exchange, max_bytes: int, announced: str) -> bytes
     Content-Length before anything is read, else by counting the bytes that arrive. Raises
     `ClientDisconnect` if the client leaves in the middle.
     """
+    # `int` alone would also take a sign, spaces, underscores and digits of other scripts.
     size = int(announced) if _DIGITS.fullmatch(announced) else 0
     parts = []
     received = 0
@@ -73,4 +75,5 @@ def check_id(stream_id: Any, limits: Limits) -> str:
 
 def query_of(exchange: Exchange) -> dict[str, str]:
     query: bytes = exchange.scope.get("query_string", b"")
+    # latin-1 cannot fail, and `parse_qsl` decodes what is percent-encoded as UTF-8 afterwards.
     return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))

@@ -50,6 +50,9 @@ class SignalWatch:
             return  # no server is here that ends gracefully
 
         def ours(signal_number: int, frame: Any) -> None:
+            # Only scheduled here, because a signal may interrupt the loop in the middle of a
+            # change of its own state. The threadsafe call also wakes a loop that is waiting for
+            # its sockets.
             if self._is_open:
                 with suppress(RuntimeError):  # the loop is closed
                     self._loop.call_soon_threadsafe(self._on_signal)

@@ -74,6 +74,8 @@ class DirectChat:
         self, request: StreamRequest, *, text_as_json: bool
     ) -> AsyncGenerator[bytes, None]:
         model = self._requests.models[request.model]
+        # No store is here to bound a record, but a model that works without one must work with
+        # one.
         records = records_from(model, request, Limits.record_bytes)
         try:
             async for data in records:

@@ -91,6 +91,7 @@ async def _call(model: Model, request: StreamRequest) -> AsyncIterator[Any]:
     answer = model(request)
     if inspect.isawaitable(answer):
         answer = await answer
+    # Before the test for iterables, since a string is an iterable of characters.
     if isinstance(answer, (str, Event)):
         answer = [answer]
     if isinstance(answer, AsyncIterable):

@@ -48,6 +48,8 @@ class Event:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not isinstance(self.data, str):
             raise TypeError("the name and data of an Event must be str")
+        # A surrogate is refused here and replaced in the data: to change a name would make
+        # another event of it.
         if not self.name or _SURROGATE.search(self.name) or set(self.name) & {*"\r\n\0"}:
             raise ValueError(
                 f"an event name has no CR, LF or NUL and is not empty: {self.name!r}"
@@ -125,6 +127,8 @@ def _event_of(data: bytes, event_id: int | None, text_as_json: bool) -> bytes:
 
 
 def _utf8(text: str) -> bytes:
+    # Tried as it is, because searching every token for surrogates would cost more than encoding
+    # it.
     try:
         return text.encode()
     except UnicodeEncodeError:

@@ -77,6 +77,7 @@ def _read_prompt(fields: Mapping[str, Any], max_bytes: int) -> str:
         raise HttpError(400, "missing_prompt", "a prompt is required")
     if not isinstance(prompt, str):
         raise HttpError(400, "invalid_prompt", "the prompt is not a string")
+    # JSON can escape half of a surrogate pair, which a plain `encode` refuses.
     if len(prompt.encode(errors="surrogatepass")) > max_bytes:
         raise HttpError(413, "too_large", f"the prompt is over {max_bytes} bytes")
     return prompt
@@ -107,10 +108,13 @@ def start_offset(after: Any, exchange: Exchange) -> int:
     Raises `HttpError` `invalid_after`.
     """
     if after is None:
+        # An id that is no number is ignored. An `EventSource` repeats the id that any earlier
+        # server has given it, and could not go on if it were refused.
         last_event_id = exchange.headers.get("last-event-id", "")
         return int(last_event_id) if _DIGITS.fullmatch(last_event_id) else 0
     if isinstance(after, str) and _DIGITS.fullmatch(after):
         return int(after)
+    # Not `isinstance`: `true` in JSON is an int for Python.
     if type(after) is int and after >= 0:
         return after
     raise HttpError(400, "invalid_after", "after must be an offset, 0 or higher")

@@ -120,6 +120,7 @@ class ResumableChat:
             saved_request.check_same_request(info, digest)
             await saved_request.touch(self._store, info)
         except TooManyRuns:
+            # A process without room for another model still serves answers that exist.
             if not is_named:
                 raise
             info = await self._existing(stream_id, digest)
@@ -143,6 +144,7 @@ class ResumableChat:
         await self._requests.check(exchange, stream_id, action)
         self._gate.check_open()
         info = await self._look(stream_id)
+        # Before the resume: a request that is refused must not make the model go on.
         if offset > info.tail:
             raise OffsetOutOfRange(stream_id, offset, tail=info.tail)
         if action == "continue" and info.state is State.STOPPED:
@@ -181,6 +183,7 @@ class ResumableChat:
             return await self._runs.start(
                 request.id, records, ttl=self._ttl, attributes=attributes
             )
+        # Not after `OutcomeUnknown`: the stream may exist, and then needs its request.
         except (StreamExists, StoreUnavailable, TooManyRuns):
             await saved_request.forget_request(self._store, attributes)
             raise
@@ -210,9 +213,12 @@ class ResumableChat:
     async def _send(self, exchange: Exchange, info: StreamInfo, offset: int) -> None:
         """Answer with the stream as events, from `offset` to its end."""
         reader = BoundedReader(self._store, info, offset, self._runs.follow)
+        # Before the first `await`, or `cancel_on_disconnect` might stop the stream when the
+        # reader before this one leaves.
         self._readers[info.id] += 1
         has_left = False
         try:
+            # Before the headers are sent: a refusal needs a status of its own.
             first = await self._first_batch(reader, info, offset)
             headers = event_stream_headers(self._stream.ping_interval)
             headers.append((b"x-stream-id", quote(info.id, safe=_PRINTABLE).encode()))
@@ -267,6 +273,7 @@ class ResumableChat:
         stops = self._cancel_on_disconnect and has_left and not self._is_closing
         if stops and self._runs.is_running(stream_id):
             stop = asyncio.ensure_future(self._stop_unread(stream_id))
+            # The event loop itself holds its tasks by weak references only.
             self._stops.add(stop)
             stop.add_done_callback(self._stops.discard)
 
@@ -315,6 +322,7 @@ class _SharedEncoder:
         if len(part) > 1:
             return sse_of(part, text_as_json=text_as_json)
         record, was_json = self._last
+        # By identity: comparing the data would cost about as much as encoding it again.
         if record is not part[0] or was_json is not text_as_json:
             self._last = (part[0], text_as_json)
             self._encoded = sse_of(part, text_as_json=text_as_json)

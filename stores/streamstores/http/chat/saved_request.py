@@ -51,6 +51,7 @@ def digest_attribute(fields: Mapping[str, Any], stream_id: str) -> dict[str, str
     id is part of the digest, so that equal requests do not look equal in the store.
     """
     asked = {name: fields[name] for name in _COMPARED if fields.get(name) not in (None, [])}
+    # Sorted, because a client may send the fields of a repeated request in another order.
     text = json.dumps([stream_id, asked], sort_keys=True)
     digest = hashlib.sha256(text.encode()).digest()[:18]
     return {_DIGEST: base64.urlsafe_b64encode(digest).decode()}
@@ -72,6 +73,7 @@ async def keep_request(
     They are empty if the request is longer than the store's `append_bytes`: then the answer
     cannot be continued. A long request costs one `create`.
     """
+    # In ASCII, so that the length is the size in bytes, and half a surrogate pair survives.
     text = json.dumps(
         {
             "prompt": request.prompt,
@@ -80,6 +82,7 @@ async def keep_request(
             "messages": request.messages,
         }
     )
+    # Half of the room is left to the attributes that others add.
     if len(text) <= min(_INLINE_BYTES, store.limits.attributes_bytes // 2):
         return {_INLINE: text}
     companion_id = SAVED_REQUEST_PREFIX + secrets.token_urlsafe(24)
@@ -87,6 +90,7 @@ async def keep_request(
     data = text.encode()
     chunks = [data[start : start + size] for start in range(0, len(data), size)]
     try:
+        # In one step, so that no other process can find half a request.
         await store.create(companion_id, *chunks, ttl=ttl, state=State.DONE)
     except LimitExceeded as exc:
         _log.warning("a request is too long to save, so its answer cannot continue: %s", exc)

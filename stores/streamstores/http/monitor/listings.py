@@ -62,6 +62,8 @@ class ListingCache:
         try:
             listing = await self._list(prefix)
         finally:
+            # From the end of a listing, or a store that takes longer than the interval for it
+            # would be listed without a pause.
             self._next_at = _now() + self._interval
         self._known[prefix] = listing
         self._known.move_to_end(prefix)
@@ -131,6 +133,8 @@ class StoreListing:
     def compare(self, before: StoreListing) -> None:
         """Compute the rates by comparison with an earlier listing."""
         seconds = self.began_at - before.began_at
+        # With the time of creation, because a namesake has not grown from where the stream
+        # before it ended.
         tails = {(row.id, row.created_at): row.tail for row in before.rows}
         for row in self.rows:
             tail = tails.get((row.id, row.created_at))

@@ -30,6 +30,8 @@ from streamstores.store import StreamStore
 __all__ = ["create_monitor"]
 
 _PAGE = Path(__file__).parent / "monitor.html"
+# The page is a single file, so its style and script are inline. It loads nothing else, and no
+# other site may frame it: it shows ids, and an id may be all that it takes to read a stream.
 _PAGE_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
@@ -166,6 +168,7 @@ class _Monitor:
     def _limit(self, text: str | None) -> int:
         if text is None:
             return min(_DEFAULT_LIMIT, self._max_streams)
+        # The length first, because `int` raises for more than 4,300 digits (since Python 3.11).
         is_number = text.isascii() and text.isdecimal() and len(text) < 10
         if not is_number or not 1 <= int(text) <= self._max_streams:
             message = f"limit must be a number from 1 to {self._max_streams}"

@@ -91,6 +91,8 @@ class _Events:
         return b"".join([b"id: %d\n%b" % (at + len(data), data) for at, data in records])
 
     def _complete(self, event: bytes) -> Iterator[bytes]:
+        # The event would end up inside the half-formatted one, and both would be lost to every
+        # client.
         if self._open:
             raise ValueError("an event was yielded in the middle of formatted text")
         yield self._checked(event)
@@ -105,10 +107,14 @@ class _Events:
                 yield self._checked(event + b"\n\n")
         del self._open[:start]
         self._searched = max(len(self._open) - 3, 0)  # an end may be cut in its middle
+        # Before the end of the event is there, or a source that never ends an event would fill
+        # the memory of the process.
         self._check_size(self._open)
 
     def _checked(self, event: bytes) -> bytes:
         self._check_size(event)
+        # An event with two `id` fields has the last of them as its id (HTML Standard, 9.2.6).
+        # The client would resume with an id that this stream has not given out.
         if self._with_offsets and _ID_FIELD.search(event):
             raise ValueError(
                 "the source gives its events ids of their own: pass event_ids='own'"
@@ -173,6 +179,8 @@ def find_event_id(records: Iterable[Record], event_id: str) -> int | None:
     """The offset after the event with this `id:`; None if none of the records has it."""
     wanted = event_id.encode()
     for record in records:
+        # A field `id` without a value is an id too: the empty one, which resets
+        # `Last-Event-ID`.
         if any((found or b"") == wanted for found in _ID_FIELD.findall(record.data)):
             return record.end
     return None
@@ -185,6 +193,8 @@ def _encoded(event: ServerSentEvent) -> bytes:
     encoded = encode_event(event.data.encode(), name=name)
     if event.id is None:
         return encoded
+    # A line break would begin another field, and clients ignore an id with a NUL (HTML
+    # Standard, 9.2.6), so they would resume at an earlier event.
     if set(event.id) & {*"\r\n\0"}:
         raise ValueError(f"not an id for an event: {event.id!r}")
     return b"id: %b\n%b" % (event.id.encode(), encoded)
@@ -192,6 +202,8 @@ def _encoded(event: ServerSentEvent) -> bytes:
 
 def _bytes_of(piece: Any) -> bytes:
     if isinstance(piece, str):
+        # A model's text may hold half of a surrogate pair. A question mark is better than a
+        # stream that ends in error.
         return piece.encode(errors="replace")
     if isinstance(piece, (bytes, bytearray, memoryview)):
         return bytes(piece)

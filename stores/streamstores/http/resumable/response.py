@@ -33,6 +33,7 @@ class StreamResponse(Response):
         status_code: int,
         headers: Mapping[str, str],
     ) -> None:
+        # Not `super().__init__`, which renders a body and sets its Content-Length.
         self.status_code = status_code
         self.media_type = media_type
         self.background = None
@@ -53,9 +54,12 @@ def stream_headers(
 ) -> dict[str, str]:
     """The headers of a response; the application's own take precedence."""
     headers = {
+        # An id may be any text, and a header is latin-1 without line breaks. The percent sign
+        # is quoted as well, so that clients can unquote without doubt.
         "X-Stream-Id": quote(stream_id, safe=_PRINTABLE),
         "X-Stream-Offset": str(offset),
         "Cache-Control": "no-cache, no-transform",
+        # nginx buffers what it proxies by default, and events would arrive in bursts.
         "X-Accel-Buffering": "no",
     }
     if media_type.startswith(EVENT_STREAM) and "charset" not in media_type:

@@ -26,6 +26,7 @@ def resume_point(request: Any) -> int | str:
         return str(event_id)
     for name in _QUERIES:
         query = getattr(request, name, None)
+        # Another framework may mean something else by such a name, such as a text or a method.
         if query is not None and hasattr(query, "get"):
             return offset_of_text(str(query.get("offset") or "0"))
     return 0

@@ -37,6 +37,8 @@ async def records_of_source(source: AnySource, framing: Framing) -> AsyncGenerat
         if rest:
             yield rest
     finally:
+        # Leaving `async for` closes nothing. Without this the source would run on until the
+        # garbage collector finds it, after a Stop too.
         await pieces.aclose()
 
 
@@ -65,6 +67,7 @@ async def _opened(source: AnySource) -> AsyncIterator[Any]:
         opened = await opened
     if isinstance(opened, AsyncIterable):
         return aiter(opened)
+    # These are iterable too, by characters, numbers or keys, which are never what was meant.
     is_one_piece = isinstance(opened, (Mapping, str, bytes, bytearray, memoryview))
     if isinstance(opened, Iterable) and not is_one_piece:
         return IteratorThread(opened)

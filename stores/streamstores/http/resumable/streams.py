@@ -190,6 +190,8 @@ class ResumableStreams:
                 return Response(status_code=204)
             place = resume_point(request) if offset is None else offset
             start = await self._offset_of(info, place)
+            # Without `start`, a new client of a stream that ended empty would take 204 for "no
+            # such answer", and would never see how it ended.
             if info.state.is_final and start == info.tail and _sends_events(info) and start:
                 return Response(status_code=204)
         except StreamNotFound as exc:
@@ -218,6 +220,8 @@ class ResumableStreams:
             await close_unread(source)
             raise InvalidRequest(f"event_ids is 'offsets' or 'own', not {event_ids!r}")
         self._check_open()
+        # In the stream, because another process, which has never seen this call, may have to
+        # revive it or replay it.
         own = {_MEDIA_TYPE: media_type, _EVENT_IDS: event_ids}
         framing = framing_of(media_type, event_ids, self.store.limits.record_bytes)
         try:
@@ -225,6 +229,7 @@ class ResumableStreams:
                 stream_id,
                 records_of_source(source, framing),
                 ttl=self._ttl,
+                # The stream's own attributes come last: a caller's must not replace them.
                 attributes={**(attributes or {}), **own},
             )
         except StreamExists as exc:
@@ -339,6 +344,8 @@ class ResumableStreams:
     def _check_open(self) -> None:
         self._gate.check_open()
         if self._watches_signals and self._signals is None and self._closing is None:
+            # Not in `__init__`: an object is made when its module is imported. The server
+            # installs its signal handlers after that, and before it there is nothing to wrap.
             self._signals = SignalWatch(self._close)
 
     def _revived(self, info: StreamInfo) -> Source | None:
@@ -368,6 +375,8 @@ class ResumableStreams:
         if place > info.tail:
             raise OffsetOutOfRange(info.id, place, tail=info.tail)
         if 0 < place < info.tail:
+            # A read from the byte before returns the record that holds it. If that record ends
+            # here, the next one begins here.
             page = await self.store.read(info.id, place - 1, max_bytes=1)
             if page.records[0].end != place:
                 raise HttpError(400, "invalid_offset", "the offset is inside an event or line")
@@ -425,6 +434,8 @@ class ResumableStreams:
                 for part in in_parts(batch, _SEND_BYTES):
                     yield framing.body_of(part)
         except StreamStoreError as exc:
+            # The status line is long sent. Without the ending a client knows that there is
+            # more, and the store's error is no text for clients.
             _log.info("a response ended early, and its client will ask again: %s", exc)
             return
         if _sends_events(info):
