@@ -1,4 +1,4 @@
-"""Stores in a place of their own on the shared server."""
+"""Stores with a prefix of their own on the shared server."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import AsyncExitStack
 import pytest
 
 from streamstores import S3StreamStore
-from tests.s3.wire import Wire
+from tests.s3.recording_client import RecordingClient
 from tests.services.s3 import S3Server, shared
 
 
 async def eventually(is_so: Callable[[], bool], step: Callable[[], Awaitable[object]]) -> None:
-    """Do `step` until something is so; it may depend on S3's time, so it may take seconds."""
+    """Do `step` until `is_so`. That may depend on S3's time, and so take seconds."""
 
     async def steps() -> None:
         while not is_so():
@@ -26,7 +26,7 @@ async def eventually(is_so: Callable[[], bool], step: Callable[[], Awaitable[obj
 
 
 class Place:
-    """A prefix of one bucket, and as many stores on it as a test wants."""
+    """A prefix of the bucket, and as many stores on it as a test wants."""
 
     def __init__(self, server: S3Server) -> None:
         self.server = server
@@ -41,19 +41,19 @@ class Place:
     async def store(self, **options: object) -> S3StreamStore:
         return await self._exits.enter_async_context(S3StreamStore(self.url(**options)))
 
-    async def wired(self, **options: object) -> tuple[S3StreamStore, Wire]:
-        """A store whose calls are counted, and can be made to fail."""
-        wire = Wire(self.server)
-        self._exits.callback(wire.close)
+    async def recorded(self, **options: object) -> tuple[S3StreamStore, RecordingClient]:
+        """A store whose requests are counted and can be made to fail."""
+        client = RecordingClient(self.server)
+        self._exits.callback(client.close)
         query = "&".join(f"{name}={value}" for name, value in options.items())
         url = f"s3://{self.server.bucket}/{self.server.prefix}{self.prefix}?{query}"
-        store = S3StreamStore(url.rstrip("?"), client=wire)
+        store = S3StreamStore(url.rstrip("?"), client=client)
         await self._exits.enter_async_context(store)
-        wire.forget()
-        return store, wire
+        client.forget()
+        return store, client
 
     def keys(self, folder: str = "") -> list[str]:
-        """What is in the bucket, below the prefix."""
+        """The keys below the prefix, without it."""
         start = f"{self.server.prefix}{self.prefix}/"
         found = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.server.bucket, Prefix=start + folder
@@ -62,7 +62,7 @@ class Place:
         return [each["Key"][len(start) :] for each in objects]
 
     def put(self, key: str, body: bytes) -> None:
-        """Meddle with the bucket."""
+        """Write an object past the store."""
         name = f"{self.server.prefix}{self.prefix}/{key}"
         self.client.put_object(Bucket=self.server.bucket, Key=name, Body=body)
 

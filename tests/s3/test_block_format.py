@@ -1,4 +1,4 @@
-"""What is in an object."""
+"""The format of an object."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_block_comes_back_as_it_was(chunks: list[bytes]) -> None:
 
 
 @given(chunk_lists, chunk_lists)
-def test_blocks_in_a_row_are_told_apart(one: list[bytes], other: list[bytes]) -> None:
+def test_a_sequence_of_blocks_is_split_again(one: list[bytes], other: list[bytes]) -> None:
     row = [block_of(one), block_of(other)]
     assert block_format.decode_all(b"".join(map(block_format.encode, row)), "k") == row
 
@@ -83,7 +83,7 @@ def test_other_bytes_are_corrupt(junk: bytes) -> None:
             block_format.decode(bad, "k")
 
 
-def test_a_segment_that_s3_took_after_the_end_is_void() -> None:
+def test_a_segment_that_s3_took_after_the_expiry_is_void() -> None:
     block = block_of([])
     assert block.is_void(NOON.timestamp() + 0.1)
     assert not block.is_void(NOON.timestamp() - 0.1)

@@ -19,6 +19,7 @@ from tests.services.scripted_s3 import (
     Fault,
     ScriptedS3,
     cut_in_100_continue,
+    delay,
     scripted_s3,
     stall,
     stall_in_the_body,
@@ -168,6 +169,18 @@ async def test_closing_waits_for_nothing_that_hangs(server: ScriptedS3, name: st
     failed = [each for each in results if isinstance(each, BaseException)]
     assert failed
     assert all(isinstance(each, StreamStoreError) for each in failed)
+
+
+async def test_closing_a_store_that_is_being_opened_leaves_no_task(server: ScriptedS3) -> None:
+    store = S3StreamStore(server.store_url("p", timeout=2))
+    server.spoil(put_of("probe/"), delay(0.2))
+    call = asyncio.create_task(store.info("a"))
+    while not server.count(put_of("probe/")):
+        await asyncio.sleep(0.01)
+    await asyncio.wait_for(store.aclose(), FOREVER)
+    with pytest.raises(StreamStoreError):
+        await call
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_a_cancelled_call_leaves_its_thread_to_others(server: ScriptedS3) -> None:

@@ -1,4 +1,4 @@
-"""Answers that are lost, processes that die or sleep, and races that S3 alone decides."""
+"""Lost answers, processes that die or sleep, and races that S3 alone decides."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from streamstores import (
     StreamWriter,
 )
 from tests.s3.conftest import Place, eventually
-from tests.s3.wire import put_of
+from tests.s3.recording_client import put_of
 from tests.services.s3 import S3Server, moto_server
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ PAST = datetime(2001, 2, 3, tzinfo=timezone.utc)
 
 @contextlib.contextmanager
 def frozen(server: S3Server) -> Iterator[Callable[[bool], None]]:
-    """What freezes and thaws a server's process."""
+    """A function that freezes and thaws a server's process."""
     assert server.pid is not None
     pid = server.pid
     try:
@@ -60,19 +60,19 @@ async def reached(event: threading.Event) -> None:
     assert await asyncio.to_thread(event.wait, 30)
 
 
-async def test_a_lost_answer_to_an_append_is_found_by_the_writers_name(place: Place) -> None:
-    store, wire = await place.wired()
+async def test_an_append_whose_answer_is_lost_is_recognised_by_its_nonce(place: Place) -> None:
+    store, client = await place.recorded()
     await store.create("a")
-    wire.lose(put_of("segments/"), applied=True)
+    client.lose(put_of("segments/"), applied=True)
     assert (await store.append("a", b"once", at=0)).tail == 4
-    assert wire.count("put_object", "segments/") == 2
+    assert client.count("put_object", "segments/") == 2
     assert await content(store, "a") == b"once"
 
 
 async def test_a_lost_append_is_sent_again(place: Place) -> None:
-    store, wire = await place.wired()
+    store, client = await place.recorded()
     await store.create("a")
-    wire.lose(put_of("segments/"), applied=False)
+    client.lose(put_of("segments/"), applied=False)
     assert (await store.append("a", b"once")).tail == 4
     assert await content(store, "a") == b"once"
 
@@ -81,33 +81,35 @@ async def test_a_lost_append_is_sent_again(place: Place) -> None:
     ("code", "status"),
     [("ConditionalRequestConflict", 409), ("SlowDown", 503), ("InternalError", 500)],
 )
-async def test_what_s3_asks_to_try_again_is_tried_again(
+async def test_a_write_that_s3_asks_to_repeat_is_repeated(
     place: Place, code: str, status: int
 ) -> None:
-    store, wire = await place.wired()
+    store, client = await place.recorded()
     await store.create("a")
-    wire.refuse(put_of("segments/"), code, status)
+    client.refuse(put_of("segments/"), code, status)
     assert (await store.append("a", b"once")).tail == 4
-    assert wire.count("put_object", "segments/") == 2
+    assert client.count("put_object", "segments/") == 2
     assert await content(store, "a") == b"once"
 
 
-async def test_a_conflict_at_the_last_try_is_unavailable(place: Place) -> None:
-    """S3 has said each time that it has not done it."""
-    store, wire = await place.wired()
+async def test_a_write_that_s3_never_accepts_is_unavailable(
+    place: Place,
+) -> None:
+    """S3 said each time that it has not applied the write."""
+    store, client = await place.recorded()
     await store.create("a")
-    wire.refuse(put_of("segments/"), "ConditionalRequestConflict", 409)
-    wire.die_at(1)
+    client.refuse(put_of("segments/"), "ConditionalRequestConflict", 409)
+    client.die_at(1)
     with pytest.raises(StoreUnavailable):
         await store.append("a", b"x")
 
 
 @pytest.mark.parametrize("applied", [True, False])
-async def test_a_lost_answer_to_create_is_found_by_the_writers_name(
+async def test_a_creation_whose_answer_is_lost_is_recognised_by_its_nonce(
     place: Place, applied: bool
 ) -> None:
-    store, wire = await place.wired()
-    wire.lose(put_of("streams/"), applied=applied)
+    store, client = await place.recorded()
+    client.lose(put_of("streams/"), applied=applied)
     info = await store.create("a", b"x")
     assert await (await place.store()).info("a") == info
     with pytest.raises(StreamExists):
@@ -115,50 +117,50 @@ async def test_a_lost_answer_to_create_is_found_by_the_writers_name(
 
 
 async def test_a_lost_answer_to_delete_still_deletes_once(place: Place) -> None:
-    store, wire = await place.wired()
+    store, client = await place.recorded()
     await store.create("a", state="done")
     await store._packer.idle()
-    wire.lose(lambda operation, options: operation == "delete_object", applied=True)
+    client.lose(lambda operation, options: operation == "delete_object", applied=True)
     await store.delete("a")
     with pytest.raises(StreamNotFound):
         await store.delete("a")
 
 
 @pytest.mark.parametrize("applied", [True, False])
-async def test_an_append_without_any_answer_is_unknown_and_the_writer_goes_on(
+async def test_a_writer_continues_after_an_append_without_any_answer(
     place: Place, applied: bool
 ) -> None:
-    """The way to S3 is gone after it; when it is back, nothing is lost or doubled."""
-    store, wire = await place.wired()
+    """S3 cannot be reached after it; when it can again, nothing is lost or doubled."""
+    store, client = await place.recorded()
     info = await store.create("a")
-    wire.lose(put_of("segments/"), applied=applied)
-    wire.die_at(1)
+    client.lose(put_of("segments/"), applied=applied)
+    client.die_at(1)
     with pytest.raises(OutcomeUnknown):
         await store.append("a", b"x")
-    wire.die_at(10**9)
+    client.die_at(10**9)
     async with StreamWriter(store, "a", info=await store.info("a")) as writer:
         await writer.write(b"y")
     assert await content(store, "a") == (b"xy" if applied else b"y")
     assert info.version < writer.info.version  # type: ignore[union-attr]  # it is closed
 
 
-async def test_reading_without_s3_is_unavailable(place: Place) -> None:
-    store, wire = await place.wired()
+async def test_every_call_without_s3_is_unavailable(place: Place) -> None:
+    store, client = await place.recorded()
     await store.create("a", b"x")
-    wire.die_at(0)
+    client.die_at(0)
     for call in (store.info("a"), store.read("a"), store.append("a", b"y"), store.create("b")):
         with pytest.raises(StoreUnavailable):
             await call
-    wire.die_at(10**9)
+    client.die_at(10**9)
     assert await content(store, "a") == b"x"
 
 
 async def test_an_append_that_arrives_after_delete_is_not_acknowledged(place: Place) -> None:
-    slow, wire = await place.wired()
+    slow, client = await place.recorded()
     store = await place.store()
     await store.create("a")
     await slow.info("a")
-    is_there, may_go = wire.hold(put_of("segments/"))
+    is_there, may_go = client.hold(put_of("segments/"))
     append = asyncio.create_task(slow.append("a", b"late"))
     await reached(is_there)
     await store.delete("a")
@@ -167,16 +169,16 @@ async def test_an_append_that_arrives_after_delete_is_not_acknowledged(place: Pl
         await append
 
 
-async def test_an_append_that_slept_until_its_stream_was_swept_is_not_acknowledged(
+async def test_an_append_delayed_until_its_stream_was_swept_is_not_acknowledged(
     place: Place,
 ) -> None:
-    """Its key is free again; only S3's time and the head tell that the chain is gone."""
-    slow, wire = await place.wired(grace=1)
+    """Its key is free again; only S3's time and the head show that the chain is gone."""
+    slow, client = await place.recorded(grace=1)
     store = await place.store(grace=1)
     old = await store.create("a")
     await store.append("a", b"x")
     await slow.info("a")
-    is_there, may_go = wire.hold(put_of("segments/"))
+    is_there, may_go = client.hold(put_of("segments/"))
     append = asyncio.create_task(slow.append("a", b"late", version=old.version + 1))
     await reached(is_there)
     await store.delete("a")
@@ -189,12 +191,12 @@ async def test_an_append_that_slept_until_its_stream_was_swept_is_not_acknowledg
     await eventually(lambda: not place.keys("segments/"), store.sweep)  # what it wrote
 
 
-async def test_an_append_that_s3_took_after_the_end_is_void(place: Place) -> None:
-    slow, wire = await place.wired()
+async def test_an_append_that_s3_took_after_the_expiry_is_void(place: Place) -> None:
+    slow, client = await place.recorded()
     store = await place.store()
     info = await store.create("a", ttl=2)
     await slow.info("a")
-    is_there, may_go = wire.hold(put_of("segments/"))
+    is_there, may_go = client.hold(put_of("segments/"))
     append = asyncio.create_task(slow.append("a", b"late"))
     await reached(is_there)
 
@@ -219,11 +221,11 @@ async def test_an_append_that_s3_took_after_the_end_is_void(place: Place) -> Non
     assert await content(slow, "a") == b"new"
 
 
-async def test_a_creation_that_slept_does_not_replace_a_living_stream(place: Place) -> None:
-    slow, wire = await place.wired()
+async def test_a_delayed_creation_does_not_replace_a_living_stream(place: Place) -> None:
+    slow, client = await place.recorded()
     store = await place.store()
     await store.create("a", expires_at=PAST)
-    is_there, may_go = wire.hold(
+    is_there, may_go = client.hold(
         lambda operation, options: operation == "put_object" and "IfMatch" in options
     )
     creation = asyncio.create_task(slow.create("a", b"late"))
@@ -249,8 +251,10 @@ async def test_of_racing_creations_over_an_expired_stream_one_wins(place: Place)
         assert await stores[1].info(stream_id) == won[0]
 
 
-async def test_append_races_delete_and_create(place: Place) -> None:
-    """An append that succeeded is in the stream whose version it grew, or that is gone."""
+async def test_an_append_races_delete_and_create(
+    place: Place,
+) -> None:
+    """If it succeeds, it is in the new stream, or was in the deleted stream."""
     one, other = await place.store(), await place.store()
     for number in range(10):
         stream_id = f"a{number}"
@@ -273,12 +277,12 @@ async def test_append_races_delete_and_create(place: Place) -> None:
         assert all(isinstance(each, StreamNotFound) for each in refused)
 
 
-async def test_a_stop_wins_over_a_batch_in_flight(place: Place) -> None:
-    slow, wire = await place.wired()
+async def test_a_stop_that_commits_first_refuses_a_batch_in_flight(place: Place) -> None:
+    slow, client = await place.recorded()
     store = await place.store()
     await store.create("a")
     await slow.info("a")
-    is_there, may_go = wire.hold(put_of("segments/"))
+    is_there, may_go = client.hold(put_of("segments/"))
     appends = [asyncio.create_task(slow.append("a", b"x")) for _ in range(5)]
     await reached(is_there)
     await store.mark_done("a", "stopped")
@@ -288,10 +292,10 @@ async def test_a_stop_wins_over_a_batch_in_flight(place: Place) -> None:
     assert (await slow.info("a")).state is State.STOPPED
 
 
-async def test_closing_waits_for_what_is_in_flight(place: Place) -> None:
-    store, wire = await place.wired()
+async def test_closing_finishes_the_append_in_flight(place: Place) -> None:
+    store, client = await place.recorded()
     await store.create("a")
-    is_there, may_go = wire.hold(put_of("segments/"))
+    is_there, may_go = client.hold(put_of("segments/"))
     first = asyncio.create_task(store.append("a", b"x"))
     await reached(is_there)
     second = asyncio.create_task(store.append("a", b"y"))
@@ -358,8 +362,8 @@ async def test_a_writer_that_is_killed_leaves_whole_batches(
     assert info.tail == len(found) + 4
 
 
-async def test_a_server_that_freezes_and_comes_back() -> None:
-    """Frozen in mid-call: the outcome is unknown, within the timeout; then all goes on."""
+async def test_the_store_continues_when_a_frozen_server_comes_back() -> None:
+    """A call in flight gets an unknown outcome within the timeout."""
     with moto_server() as server, frozen(server) as freeze:
         async with S3StreamStore(server.url(timeout=1)) as store:
             await store.create("a")
@@ -376,7 +380,7 @@ async def test_a_server_that_freezes_and_comes_back() -> None:
             assert await content(store, "a") in {b"xz", b"xyz"}
 
 
-async def test_a_server_that_is_gone_in_mid_call() -> None:
+async def test_a_server_killed_in_mid_call_is_unavailable() -> None:
     with moto_server() as server:
         store = S3StreamStore(server.url(timeout=1))
         await store.create("a")

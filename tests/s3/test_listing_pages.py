@@ -1,4 +1,4 @@
-"""Listings in pages: real servers send empty, short and repeated ones."""
+"""Listings in pages, as real servers send them: empty, short, repeated."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def ids(store: S3StreamStore) -> list[str]:
 
 
 def empty_pages(count: int) -> object:
-    """Pages that say that more follows, before the right ones."""
+    """Empty pages that announce more, before the right pages."""
     sent = [0]
 
     def fault(exchange: Exchange) -> None:

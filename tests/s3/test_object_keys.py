@@ -1,4 +1,4 @@
-"""How ids become keys."""
+"""How ids become keys, and keys ids."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_no_head_is_the_folder_of_another(one: str, other: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=255))
-def test_keys_keep_to_letters_that_every_server_takes(text: str) -> None:
+def test_keys_use_only_characters_that_every_server_takes(text: str) -> None:
     stream_id = text.encode()[:255].decode(errors="ignore")
     key = ObjectKeys("p" * MAX_PREFIX_BYTES + "/").stream_entry(10**12 - 1, stream_id)
     assert len(key) <= 1024
@@ -76,11 +76,11 @@ def test_the_calendar_is_in_the_order_of_time() -> None:
 
 
 @pytest.mark.parametrize("key", ["p/due/x", "p/due/000000000001/what/a", "p/due//stream/a"])
-def test_an_object_of_somebody_else_in_the_calendar_is_told_apart(key: str) -> None:
+def test_a_foreign_object_in_the_calendar_is_corrupt(key: str) -> None:
     with pytest.raises(CorruptData):
         ObjectKeys("p/").entry_of(key)
 
 
-def test_a_name_that_no_store_wrote_is_corrupt() -> None:
+def test_a_name_that_no_store_writes_is_corrupt() -> None:
     with pytest.raises(CorruptData):
         unescaped("!FF!FE")

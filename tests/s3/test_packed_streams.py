@@ -1,4 +1,4 @@
-"""Finished streams become one object, whatever dies on the way."""
+"""Finished streams become one object, even if a packer dies on the way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def content(store: S3StreamStore, stream_id: str, offset: int = 0) -> byte
 
 
 async def written(place: Place, *chunks: bytes) -> S3StreamStore:
-    """A store that holds a finished stream in segments, and does not pack it."""
+    """A store with a finished stream in segments, which it does not pack."""
     store = await place.store(grace=1)
     await store.create("a", b"first")
     for start in range(0, len(chunks), 10):
@@ -37,15 +37,15 @@ async def until_swept(store: S3StreamStore, place: Place, folder: str) -> None:
 
 
 @pytest.mark.parametrize("chunks", [[b"word "] * 50, CHUNKS], ids=["small", "larger"])
-async def test_a_packer_that_dies_at_any_call_harms_nothing(
+async def test_a_packer_that_dies_at_any_request_harms_nothing(
     place: Place, chunks: list[bytes]
 ) -> None:
     expected = b"first" + b"".join(chunks)
     await written(place, *chunks)
     for calls in range(20):
-        store, wire = await place.wired(grace=1)
+        store, client = await place.recorded(grace=1)
         known = await store._streams.living("a")
-        wire.die_at(calls)
+        client.die_at(calls)
         try:
             is_packed = await store._packer.pack(known)
         except StoreUnavailable:
@@ -72,10 +72,10 @@ async def test_a_packer_that_dies_in_the_middle_of_an_upload_harms_nothing(
     await store.append("a", *[chunk] * 12, state="done")
     known = await store._streams.living("a")
     for calls in range(20):
-        dying, wire = await place.wired(grace=1)
+        dying, client = await place.recorded(grace=1)
         dying._streams.cache.put(await store._streams.fetch(known, 1))
         dying_known = await dying._streams.living("a")
-        wire.die_at(calls)
+        client.die_at(calls)
         try:
             is_packed = await dying._packer.pack(dying_known)
         except StoreUnavailable:
@@ -85,7 +85,7 @@ async def test_a_packer_that_dies_in_the_middle_of_an_upload_harms_nothing(
         if is_packed:
             break
     assert is_packed
-    assert wire.count("upload_part") == 2
+    assert client.count("upload_part") == 2
     assert await content(await place.store(), "a") == chunk * 12
 
 
@@ -99,8 +99,10 @@ async def test_packers_that_race_leave_one_object(place: Place) -> None:
     assert await content(stores[0], "a") == b"first" + b"".join(CHUNKS)
 
 
-async def test_a_reader_in_the_middle_sees_no_gap(place: Place) -> None:
-    """It knows the segments; the stream is packed and they are removed; it reads on."""
+async def test_a_reader_sees_no_gap_when_its_stream_is_packed(
+    place: Place,
+) -> None:
+    """It knows the segments, which are removed before it reads on."""
     store = await written(place, *CHUNKS)
     reader = await place.store(grace=1)
     begin = b"".join(each.data for each in (await reader.read("a", max_bytes=9000)).records)
@@ -109,9 +111,9 @@ async def test_a_reader_in_the_middle_sees_no_gap(place: Place) -> None:
     assert begin + await content(reader, "a", len(begin)) == b"first" + b"".join(CHUNKS)
 
 
-async def test_what_is_known_of_removed_segments_is_not_believed(place: Place) -> None:
-    """A process that has slept since the stream was half as long sees its end, not its
-    own memory, though the next segment is not there."""
+async def test_knowledge_of_removed_segments_is_not_trusted(place: Place) -> None:
+    """A process has slept since the stream was half as long. The absence of the next segment
+    does not make it take what it remembers for the end."""
     store = await place.store(grace=1)
     sleeper = await place.store(grace=1)
     await store.create("a")
@@ -126,7 +128,7 @@ async def test_what_is_known_of_removed_segments_is_not_believed(place: Place) -
     assert await content(sleeper, "a") == b"onetwothree"
 
 
-async def test_a_stream_that_nobody_packed_is_packed_by_a_scan(place: Place) -> None:
+async def test_a_stream_that_was_never_packed_is_packed_by_a_sweep(place: Place) -> None:
     store = await written(place, *CHUNKS)
     other = await place.store(grace=1)
     await eventually(lambda: bool(place.keys("packed/")), other.sweep)
@@ -167,7 +169,7 @@ async def test_a_packed_stream_can_expire_and_be_deleted(place: Place) -> None:
     assert place.keys("streams/") == []
 
 
-async def test_a_finished_stream_is_prolonged_before_it_is_packed(place: Place) -> None:
+async def test_the_expiry_of_a_finished_stream_moves_before_it_is_packed(place: Place) -> None:
     store = await written(place, *CHUNKS)
     info = await store.expire("a", 50)
     other = await place.store(grace=1)
@@ -187,13 +189,13 @@ async def test_a_large_stream_is_packed_in_parts_and_read_by_ranges(place: Place
     await store.mark_done("a")
     await store._packer.idle()
     assert len(place.keys("packed/")) == 1
-    reader, wire = await place.wired()
+    reader, client = await place.recorded()
     at = 77 * 1_048_576 + 1000
     page = await reader.read("a", at, max_bytes=500_000)
     data = b"".join(record.data for record in page.records)
     assert page.info.tail == 105 * 1_048_576
     assert data == megabyte[1000:]
-    assert len(wire.calls) == 2
+    assert len(client.calls) == 2
     at = page.info.tail - 10
     page = await reader.read("a", at)
     assert page.records[0].data == megabyte[-10:]

@@ -1,4 +1,4 @@
-"""What things cost, counted in requests that reach the server."""
+"""What calls cost, counted in requests."""
 
 from __future__ import annotations
 
@@ -7,134 +7,134 @@ import time
 
 from streamstores import S3StreamStore, StreamWriter, follow
 from tests.s3.conftest import Place
-from tests.s3.wire import Wire
+from tests.s3.recording_client import RecordingClient
 
 PUT, GET, LIST = "put_object", "get_object", "list_objects_v2"
 
 
-def requests(wire: Wire) -> list[str]:
-    """The operations since the last look."""
-    found = [name for name, _ in wire.calls]
-    wire.forget()
+def requests(client: RecordingClient) -> list[str]:
+    """The operations since the last call of this function."""
+    found = [name for name, _ in client.calls]
+    client.forget()
     return found
 
 
-async def finish(store: S3StreamStore, stream_id: str, wire: Wire) -> None:
+async def finish(store: S3StreamStore, stream_id: str, client: RecordingClient) -> None:
     """End a stream and wait until it is packed."""
     await store.mark_done(stream_id)
     await store._packer.idle()
-    wire.forget()
+    client.forget()
 
 
-async def test_opening_takes_thirty_seven_requests(place: Place) -> None:
-    wire = Wire(place.server)
+async def test_opening_makes_thirty_seven_requests(place: Place) -> None:
+    client = RecordingClient(place.server)
     url = f"s3://{place.server.bucket}/{place.server.prefix}{place.prefix}"
-    async with S3StreamStore(url, client=wire):
-        counts = [wire.count(each) for each in (PUT, GET, LIST, "delete_object")]
+    async with S3StreamStore(url, client=client):
+        counts = [client.count(each) for each in (PUT, GET, LIST, "delete_object")]
     assert counts == [26, 6, 1, 4]
-    wire.close()
+    client.close()
 
 
-async def test_each_call_takes_what_is_documented(place: Place) -> None:
-    store, wire = await place.wired()
+async def test_each_call_makes_the_documented_requests(place: Place) -> None:
+    store, client = await place.recorded()
     await store.create("a", b"0")
-    assert requests(wire) == [PUT]
+    assert requests(client) == [PUT]
     await store.append("a", b"1", b"2")
-    assert requests(wire) == [PUT]
+    assert requests(client) == [PUT]
     await store.append("a")
-    assert requests(wire) == [PUT]
+    assert requests(client) == [PUT]
     await store.info("a")
-    assert requests(wire) == [GET]
+    assert requests(client) == [GET]
     await store.read("a")
-    assert requests(wire) == [GET]  # what this process wrote it need not fetch
+    assert requests(client) == [GET]  # what this process wrote it need not fetch
     await store.expire("a", 60)
-    assert requests(wire) == [PUT, PUT]
+    assert requests(client) == [PUT, PUT]
     await store.expire("a", 60)
-    assert requests(wire) == [GET]
+    assert requests(client) == [GET]
     await store.delete("a")
-    assert requests(wire) == [PUT, PUT, "delete_object"]
+    assert requests(client) == [PUT, PUT, "delete_object"]
 
 
-async def test_create_with_an_end_takes_two(place: Place) -> None:
-    store, wire = await place.wired()
+async def test_create_with_an_expiry_makes_two_requests(place: Place) -> None:
+    store, client = await place.recorded()
     await store.create("a", ttl=60)
-    assert requests(wire) == [PUT, PUT]
+    assert requests(client) == [PUT, PUT]
     await store.append("a", b"the end slides")
-    assert requests(wire) == [PUT]
+    assert requests(client) == [PUT]
 
 
-async def test_a_stream_of_another_process_takes_three_at_first(place: Place) -> None:
+async def test_the_first_info_of_a_foreign_stream_makes_three_requests(place: Place) -> None:
     writer = await place.store()
     await writer.create("a")
     for _ in range(50):
         await writer.append("a", b"x")
-    reader, wire = await place.wired()
+    reader, client = await place.recorded()
     await reader.info("a")
-    assert requests(wire) == [GET, LIST, GET]
+    assert requests(client) == [GET, LIST, GET]
     await reader.info("a")
-    assert requests(wire) == [GET]
+    assert requests(client) == [GET]
 
 
-async def test_a_reader_far_behind_does_not_take_every_step(place: Place) -> None:
+async def test_a_reader_far_behind_skips_segments(place: Place) -> None:
     writer = await place.store()
     await writer.create("a")
-    reader, wire = await place.wired()
+    reader, client = await place.recorded()
     await reader.info("a")
     for _ in range(50):
         await writer.append("a", b"x")
-    wire.forget()
+    client.forget()
     assert (await reader.info("a")).tail == 50
-    assert len(wire.calls) <= 6
+    assert len(client.calls) <= 6
 
 
 async def test_a_small_finished_stream_replays_in_one_request(place: Place) -> None:
-    writer, wire = await place.wired()
+    writer, client = await place.recorded()
     await writer.create("a")
     for _ in range(100):
         await writer.append("a", b"some words ")
-    await finish(writer, "a", wire)
-    reader, wire = await place.wired()
+    await finish(writer, "a", client)
+    reader, client = await place.recorded()
     records = [record async for record in follow(reader, "a")]
     assert len(records) == 100
-    assert requests(wire) == [GET]
+    assert requests(client) == [GET]
 
 
-async def test_a_larger_finished_stream_replays_in_two(place: Place) -> None:
-    writer, wire = await place.wired()
+async def test_a_larger_finished_stream_replays_in_two_requests(place: Place) -> None:
+    writer, client = await place.recorded()
     await writer.create("a")
     for _ in range(20):
         await writer.append("a", *[b"x" * 1000] * 20)
-    await finish(writer, "a", wire)
-    reader, wire = await place.wired()
+    await finish(writer, "a", client)
+    reader, client = await place.recorded()
     page = await reader.read("a")
     assert page.next_offset == page.info.tail == 400_000
-    assert requests(wire) == [GET, GET]
+    assert requests(client) == [GET, GET]
 
 
 async def test_appends_at_once_go_out_together(place: Place) -> None:
-    store, wire = await place.wired()
+    store, client = await place.recorded()
     first = await store.create("a")
-    wire.forget()
+    client.forget()
     infos = await asyncio.gather(*(store.append("a", b"%03d" % n) for n in range(200)))
     assert [info.version - first.version for info in infos] == list(range(1, 201))
     assert [info.tail for info in infos] == list(range(3, 603, 3))
-    assert wire.count(PUT) <= 3
+    assert client.count(PUT) <= 3
     data = b"".join(record.data for record in (await store.read("a")).records)
     assert data == b"".join(b"%03d" % n for n in range(200))
 
 
 async def test_looks_at_once_share_their_requests(place: Place) -> None:
-    store, wire = await place.wired()
+    store, client = await place.recorded()
     await store.create("a")
-    wire.forget()
+    client.forget()
     await asyncio.gather(*(store.info("a") for _ in range(100)))
-    assert len(wire.calls) <= 2
+    assert len(client.calls) <= 2
 
 
 async def test_fifty_records_a_second_and_twenty_followers(place: Place) -> None:
-    """The rates are per second of the run, so they hold on a slow machine too."""
-    writing, written = await place.wired()
-    following, followed = await place.wired()
+    """The rates are per second of the run, so they hold on a slow machine as well."""
+    writing, written = await place.recorded()
+    following, followed = await place.recorded()
     info = await writing.create("a")
     followers = [asyncio.create_task(_collect(follow(following, "a"))) for _ in range(20)]
     written.forget()
@@ -156,18 +156,18 @@ async def _collect(follower: object) -> bytes:
 
 
 async def test_followers_beside_their_producer_cost_nothing(place: Place) -> None:
-    store, wire = await place.wired()
+    store, client = await place.recorded()
     await store.create("a")
     followers = [asyncio.create_task(_collect(follow(store, "a"))) for _ in range(5)]
-    while len(store.changes.subscribed_ids) < 1 or not wire.count(GET):
+    while len(store.changes.subscribed_ids) < 1 or not client.count(GET):
         await asyncio.sleep(0.01)
-    wire.forget()
+    client.forget()
     for _ in range(20):
         await store.append("a", b"x")
         await asyncio.sleep(0.02)
     await store.append("a", b"x", state="done")
     assert set(await asyncio.gather(*followers)) == {b"x" * 21}
-    assert wire.count(GET) <= 3
+    assert client.count(GET) <= 3
 
 
 async def test_a_read_in_the_middle_of_many_segments_finds_its_place(place: Place) -> None:
@@ -175,9 +175,9 @@ async def test_a_read_in_the_middle_of_many_segments_finds_its_place(place: Plac
     await writer.create("a")
     for number in range(300):
         await writer.append("a", b"%04d" % number)
-    reader, wire = await place.wired()
+    reader, client = await place.recorded()
     await reader.info("a")
-    wire.forget()
+    client.forget()
     page = await reader.read("a", 4 * 137 + 2, max_bytes=4)
     assert page.records[0].data == b"37"
-    assert wire.count(GET) <= 6
+    assert client.count(GET) <= 6

@@ -1,4 +1,4 @@
-"""S3's time, from the dates of its answers."""
+"""S3's time, by the dates of its answers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def test_the_time_is_within_a_second_of_what_s3_says(ahead: float) -> None:
     assert abs(clock.seconds() - (time.time() + ahead)) <= 1.0
 
 
-def test_this_machines_clock_is_taken_where_it_agrees() -> None:
+def test_the_machines_clock_is_used_if_it_agrees() -> None:
     clock = ServerClock()
     before = time.time()
     clock.observe(int(before), time.monotonic() - 0.5, time.monotonic())
     assert before <= clock.seconds() <= time.time()
 
 
-def test_a_clock_that_was_set_is_believed_again() -> None:
+def test_a_server_clock_that_was_set_is_followed() -> None:
     clock = ServerClock()
     now = time.monotonic()
     clock.observe(1000.0, now, now)
@@ -33,8 +33,8 @@ def test_a_clock_that_was_set_is_believed_again() -> None:
     assert 5000.0 <= clock.seconds() <= 5001.0 + time.monotonic() - now
 
 
-def test_answers_at_different_times_make_it_finer() -> None:
-    """At .9 of a second by S3's clock, then at .1 of the next: only a fifth is possible."""
+def test_answers_at_different_times_narrow_the_bounds() -> None:
+    """At 0.9 seconds by S3's clock and then at 0.1 of the next: a fifth of a second is left."""
     clock = ServerClock()
     now = time.monotonic()
     clock.observe(999.0, now - 0.2, now - 0.2)

@@ -1,4 +1,4 @@
-"""Storage comes back: of expired, deleted and packed streams, and of writers that died."""
+"""Storage is given back: of expired, deleted and packed streams, and of dead writers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streamstores import S3StreamStore, StoreUnavailable, StreamNotFound
 from streamstores.backends._s3 import object_sweeper
 from streamstores.backends._s3.s3_answers import UNCHANGED
 from tests.s3.conftest import Place, eventually
-from tests.s3.wire import put_of
+from tests.s3.recording_client import put_of
 
 PAST = datetime(2001, 2, 3, tzinfo=timezone.utc)
 
@@ -49,7 +49,7 @@ async def test_a_packed_stream_is_one_object(place: Place) -> None:
     assert (await store.info("a")).tail == 11
 
 
-async def test_a_stream_whose_end_has_slid_stays_and_is_looked_at_again(place: Place) -> None:
+async def test_a_stream_whose_expiry_has_slid_stays_and_is_checked_again(place: Place) -> None:
     store = await place.store(grace=1)
     await store.create("a", ttl=1.5)
     first = place.keys("due/")
@@ -88,18 +88,18 @@ async def test_segments_of_ten_thousand_records_are_removed(place: Place) -> Non
     await until_empty(store, place)
 
 
-async def test_two_sweeps_at_once_end_a_stream_once(place: Place) -> None:
+async def test_two_sweeps_at_once_count_an_expired_stream_once(place: Place) -> None:
     one, other = await place.store(), await place.store()
     for number in range(5):
         await one.create(f"a{number}", expires_at=PAST)
     assert sum(await asyncio.gather(one.sweep(), other.sweep())) == 5
 
 
-async def test_a_sweep_that_sleeps_spares_who_begins_anew(place: Place) -> None:
+async def test_a_delayed_sweep_spares_a_stream_created_again(place: Place) -> None:
     store = await place.store()
-    sleeper, wire = await place.wired()
+    sleeper, client = await place.recorded()
     await store.create("a", b"old", expires_at=PAST)
-    is_there, may_go = wire.hold(put_of("segments/"))
+    is_there, may_go = client.hold(put_of("segments/"))
     sweep = asyncio.create_task(sleeper.sweep())
     assert await asyncio.to_thread(is_there.wait, 30)
     new = await store.create("a", b"new")
@@ -108,11 +108,13 @@ async def test_a_sweep_that_sleeps_spares_who_begins_anew(place: Place) -> None:
     assert await store.info("a") == new
 
 
-async def test_a_stream_whose_deleter_died_is_cleared(place: Place) -> None:
-    """It wrote the tombstone and no more."""
-    dying, wire = await place.wired(grace=1)
+async def test_a_sweep_completes_a_deletion_that_was_cut_short(
+    place: Place,
+) -> None:
+    """The process wrote the tombstone and then died."""
+    dying, client = await place.recorded(grace=1)
     await dying.create("a", b"x")
-    wire.die_at(1)
+    client.die_at(1)
     await dying.delete("a")
     assert place.keys("streams/")
     store = await place.store(grace=1)
@@ -123,14 +125,14 @@ async def test_a_stream_whose_deleter_died_is_cleared(place: Place) -> None:
 
 
 async def test_a_packed_object_that_no_head_names_is_removed(place: Place) -> None:
-    """And a packer that wakes up late cannot name it any more."""
+    """And a packer that is delayed until then cannot make a head name it any more."""
     store = await place.store(grace=1)
-    sleeper, wire = await place.wired(grace=1)
+    sleeper, client = await place.recorded(grace=1)
     await store.create("a", b"x" * 100_000)
     store._packer.pack_soon = lambda stream_id: None  # type: ignore[method-assign]  # not yet
     await store.mark_done("a")
     known = await sleeper._streams.living("a")
-    is_there, may_go = wire.hold(put_of("streams/"))
+    is_there, may_go = client.hold(put_of("streams/"))
     late = asyncio.create_task(sleeper._packer.pack(known))
     assert await asyncio.to_thread(is_there.wait, 30)
     (stray,) = place.keys("packed/")
@@ -142,7 +144,7 @@ async def test_a_packed_object_that_no_head_names_is_removed(place: Place) -> No
     assert len(place.keys("packed/")) == 1
 
 
-async def test_where_nothing_is_removed_under_a_condition_the_head_stays_vacant(
+async def test_a_vacant_head_stays_if_the_server_cannot_remove_under_a_condition(
     place: Place,
 ) -> None:
     store = await place.store(grace=1)
@@ -163,22 +165,22 @@ async def test_where_nothing_is_removed_under_a_condition_the_head_stays_vacant(
     assert (await store.info("a")).tail == 3
 
 
-async def test_sweeping_goes_on_in_the_background(
+async def test_a_store_sweeps_in_the_background(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(object_sweeper, "SWEEP_SECONDS", 0.05)
     monkeypatch.setattr(object_sweeper, "ORPHAN_SWEEP_SECONDS", 0.05)
-    store, wire = await place.wired(grace=1)
-    wire.die_at(3)
+    store, client = await place.recorded(grace=1)
+    client.die_at(3)
     await store.create("a", ttl=1)
-    await eventually(lambda: len(wire.calls) > 5, lambda: asyncio.sleep(0))
-    wire.die_at(10**9)
+    await eventually(lambda: len(client.calls) > 5, lambda: asyncio.sleep(0))
+    client.die_at(10**9)
     await eventually(lambda: not place.keys(), lambda: asyncio.sleep(0))
 
 
 async def test_a_sweep_without_s3_is_unavailable(place: Place) -> None:
-    store, wire = await place.wired()
-    wire.die_at(0)
+    store, client = await place.recorded()
+    client.die_at(0)
     with pytest.raises(StoreUnavailable):
         await store.sweep()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streamstores import OutcomeUnknown, S3StreamStore, StoreUnavailable, follow
+from streamstores import OutcomeUnknown, S3StreamStore, StoreUnavailable, StreamNotFound, follow
 from tests.services.s3_objects import Wanted, anything, get_of, put_of
 from tests.services.scripted_s3 import (
     Fault,
@@ -181,6 +181,21 @@ async def test_a_batch_that_is_cancelled_in_mid_write_is_unknown(server: Scripte
             task.cancel()
         with pytest.raises(OutcomeUnknown):
             await append
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("create", "a"), ("expire of a finished stream", "a")]
+)
+async def test_a_head_that_was_written_without_any_answer_is_found(
+    server: ScriptedS3, name: str, expected: str
+) -> None:
+    prepare, change, write = CHANGES[name]
+    async with opened(server) as store:
+        with contextlib.suppress(StreamNotFound):
+            await prepare(store)
+        server.spoil(write, lose_answer)
+        server.spoil(write, lose_request, times=5)
+        assert (await change(store)).id == expected
 
 
 READS: dict[str, Call] = {

@@ -1,4 +1,4 @@
-"""What a URL may say, and what is said when the bucket cannot be used."""
+"""URLs, opening and closing, and the errors if the bucket cannot be used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streamstores import (
 )
 from streamstores.backends._s3.s3_options import parse_s3_url
 from tests.s3.conftest import Place
-from tests.s3.wire import Wire
+from tests.s3.recording_client import RecordingClient
 from tests.services import free_port
 from tests.services.s3 import S3Server, shared
 
@@ -79,7 +79,7 @@ def test_an_option_that_a_client_decides_is_refused_with_a_client(server: S3Serv
         S3StreamStore("s3://bucket/p?region=eu-west-1", client=object())
 
 
-async def test_open_store_makes_one(server: S3Server) -> None:
+async def test_open_store_makes_an_s3_store(server: S3Server) -> None:
     async with open_store(server.url()) as store:
         assert isinstance(store, S3StreamStore)
         assert (await store.create("a")).tail == 0
@@ -108,17 +108,17 @@ async def test_a_missing_bucket_is_named(server: S3Server) -> None:
     await store.aclose()
 
 
-async def test_a_refused_client_says_why(place: Place) -> None:
-    wire = Wire(place.server)
-    wire.die_at(0)
-    store = S3StreamStore(f"s3://{place.server.bucket}/x", client=wire)
+async def test_the_reason_why_access_is_denied_is_passed_on(place: Place) -> None:
+    recording = RecordingClient(place.server)
+    recording.die_at(0)
+    store = S3StreamStore(f"s3://{place.server.bucket}/x", client=recording)
     with pytest.raises(StoreUnavailable, match="AccessDenied"):
         await store.info("a")
     await store.aclose()
-    wire.close()
+    recording.close()
 
 
-async def test_missing_credentials_are_our_error(
+async def test_missing_credentials_are_unavailable(
     server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
@@ -132,7 +132,7 @@ async def test_missing_credentials_are_our_error(
     await store.aclose()
 
 
-async def test_a_server_that_is_down_is_unavailable_and_tried_again(server: S3Server) -> None:
+async def test_a_server_that_is_down_is_asked_again_by_the_next_call(server: S3Server) -> None:
     url = server._replace(endpoint_url=f"http://127.0.0.1:{free_port()}").url(timeout=2)
     store = S3StreamStore(url)
     for _ in range(2):
@@ -142,14 +142,14 @@ async def test_a_server_that_is_down_is_unavailable_and_tried_again(server: S3Se
 
 
 @pytest.mark.parametrize("url", ["not a url", "http://[", "ftp://host"])
-async def test_a_wrong_endpoint_is_our_error(server: S3Server, url: str) -> None:
+async def test_a_wrong_endpoint_is_unavailable(server: S3Server, url: str) -> None:
     store = S3StreamStore(server._replace(endpoint_url=url).url(timeout=1))
     with pytest.raises(StoreUnavailable):
         await store.info("a")
     await store.aclose()
 
 
-async def test_a_closed_store_says_so(place: Place) -> None:
+async def test_a_closed_store_refuses_calls(place: Place) -> None:
     store = await place.store()
     await store.aclose()
     await store.aclose()
@@ -158,10 +158,12 @@ async def test_a_closed_store_says_so(place: Place) -> None:
 
 
 async def test_a_client_that_was_passed_in_stays_open(place: Place) -> None:
-    store, wire = await place.wired()
+    store, recording = await place.recorded()
     await store.create("a")
     await store.aclose()
-    assert wire.list_objects_v2(Bucket=place.server.bucket, Prefix=place.prefix)["Contents"]
+    assert recording.list_objects_v2(Bucket=place.server.bucket, Prefix=place.prefix)[
+        "Contents"
+    ]
 
 
 async def test_an_unclosed_store_warns(place: Place) -> None:
@@ -176,7 +178,7 @@ async def test_an_unclosed_store_warns(place: Place) -> None:
     assert any("unclosed <S3StreamStore" in str(each.message) for each in caught)
 
 
-async def test_what_somebody_else_put_below_the_prefix_does_no_harm(place: Place) -> None:
+async def test_foreign_objects_below_the_prefix_do_no_harm(place: Place) -> None:
     store = await place.store()
     await store.create("a")
 
@@ -186,7 +188,7 @@ async def test_what_somebody_else_put_below_the_prefix_does_no_harm(place: Place
     assert [info.id async for info in store.list()] == ["a"]
 
 
-def test_the_policy_names_what_is_needed() -> None:
+def test_the_policy_grants_what_the_store_needs() -> None:
     objects, bucket = S3StreamStore("s3://b/p").iam_policy()["Statement"]
     assert objects["Resource"] == "arn:aws:s3:::b/p/*"
     assert bucket == {
@@ -196,7 +198,7 @@ def test_the_policy_names_what_is_needed() -> None:
     }
 
 
-async def test_the_lifecycle_rule_is_one_that_s3_takes(server: S3Server) -> None:
+async def test_s3_accepts_the_lifecycle_rule(server: S3Server) -> None:
     client = server.client()
     rule = S3StreamStore("s3://b/p").lifecycle_rule()
     name = "with-a-rule"
@@ -211,7 +213,7 @@ async def test_the_lifecycle_rule_is_one_that_s3_takes(server: S3Server) -> None
 
 
 async def test_a_frozen_server_is_given_up_on(server: S3Server) -> None:
-    """Frozen: it takes the connection, and says nothing."""
+    """It accepts the connection and never answers."""
     frozen = socket.create_server(("127.0.0.1", 0))
     endpoint_url = f"http://127.0.0.1:{frozen.getsockname()[1]}"
     store = S3StreamStore(server._replace(endpoint_url=endpoint_url).url(timeout=1))

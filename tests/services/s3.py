@@ -1,4 +1,4 @@
-"""A real S3 server: somebody's own by URL, else MinIO by Docker, else moto from a wheel.
+"""An S3 server for tests: by URL if there is one, or MinIO by Docker, or moto from a wheel.
 
 `s3_server()` is an ordinary context manager, for benchmarks too. moto checks a condition
 and then writes, without a lock, so its application is wrapped here: PUT, POST and DELETE run
@@ -34,7 +34,7 @@ START_SECONDS = 30.0
 
 
 class S3Server(NamedTuple):
-    """Where a server is, and how to get in."""
+    """The address of a server, and its credentials."""
 
     endpoint_url: str | None
     access_key: str
@@ -43,7 +43,7 @@ class S3Server(NamedTuple):
     bucket: str
     prefix: str = ""
     pid: int | None = None
-    """The process, where it is ours."""
+    """The process, if the tests started it."""
 
     def client(self) -> Any:
         from botocore.config import Config
@@ -62,7 +62,8 @@ class S3Server(NamedTuple):
         )
 
     def url(self, prefix: str | None = None, **options: object) -> str:
-        """A store's URL; a prefix of its own, unless one is given, keeps tests apart."""
+        """A store's URL. Unless a prefix is given, it has one of its own, so that tests do not
+        meet."""
         prefix = secrets.token_hex(8) if prefix is None else prefix
         given = {
             "endpoint_url": self.endpoint_url,
@@ -78,7 +79,7 @@ class S3Server(NamedTuple):
 
 @cache
 def _session() -> Any:
-    """One for all clients: each would read the description of S3 again, for half a second."""
+    """Shared by all clients, as each would read the description of S3, for half a second."""
     import boto3
 
     return boto3.session.Session()
@@ -86,9 +87,9 @@ def _session() -> Any:
 
 @contextmanager
 def s3_server(*, conditions: bool = True) -> Iterator[S3Server]:
-    """A server with an empty place; raises `Unavailable`, with the reason, without one.
+    """A server with an empty place; raises `Unavailable`, with the reason, if there is none.
 
-    `conditions=False`: one that ignores If-Match and If-None-Match.
+    `conditions=False`: a server that ignores If-Match and If-None-Match.
     """
     url = given_url("s3")
     if url and conditions:
@@ -106,7 +107,7 @@ def s3_server(*, conditions: bool = True) -> Iterator[S3Server]:
 def shared(*, conditions: bool = True) -> S3Server:
     """A server that all tests of this process share; it ends with the process.
 
-    Skips the test that asks, with the reason, where there is none.
+    Skips the test that asks, with the reason, if there is none.
     """
     server = ExitStack()
     try:
@@ -155,7 +156,7 @@ def _requires_moto() -> None:
 
 @contextmanager
 def moto_server(*, conditions: bool = True, port: int | None = None) -> Iterator[S3Server]:
-    """moto as a child process; what it holds ends with it."""
+    """moto as a child process, without any state on disk."""
     _requires_moto()
     port = port or free_port()
     command = [sys.executable, "-m", "tests.services.s3", "--port", str(port)]
@@ -218,7 +219,7 @@ def one_change_at_a_time(app: App) -> App:
 
 
 def without_conditions(app: App) -> App:
-    """Like a server that is too old to know conditional writes."""
+    """As a server that is too old for conditional writes."""
 
     def deaf(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         for header in ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"):

@@ -1,4 +1,4 @@
-"""A stateful S3 server in this process, whose answers a test can spoil one by one.
+"""A stateful S3 server in this process, whose answers a test can spoil.
 
     with scripted_s3() as server:
         async with S3StreamStore(server.store_url()) as store:
@@ -135,7 +135,7 @@ class ScriptedS3:
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def stop(self) -> None:
-        """As a killed server: every connection ends, and new ones are refused."""
+        """As if killed: every connection ends, and no new connection is accepted."""
         self.released.set()
         if self._listener is not None:
             with contextlib.suppress(OSError):

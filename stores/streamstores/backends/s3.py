@@ -58,8 +58,8 @@ class S3StreamStore:
     decides anything. Opening tries these conditions, by racing writers too, and refuses a
     server that does not keep them.
 
-    Cost: an `append` is one PUT, and those that arrive while one is in flight go out together
-    in the next, so `limits.linger` suggests 0.2 seconds to writers. `create` is one PUT, two
+    Cost: an `append` is one PUT, and appends that arrive meanwhile go out together in the
+    next PUT, so `limits.linger` suggests 0.2 seconds to writers. `create` is one PUT, two
     if the stream expires. `info` is one GET, as is `read`, besides the records. A stream that
     is followed in another process costs one GET every 0.2 to 1 seconds, whatever the number
     of followers. Opening takes 37 requests, by which the server's conditions are tried.
@@ -90,8 +90,10 @@ class S3StreamStore:
         self._tasks = BackgroundTasks()
         self._opening: asyncio.Task[None] | None = None
 
+        # These two refer to parts that are made below. They do not refer to the store: its
+        # `__del__` would then never warn of a store that was not closed.
         def set_interest(stream_id: str, is_watched: bool) -> None:
-            pollers.set_interest(stream_id, is_watched)  # without a reference to the store
+            pollers.set_interest(stream_id, is_watched)
 
         def on_commit(known: KnownStream) -> None:
             pollers.committed(known.info.id)
@@ -126,6 +128,7 @@ class S3StreamStore:
         attributes: Mapping[str, str] | None = None,
         state: StateLike = State.STREAMING,
     ) -> StreamInfo:
+        """As the contract says: one PUT, two if the stream expires."""
         creation = check_creation(
             self.limits, stream_id, chunks, ttl, expires_at, attributes, state
         )
@@ -162,6 +165,7 @@ class S3StreamStore:
     async def read(
         self, stream_id: str, offset: int = 0, *, max_bytes: int = 1_048_576
     ) -> Page:
+        """As the contract says. If the stream is packed meanwhile, it is read from there."""
         offset = bounds.check_offset(offset)
         bounds.check_max_bytes(max_bytes)
         known = await self._living(stream_id)
@@ -246,6 +250,7 @@ class S3StreamStore:
         def left() -> float:
             return max(give_up_at - time.monotonic(), 0.0)
 
+        # First what makes requests by itself, then the changes in flight, the client last.
         self.changes.close()
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -281,6 +286,8 @@ class S3StreamStore:
         with repeatable():  # no stream is touched
             await bucket.connect()
             bucket.traits = await ServerProbe(bucket, self._storage.keys.probe()).run()
+        if self._is_closed:  # meanwhile: nothing would stop the sweep
+            raise StoreUnavailable("the store was closed")
         self._is_open = True
         self._sweeping = asyncio.get_running_loop().create_task(
             self._sweeper.sweep_until_cancelled(), name="streamstores: sweep"

@@ -40,7 +40,7 @@ class BlockCache:
         return block
 
     def put(self, block: Block) -> None:
-        """Keep a block, in place of an older one with its number."""
+        """Keep a block, in place of an older block with its number."""
         key = (block.generation, block.number)
         before = self._blocks.pop(key, None)
         if before is not None:

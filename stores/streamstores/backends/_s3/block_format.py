@@ -37,8 +37,8 @@ _START = len(_MAGIC) + _LENGTH.size
 
 
 class Layout(NamedTuple):
-    """Where the records of a sealed stream are: in the object `key` if there is one,
-    otherwise in the head itself and the segments up to `number`."""
+    """The place of a sealed stream's records: the object `key`; without a key, the head itself
+    and the segments up to `number`."""
 
     number: int
     key: str | None = None
@@ -137,7 +137,7 @@ class Block(NamedTuple):
     def sealed(
         self, info: StreamInfo, layout: Layout, *, due: int | None, stamp: Stamp
     ) -> Block:
-        """The head that replaces this one when the stream has finished."""
+        """The head that replaces this head when the stream has finished."""
         return self._replace(
             kind=SEALED,
             nonce=stamp.nonce,
@@ -219,6 +219,7 @@ def _decode_one(data: bytes, position: int, key: str) -> tuple[Block, int]:
     if not isinstance(lengths, list) or not all(type(each) is int for each in lengths):
         raise CorruptData(f"the header of the object {key!r} is damaged")
     end = start + sum(lengths)
+    # The CRC covers what S3's own checksums may not: other servers' disks, and proxies.
     payload = data[start:end]
     if len(payload) != end - start or zlib.crc32(payload) != header.get("crc"):
         raise CorruptData(f"the bytes of the object {key!r} are not those that were written")
@@ -289,6 +290,7 @@ def _info_to_json(info: StreamInfo) -> dict[str, Any]:
 
 
 def _info_of(stream_id: str, fields: Mapping[str, Any]) -> StreamInfo:
+    """The inverse of `_info_to_json`."""
     return stored_info(
         stream_id,
         state=fields["state"],

@@ -86,7 +86,7 @@ class Bucket:
         self._is_closed = False
 
     async def connect(self) -> None:
-        """Make the client, unless one was passed in. No request."""
+        """Make the client, if none was passed in. No request."""
         if self._client is None:
             make = partial(make_client, self._options)
             self._client = await self._try(make, _MAKE_CLIENT_SECONDS, False)
@@ -153,12 +153,13 @@ class Bucket:
     ) -> AsyncIterator[KeyListing]:
         """All keys that begin with `prefix`, or all folders, in pages of at most 1000.
 
-        Raises `StoreUnavailable` if a page does not continue the one before.
+        Raises `StoreUnavailable` if a page does not continue its predecessor.
         """
         last, token, empty_pages = "", None, 0
         while True:
             page = await self._page(prefix, at_most, by_folder, token)
             names = page.names
+            # The newest segment is the first key: in any other order, a stream looks shorter.
             if [last, *names] != sorted({last, *names}):
                 raise UnorderedListing
             empty_pages = 0 if names else empty_pages + 1
@@ -253,6 +254,8 @@ class Bucket:
             status = status_of(exc)
             if status is None:
                 raise
+            # A client that was passed in may retry by itself. Its earlier tries may have
+            # landed, so that this refusal may be their doing.
             tried_before = exc.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
             return ObjectAnswer(status, date_of(exc.response), in_doubt=tried_before)
 

@@ -93,6 +93,8 @@ class _Call(Generic[T]):
         self.ended: asyncio.Future[None] = self._loop.create_future()
 
     async def start(self, thread: _CallThread, seconds: float) -> T:
+        # Not `wait_for`: the call and its thread have to be accounted for even if the caller
+        # is cancelled and nothing waits for the result.
         timer = self._loop.call_later(seconds, self._give_up, thread)
         thread.submit(lambda: self._run(thread, timer))
         return await self._result
@@ -113,8 +115,10 @@ class _Call(Generic[T]):
         value: Any,
         error: BaseException | None,
     ) -> None:
+        """Runs in the loop when the call has ended, in time or not."""
         timer.cancel()
         if self.ended.done():  # it was given up on, and has ended after all
+            # Its place was filled when it was given up on.
             self._threads._stuck -= 1
             thread.retire()
             return
@@ -139,7 +143,7 @@ class _Call(Generic[T]):
 
 
 class _CallThread:
-    """A daemon thread that runs one job after another until it is retired."""
+    """A daemon thread that runs jobs in turn until it is retired."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()

@@ -44,7 +44,7 @@ class _QueuedRequest(NamedTuple):
 
 
 class _BatchPlan:
-    """What a batch does to a stream. Each request sees the result of the one before it."""
+    """What a batch does to a stream. Each request sees the result of its predecessor."""
 
     def __init__(self, info: StreamInfo) -> None:
         self.info = info
@@ -73,6 +73,7 @@ class _BatchPlan:
         return any(isinstance(queued.request, Expire) for queued, _ in self.results)
 
     def _apply(self, request: ChangeRequest, now: datetime) -> StreamInfo:
+        """The stream after the request; raises what refuses it."""
         if isinstance(request, Delete):
             self.kind = block_format.TOMBSTONE
             self.writes = True
@@ -198,7 +199,7 @@ class CommitQueues:
             if plan.writes:
                 if await self._write(known, plan):
                     return plan.deliver()
-            elif has_looked:
+            elif has_looked:  # a refusal by what was known before the call could be stale
                 return plan.deliver()
             known = None
 
@@ -215,6 +216,8 @@ class CommitQueues:
     async def _write(self, known: KnownStream, plan: _BatchPlan) -> bool:
         """Write the next segment; False if another writer was first."""
         due = known.due
+        # An expiry that slides has an entry already; a new or an earlier one needs another,
+        # before the segment, so that a writer that dies in between leaves no stream for good.
         if plan.has_expire:
             due = await self._storage.calendar.note_expiry(plan.info, due)
         block = known.next_segment(

@@ -33,7 +33,7 @@ class ExpiryCalendar:
     async def note_expiry(self, info: StreamInfo, due: int | None) -> int | None:
         """Ensure an entry at or before the expiry of the stream; returns its time.
 
-        `due` is the time of the existing entry, if there is one. An expiry that slides does
+        `due` is the time of the existing entry, if any. An expiry that slides does
         not move it: the sweep that finds it too early does. Costs one PUT if a new entry is
         needed.
         """

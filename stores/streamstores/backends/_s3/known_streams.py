@@ -24,8 +24,7 @@ _ROUNDS = 5
 
 
 class RecordsMoved(Exception):
-    """The records are no longer where they were: the stream was packed, or is gone. Load it
-    again."""
+    """The records have moved: the stream was packed, or is gone. Load it again."""
 
 
 class KnownStream(NamedTuple):
@@ -52,7 +51,7 @@ class KnownStream(NamedTuple):
 
     @property
     def pack_key(self) -> str | None:
-        """The key of the packed object, if there is one."""
+        """The key of the packed object, if any."""
         return None if self.layout is None else self.layout.key
 
     def next_segment(
@@ -102,15 +101,15 @@ class KnownStream(NamedTuple):
 class KnownStreams:
     """The streams this process knows.
 
-    `look` is the linearizable read. It asks S3 for the segment after the newest known one
-    (one GET), or, for a finished stream, whether its head has changed (one GET). A stream
-    that is not known costs a GET of its head, and unless that is sealed, a LIST of one key
-    and a GET of the newest segment.
+    `look` is the linearizable read. It asks S3 for the segment after the newest known
+    segment (one GET), or, for a finished stream, whether its head has changed (one GET). A
+    stream that is not known costs a GET of its head, and unless that is sealed, a LIST of one
+    key and a GET of the newest segment.
 
     What S3 says about a chain of segments counts only within `grace` / 4 of the last proof
     that the chain is whole, both by S3's clock. After that the head is read again. The
     reason: segments may be removed `grace` seconds after their chain was closed, and a
-    removed segment looks like one that was never written.
+    removed segment looks as if it had never been written.
     """
 
     def __init__(self, storage: Storage, changes: Changes) -> None:
@@ -181,6 +180,7 @@ class KnownStreams:
         raise StoreUnavailable(f"stream {stream_id!r} is created again all the time")
 
     async def _load(self, stream_id: str, since: KnownStream | None) -> KnownStream | None:
+        """As `load`, in one try; None if the chain was replaced while it was read."""
         key = self.storage.keys.head(stream_id)
         answer = await self.storage.bucket.get(
             key, unless=None if since is None else since.etag
@@ -201,6 +201,8 @@ class KnownStreams:
         """The stream at its newest segment; None if the chain is no longer whole."""
         bucket, keys = self.storage.bucket, self.storage.keys
         listing = await bucket.list(keys.generation(known.generation), at_most=1)
+        # No segment, or a gap in front of it, proves nothing if the chain may have been removed
+        # since its head was read.
         if not self.is_fresh(known, listing.date):
             return None
         number = keys.number_of(listing.keys[0]) if listing.keys else 0
@@ -208,7 +210,7 @@ class KnownStreams:
             same = number == known.number
             return self.remember(known._replace(proved_at=listing.date)) if same else None
         answer = await bucket.get(listing.keys[0])
-        if answer.is_missing:
+        if answer.is_missing:  # removed since it was listed
             return None
         return self.step(known, block_format.decode(answer.body, listing.keys[0]), answer)
 
@@ -233,7 +235,7 @@ class KnownStreams:
     async def peek(self, known: KnownStream) -> tuple[KnownStream, Block | None]:
         """Look at the next segment only, by one GET: what a poller needs.
 
-        Returns the stream after it, and the segment if there is one. Raises
+        Returns the stream after it, and the segment if it exists. Raises
         `StreamNotFound`.
         """
         key = self.storage.keys.segment(known.generation, known.number + 1)
@@ -268,6 +270,7 @@ class KnownStreams:
         the newest segment, if it was read or written just now."""
         stream_id = known.info.id
         before = self._known.get(stream_id)
+        # Looks and commits overlap, so that an older answer may arrive after a newer one.
         if before is not None and _is_older(known, before):
             return known
         self._known[stream_id] = known
@@ -285,6 +288,7 @@ class KnownStreams:
         if before.generation != known.generation:
             self.changes.noticed(info.id)
         elif info.version != before.info.version:
+            # Records can be handed on only if the subscribers have those before them.
             if block is not None and block.number == before.number + 1:
                 self.changes.committed(info, block.records())
             else:
@@ -311,6 +315,7 @@ class KnownStreams:
         if block.generation != known.generation:
             raise RecordsMoved
         self.cache.put(block)
+        # A head of the same generation but another PUT: its records have been packed since.
         if not number and block.nonce != known.nonce:
             raise RecordsMoved
         return block
@@ -325,7 +330,7 @@ class _SharedLook:
         self._before = before
 
     async def wait_for_its_turn(self) -> None:
-        """Wait for the look before this one: two at once would cost twice, for nothing."""
+        """Wait for the look before: two at once would cost twice, for nothing."""
         if self._before is not None and self._before.task is not None:
             with suppress(StreamStoreError):
                 await self._before.task

@@ -1,4 +1,4 @@
-"""The names of objects, and how a stream's id becomes part of one.
+"""The names of objects, and the form that a stream's id takes in them.
 
     <prefix>streams/<id>.stream               the head: which generation the id means
     <prefix>segments/<generation>/<n>         what was appended, the newest first in a listing
@@ -39,7 +39,7 @@ class CalendarEntry(NamedTuple):
 
 
 class ObjectKeys:
-    """The keys below one prefix, which is empty or ends in a slash."""
+    """The keys below a prefix, which is empty or ends in a slash."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix

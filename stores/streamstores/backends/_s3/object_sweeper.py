@@ -67,6 +67,7 @@ class ObjectSweeper:
         One LIST, and about six requests for each stream that has expired.
         """
         removed = 0
+        # More than `limit` are read, as entries of generations do not count.
         for key, entry in await self._storage.calendar.due(1000):
             if entry.stream_id is not None and removed == limit:
                 continue
@@ -111,7 +112,7 @@ class ObjectSweeper:
         """Check every generation without an entry in the calendar: for what killed writers
         left, and for finished streams that were never packed.
 
-        One LIST for each 1000 generations and each 1000 entries of the calendar, one for
+        A LIST for each 1000 generations and each 1000 entries of the calendar, another for
         each generation checked, and some GETs if its newest segment is older than `grace`.
         """
         noted = await self._storage.calendar.generations()
@@ -128,7 +129,7 @@ class ObjectSweeper:
         if newest is None:
             return True
         key, is_young = newest
-        if is_young:
+        if is_young:  # a process that looked before may still be reading the segments
             return False
         answer = await self._storage.bucket.get(key, last=_HEADER_BYTES - 1)
         if answer.is_missing:

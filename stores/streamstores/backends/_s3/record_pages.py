@@ -19,7 +19,8 @@ _WINDOW = 8  # segments fetched at once
 async def read_records(
     streams: KnownStreams, known: KnownStream, offset: int, max_bytes: int
 ) -> list[Record]:
-    """The records from `offset`, which is before the tail, up to `max_bytes`, at least one.
+    """The records from `offset`, which is before the tail; up to `max_bytes`, but at least one
+    record.
 
     Cost if nothing is cached: for a packed stream, one GET of the bytes needed. Otherwise a
     GET for each segment, eight at a time, and to find the first about log2 of their number,
@@ -31,6 +32,7 @@ async def read_records(
         found = (await streams.fetch(known, 0)).records()
     else:
         found = await _from_segments(streams, known, offset, max_bytes)
+    # A segment read just now may reach beyond the snapshot that the caller gets.
     tail = known.info.tail
     page = block_format.cut((each for each in found if each.offset < tail), offset, max_bytes)
     if not page or page[0].offset != offset:

@@ -13,7 +13,7 @@ REFUSED = "refused"
 
 
 class ObjectAnswer(NamedTuple):
-    """An answer about one object. Times are seconds since 1970 on S3's clock."""
+    """An answer about an object. Times are seconds since 1970 on S3's clock."""
 
     status: str
     date: float

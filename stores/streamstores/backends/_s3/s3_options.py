@@ -74,7 +74,7 @@ _OPTIONS: dict[str, Callable[[str], Any]] = {
 
 
 def parse_s3_url(url: str, *, has_client: bool = False) -> S3Options:
-    """The options of a URL; raises `InvalidRequest` for a wrong one.
+    """The options of a URL; raises `InvalidRequest` if it is wrong.
 
     With `has_client`, an option that the client has decided is refused.
     """

@@ -56,12 +56,13 @@ class SegmentPollers:
             await asyncio.wait(self._stopping)
 
     def _stop(self, task: asyncio.Task[None]) -> None:
-        if not task.get_loop().is_closed():
+        if not task.get_loop().is_closed():  # the last subscriber may go with its loop
             task.cancel()
             self._stopping.add(task)
             task.add_done_callback(self._stopping.discard)
 
     async def _poll_until_cancelled(self, stream_id: str) -> None:
+        """Look for news of a stream; errors are left to the followers' own reads."""
         pause = self._shortest
         seen: KnownStream | None = None
         while True:
@@ -88,7 +89,7 @@ class SegmentPollers:
     async def _poll(
         self, stream_id: str, seen: KnownStream | None
     ) -> tuple[KnownStream | None, Block | None]:
-        """The stream now, and its new segment if there is one. Subscribers have been told of
+        """The stream now, and its new segment if any. Subscribers have been told of
         a change. Raises `StreamNotFound`."""
         known = self._streams.known(stream_id)
         if known is not None and self._streams.has_expired(known):

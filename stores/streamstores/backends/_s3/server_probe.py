@@ -62,6 +62,7 @@ class ServerProbe:
                 )
 
     async def _probe(self) -> ServerTraits:
+        """The order matters: each step leaves the object that the next needs."""
         created, _ = await asyncio.gather(
             self._race("create", match=None), self._bucket.put(self._second_key, b"b")
         )
@@ -83,7 +84,7 @@ class ServerProbe:
         )
 
     async def _etag_form(self, current: ObjectAnswer) -> tuple[EtagForm, ObjectAnswer]:
-        """The form in which `If-Match` takes a right ETag and no wrong one.
+        """The form in which `If-Match` takes a right ETag, and no wrong ETag.
 
         Ceph RGW (16.2) answers 412 to a right ETag in quotes, which HTTP asks for.
         """
@@ -137,7 +138,7 @@ class ServerProbe:
             )
 
     async def _compares_on_get(self, current: ObjectAnswer) -> bool:
-        """Whether a GET with `If-None-Match` tells a changed object from an unchanged one."""
+        """Whether a GET with `If-None-Match` shows if an object has changed."""
         same, other = await asyncio.gather(
             self._bucket.get(self._key, unless=current.etag),
             self._bucket.get(self._key, unless=_WRONG_ETAG),
@@ -146,7 +147,7 @@ class ServerProbe:
 
     async def _removes_conditionally(self, current: ObjectAnswer) -> bool:
         """Whether a DELETE with `If-Match` spares an object with another ETag, and only that.
-        If not, a vacant head takes the place of a deleted one."""
+        If not, a vacant head takes the place of a deleted head."""
         try:
             wrong = await self._bucket.delete(self._key, match=_WRONG_ETAG)
             right = await self._bucket.delete(self._key, match=current.etag)

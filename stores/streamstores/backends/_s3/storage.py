@@ -19,7 +19,7 @@ _ROUNDS_TIMEOUTS = 2  # a change of a contended stream may take as long as this 
 
 @dataclass(frozen=True)
 class Storage:
-    """The bucket, the keys and the calendar below one prefix, and S3's clock."""
+    """The bucket, the keys and the calendar below a prefix, and S3's clock."""
 
     bucket: Bucket
     keys: ObjectKeys

@@ -31,9 +31,10 @@ class StreamCreator:
     async def create(self, info: StreamInfo, chunks: tuple[bytes, ...]) -> KnownStream:
         """Write the head, with the first records in it; raises `StreamExists`.
 
-        One PUT, and one for the calendar if the stream expires; three to seven requests
+        One PUT, and another for the calendar if the stream expires; three to seven requests
         more if the id was used before.
         """
+        # Before the head, so that a creator that dies in between leaves no stream for good.
         due = await self._storage.calendar.note_expiry(info, None)
         head = Block.open_head(
             info, new_generation(), chunks, due=due, stamp=self._storage.stamp()
@@ -49,7 +50,7 @@ class StreamCreator:
             head = head._replace(replaces=replaces)
 
     def _remember(self, head: Block, etag: str, date: float) -> KnownStream:
-        self._streams.cache.put(head)
+        self._streams.cache.put(head)  # a read of the first records needs no request
         return self._streams.remember(known_from_head(head, ObjectAnswer.found(etag, date)))
 
     async def _head_to_replace(self, stream_id: str) -> tuple[str | None, str]:

@@ -28,11 +28,22 @@ class StreamHeads:
         Raises `OutcomeUnknown` if the head may have been written and replaced since.
         """
         bucket, key = self._storage.bucket, self._storage.keys.head(head.stream_id)
-        answer = await bucket.put(key, block_format.encode(head), match=match, absent=absent)
-        if answer.is_written:
-            return answer.etag, answer.date
-        if not answer.in_doubt:
-            return None
+        try:
+            answer = await bucket.put(
+                key, block_format.encode(head), match=match, absent=absent
+            )
+        except OutcomeUnknown:
+            pass
+        else:
+            if answer.is_written:
+                return answer.etag, answer.date
+            if not answer.in_doubt:
+                return None
+        return await self._written_without_answer(head, key)
+
+    async def _written_without_answer(self, head: Block, key: str) -> tuple[str, float] | None:
+        """As `put`, after a try without an answer, by what is at the key now."""
+        bucket = self._storage.bucket
         with after_a_write(head.stream_id):
             found = await bucket.get(key)
         if found.is_found:
@@ -49,6 +60,7 @@ class StreamHeads:
         What the stream leaves behind is noted in the calendar.
         """
         key = self._storage.keys.head(known.info.id)
+        # The entry comes first: once the head is gone, nothing else names the generation.
         with suppress(StoreUnavailable):  # a sweep finds it without the entry
             await self._storage.calendar.note_rest(known.generation)
         if not self._storage.bucket.traits.removes_conditionally:
@@ -57,6 +69,7 @@ class StreamHeads:
         answer = await self._storage.bucket.delete(key, match=known.etag)
         if answer.in_doubt and answer.is_refused:
             raise OutcomeUnknown(f"the removal of stream {known.info.id!r} got no answer")
+        # Missing after a try without an answer: that try removed it, or a racing deletion.
         return answer.is_written or (answer.is_missing and answer.in_doubt)
 
     async def expire(self, known: KnownStream, request: Expire) -> StreamInfo:
@@ -86,7 +99,7 @@ class StreamHeads:
         return await self.replace(known, head.sealed(info, layout, due=due, stamp=stamp))
 
     async def replace(self, known: KnownStream, head: Block) -> KnownStream | None:
-        """The stream with its head replaced by a sealed one; None if the head has changed."""
+        """The stream with its head replaced by a sealed head; None if another was first."""
         written = await self.put(head, match=known.etag)
         if written is None:
             return None

@@ -1,8 +1,8 @@
 """Packing a finished stream into one object, safe against races and against a crash midway.
 
 First the calendar is told to remove the segments later. Then the packed object is written
-under a key of its own. Then the head is replaced, under the condition that it is still the
-one that was read. A reader finds the segments before the replacement and the packed object
+under a key of its own. Then the head is replaced, under the condition that it is still as it
+was read. A reader finds the segments before the replacement and the packed object
 after it; the segments stay `grace` seconds longer for readers that looked before. A packer
 that dies leaves either a stream in segments, which the next reader packs, or an object that
 no head names, which a sweep removes.
@@ -83,13 +83,13 @@ class StreamPacker:
     async def pack(self, known: KnownStream) -> bool:
         """Pack a finished stream; False if its head changed meanwhile.
 
-        Cost: a PUT for the calendar and one for the head; above `INLINE_BYTES` one more for
-        the object, or one for each part; and a GET for each segment that is not cached.
+        Cost: a PUT for the calendar and a PUT for the head; above `INLINE_BYTES` another for
+        the object, or for each of its parts; and a GET for each segment that is not cached.
         """
         if is_packed(known):
             return True
         try:
-            if known.number:
+            if known.number:  # the entry first: a packer that dies later leaves work, not waste
                 await self._storage.calendar.note_rest(known.generation)
             if known.info.tail <= INLINE_BYTES:
                 return await self._pack_into_head(known)

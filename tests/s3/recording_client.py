@@ -1,4 +1,4 @@
-"""A real client of the real server, that counts, and can be made to die or lose answers."""
+"""A client of the real server that records calls and can be made to fail."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.services.s3 import S3Server
 Wanted = Callable[[str, dict[str, Any]], bool]
 
 
-class Wire:
-    """Passes calls on to a client and writes them down; what a store takes as `client`."""
+class RecordingClient:
+    """Records calls and passes them on to a client; a store takes it as its `client`."""
 
     def __init__(self, server: S3Server) -> None:
         self.calls: list[tuple[str, str]] = []
@@ -27,11 +27,11 @@ class Wire:
         self._held: tuple[Wanted, threading.Event, threading.Event] | None = None
 
     def die_at(self, call: int) -> None:
-        """From this call on (0: the next one), nothing reaches the server."""
+        """After this many more calls, nothing reaches the server."""
         self._dies_at = len(self.calls) + call
 
     def lose(self, wanted: Wanted, *, applied: bool) -> None:
-        """Of the next call that is `wanted`, lose the answer, or the call and the answer."""
+        """Lose the answer to the next call that is `wanted`; unless `applied`, the call too."""
         self._lost = (wanted, applied)
 
     def refuse(self, wanted: Wanted, code: str, status: int) -> None:
@@ -39,8 +39,8 @@ class Wire:
         self._error = (wanted, _error(code, status, code))
 
     def hold(self, wanted: Wanted) -> tuple[threading.Event, threading.Event]:
-        """Stop the next call that is `wanted` before it is sent: the first event says that
-        it is there, setting the second lets it go on."""
+        """Stop the next call that is `wanted` before it is sent. The first event is set when it
+        has come; setting the second lets it continue."""
         self._held = (wanted, threading.Event(), threading.Event())
         return self._held[1], self._held[2]
 
@@ -76,7 +76,7 @@ class Wire:
             return getattr(self._client, operation)(**options)
         if lost[1]:
             getattr(self._client, operation)(**options)
-        raise ConnectionClosedError(endpoint_url="the wire")
+        raise ConnectionClosedError(endpoint_url="the test")
 
     def _wait_if_held(self, operation: str, options: dict[str, Any]) -> None:
         if self._held is not None and self._held[0](operation, options):
@@ -93,5 +93,5 @@ def put_of(part: str) -> Wanted:
 
 def _error(code: str, status: int, operation: str) -> ClientError:
     metadata = {"HTTPStatusCode": status, "HTTPHeaders": {}, "RetryAttempts": 0}
-    error = {"Code": code, "Message": "the wire says so"}
+    error = {"Code": code, "Message": "the test says so"}
     return ClientError({"Error": error, "ResponseMetadata": metadata}, operation)

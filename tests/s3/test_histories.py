@@ -1,0 +1,20 @@
+"""Histories of concurrent clients on a server whose answers are spoilt; a few seeds of many."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.s3.faulty_histories import run_faulty_history
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_clients_see_of_a_faulty_server_has_an_explanation(seed: int) -> None:
+    calls, spoilt = run_faulty_history(seed)
+    assert calls > 10
+    assert spoilt > 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(1000, 1060))
+def test_what_clients_see_of_a_very_faulty_server_has_an_explanation(seed: int) -> None:
+    run_faulty_history(seed, share=0.15)
