@@ -113,6 +113,8 @@ async def within(seconds: float, awaitable: Awaitable[T], what: str) -> T:
         done, _ = await asyncio.wait([task], timeout=seconds)
     finally:
         place = task_stack(task)[-1:] if isinstance(task, asyncio.Task) else []
+        # Not `wait_for`: it waits for the cancelled task without a bound, so a store that
+        # ignores the cancellation would hang the suite.
         if not task.done():
             task.cancel()
     if done:

@@ -92,6 +92,8 @@ class Harness:
         A new object at each call if the store declares `"multi_process"`, otherwise always the
         same object.
         """
+        # Two objects on such a backend would be two stores, and every check of two clients
+        # would fail.
         if self._stores and "multi_process" not in self._stores[0].capabilities:
             return self._stores[0]
         return await self.open_new()
@@ -173,6 +175,8 @@ class Harness:
     async def _delete_each(self) -> None:
         # A new store, because the check may have closed the others.
         store = await self.open_new()
+        # All at once: a check may own hundreds of streams, and a store of objects takes 50 ms
+        # for each.
         deletes = [store.delete(stream_id) for stream_id in self._ids]
         await asyncio.gather(*deletes, return_exceptions=True)
 
@@ -196,6 +200,8 @@ def close_loop(loop: asyncio.AbstractEventLoop) -> None:
     `PATIENCE.eventual` seconds.
     """
     try:
+        # A task that is still pending when its loop goes away is reported by asyncio, in the
+        # middle of another check.
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()

@@ -398,17 +398,21 @@ class StoreMachine(RuleBasedStateMachine):
         offset, tail = follower.offset, len(stream.data)
         if is_alive and offset == tail and stream.state == "streaming":
             return  # a correct follower would wait here
+        # A follower on a store without notices may sleep for a whole `poll_interval` first.
         patience = PATIENCE.prompt + self.stores[0].limits.poll_interval
         result = self.try_to(within(patience, follower.batch(), "a follower's step"))
         if isinstance(result, StreamNotFound) and not is_alive:
             del self.followers[number]
             return
+        # The follower was further in an earlier stream of the id than this stream reaches.
         if isinstance(result, OffsetOutOfRange) and is_alive and offset > tail:
             del self.followers[number]
             return
         assert isinstance(result, list), f"a follower at {offset} of {tail} raised {result!r}"
         self._compare_batch(stream, offset, result)
         if not result:
+            # Not the state now: the stream may have been reopened since the follower saw its
+            # end.
             assert offset in stream.left_at, (
                 f"a follower ended at {offset}, where the stream never stopped"
             )

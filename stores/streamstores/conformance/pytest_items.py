@@ -47,6 +47,7 @@ def contract_tests(
     checks = registered()
     params = [_param(check, declared.get(check.id)) for check in checks]
     known = {check.id for check in checks}
+    # An item of its own that fails: raising here would take away the results of all the checks.
     params += [pytest.param(each, id=f"stale-{each}") for each in declared.keys() - known]
 
     @pytest.mark.parametrize("check", params)
@@ -120,5 +121,6 @@ def resolve(
 def _param(check: Check, deviation: str | None) -> Any:
     if deviation is None:
         return pytest.param(check, id=check.id)
+    # Strict, so that a deviation that no longer exists is taken off the list.
     mark = pytest.mark.xfail(reason=deviation, strict=True)
     return pytest.param(check, id=check.id, marks=mark)

@@ -56,6 +56,8 @@ def check(clause: int, *needs: str) -> Callable[[CheckFunction], CheckFunction]:
         check_id = f"clause{clause:02}-{name}"
         paragraph = (function.__doc__ or "").strip().partition("\n\n")[0]
         title = " ".join(paragraph.split()).rstrip(".")
+        # A check of the same id would replace the other without a word, and the suite would
+        # shrink.
         if not title or check_id in _checks or clause not in CLAUSES:
             raise ValueError(f"{check_id} needs a title, a known clause and an unused name")
         _checks[check_id] = Check(check_id, clause, title, frozenset(needs), function)

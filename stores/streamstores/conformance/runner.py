@@ -146,6 +146,7 @@ def in_thread(
     process alive.
     """
     result: Future[T] = Future()
+    # Not from an executor, whose threads Python joins when the process ends.
     thread = threading.Thread(target=_resolve, args=(result, work), name=what, daemon=True)
     begin, pause = time.monotonic(), _SLOW_SECONDS
     thread.start()

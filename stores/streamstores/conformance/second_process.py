@@ -91,6 +91,8 @@ class SecondProcess:
             *(sys.executable, "-m", module, self._spec),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            # The whole search path, so that a `module:callable` of a test folder is found in
+            # the child too.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             limit=_LINE_BYTES,
         )
@@ -104,6 +106,7 @@ class SecondProcess:
 
     async def __aexit__(self, *exc_info: object) -> None:
         assert self._process.stdin is not None
+        # The end of its stdin lets the child close its store, as a process does that ends well.
         self._process.stdin.close()
         try:
             await asyncio.wait_for(self._process.wait(), _EXIT_SECONDS)
@@ -119,6 +122,7 @@ class SecondProcess:
         while line := await self._process.stdout.readline():
             number, error, value = from_line(line)
             answer = self._calls.pop(number)
+            # Cancelled by the check. The child does its work all the same, as a server would.
             if answer.done():
                 continue
             if error is None:

@@ -70,7 +70,10 @@ async def _answer(store: StreamStore, line: bytes, out: BinaryIO) -> None:
 async def _serve(spec: str, out: BinaryIO) -> None:
     answers: set[asyncio.Task[None]] = set()
     async with target_of(spec).make_store() as store:
+        # In a thread: a pipe as an asyncio stream would make stdin non-blocking, and with it
+        # the terminal that it may share.
         while line := await asyncio.to_thread(sys.stdin.buffer.readline):
+            # Beside the others, because a call may be a wait that a later call ends.
             task = asyncio.create_task(_answer(store, line, out))
             answers.add(task)
             task.add_done_callback(answers.discard)

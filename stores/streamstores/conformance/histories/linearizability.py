@@ -65,6 +65,8 @@ def longest_explanation(operations: Sequence[Operation]) -> list[Operation]:
         for number in _next(operations, taken):
             for after in effects(stream, operations[number]):
                 state = (taken | 1 << number, after)
+                # Two orders that lead to the same stream with the same operations left have the
+                # same future, so only the first is followed (Lowe's addition).
                 if state not in seen:
                     seen.add(state)
                     pending.append((*state, (*order, number)))

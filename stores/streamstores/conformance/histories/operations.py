@@ -70,6 +70,8 @@ class History:
         A mutation that is cancelled, that raises `OutcomeUnknown` or whose process is killed
         may have been applied. `StoreUnavailable` was not, so that operation is left out.
         """
+        # A counter and not a clock: two events at the same time would leave their order open,
+        # and a clock that is set would turn it round.
         operation = Operation(client, name, stream_id, arguments, next(self._clock))
         self.operations.append(operation)
         try:
@@ -92,6 +94,8 @@ class History:
         is_mutation = operation.name in MUTATIONS
         if isinstance(operation.result, OutcomeUnknown) and not is_mutation:
             self.faults.append(f"only a mutation may raise OutcomeUnknown: {operation}")
+        # The contract lets a client rely on it, so the checker must: a store that applies such
+        # a mutation after all has a history without an explanation.
         if isinstance(operation.result, StoreUnavailable) or not is_mutation:
             self.operations.remove(operation)
 

@@ -35,6 +35,7 @@ async def run_clients(harness: Harness, seed: int, *, is_second_process_used: bo
     if process is not None:
         callers["process"] = process.call
     clients = [
+        # Dice of its own, or the timing of the other clients would decide its calls.
         _Client(history, name, caller, ids, random.Random(dice.random()))
         for name, caller in callers.items()
     ]
@@ -79,6 +80,8 @@ class _Client:
         self._count = 0
 
     async def work(self) -> None:
+        """Make `CALLS` calls, with random pauses; end early if the process of this client is
+        gone."""
         for _ in range(CALLS):
             for _ in range(self._dice.randrange(4)):
                 await asyncio.sleep(0)
@@ -106,6 +109,8 @@ class _Client:
             if self._dice.random() < 0.5:
                 await asyncio.sleep(self._dice.random() * 0.01)
             task.cancel()
+        # Not `await task`: the cancellation meant for the call would look like one of this
+        # client.
         await asyncio.wait([task])
         return None if task.cancelled() else task.result()
 
@@ -115,9 +120,13 @@ class _Client:
             self._seen[stream_id] = info
 
     def _choose(self) -> tuple[str, str, dict[str, Any]]:
+        """The next call: a method, a stream and the arguments. Most are appends to a known
+        stream."""
         stream_id = self._dice.choice(self._ids)
         name = self._dice.choice(
             ("create", "append", "append", "append", "append", "read", "info", "delete")
+            # Deletes and reads of streams that never were would fill the history and find
+            # nothing.
             if stream_id in self._seen
             else ("create", "create", "append", "read")
         )
@@ -150,4 +159,6 @@ class _Client:
 
     def _chunk(self) -> bytes:
         self._count += 1
+        # Unique in the history, so that a record that is lost, doubled or moved cannot be taken
+        # for another. The two bytes at the end are text in no encoding.
         return b"<%s.%d\x00\xff>" % (self._name[-1:].encode(), self._count)

@@ -68,13 +68,18 @@ class Appender:
             outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
             line.append((request, outcome))
             return _unwrap(await outcome)
+        # This request leads: those that arrive during its append line up, and need no task
+        # unless there are some.
         line = self._lines[stream_id] = []
         try:
             outcomes = await self._commit(stream_id, (request,))
             return _unwrap(outcomes[0])
         finally:
+            # In `finally`, because a leader that was refused or cancelled still has others
+            # behind it.
             if line:
                 task = asyncio.get_running_loop().create_task(self._serve(stream_id, line))
+                # The event loop itself holds its tasks by weak references only.
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             else:
@@ -99,10 +104,14 @@ class Appender:
                 for _, waiter in batch:
                     if not waiter.done():
                         waiter.set_exception(exc)
+                # A cancellation is passed to the waiting requests, which would otherwise hang,
+                # and then obeyed.
                 if not isinstance(exc, Exception):
                     raise
             else:
                 for (_, waiter), outcome in zip(batch, outcomes, strict=True):
+                    # A client that has left is not told, but its request was appended with the
+                    # others.
                     if not waiter.done():
                         waiter.set_result(outcome)
         del self._lines[stream_id]
@@ -120,6 +129,8 @@ class Appender:
             size += request.size
             records += len(request.chunks)
             is_over = size > limits.append_bytes or records > limits.append_records
+            # The first is taken in any case: if it is too long by itself, the store refuses it
+            # and says why.
             if count and (is_over or (request.claim is not None) is not has_claim):
                 break
             count += 1
@@ -145,11 +156,15 @@ class Appender:
                 self._keep(await self._apply(draft))
                 return outcomes
             except (Conflict, StreamClosed) as exc:
+                # The error brings the info that the store has just compared, so it is fresh
+                # without a read.
                 known, is_fresh = await self._checked(known.at(exc.info)), True
             except OutcomeUnknown:
                 if requests[0].claim is None:
                     self._keep(await self._insist(draft))
                     return outcomes
+                # A producer's requests are judged again: their sequence numbers tell whether
+                # they landed.
                 known, is_fresh = await self._look(stream_id), True
         raise StoreUnavailable(f"{_MOST_ATTEMPTS} appends to {stream_id!r} met a conflict")
 

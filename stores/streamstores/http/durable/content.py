@@ -113,6 +113,7 @@ def _messages(body: bytes) -> tuple[bytes, ...]:
     that a double cannot hold.
     """
     try:
+        # Strictly, because JSON in anything but UTF-8 is no JSON (RFC 8259, 8.1).
         text = body.decode()
         start = _after_space(text, 0)
         if text[start : start + 1] == "[":
@@ -120,6 +121,7 @@ def _messages(body: bytes) -> tuple[bytes, ...]:
         else:
             end = _scan(text, start)
             spans = [(start, end)]
+    # RecursionError, because a few thousand brackets are well within the bound on the length.
     except (ValueError, RecursionError):
         raise HttpError(400, "invalid_json", "the body is not JSON") from None
     if _after_space(text, end) != len(text):

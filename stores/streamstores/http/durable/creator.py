@@ -70,6 +70,7 @@ class StreamCreator:
             raise HttpError(409, "gone", str(exc)) from exc
         if not _is_as_asked(info, creation):
             raise HttpError(409, "stream_exists", "a stream with another configuration exists")
+        # A copy's own ttl is the mark of a creator that died between its last two steps.
         asked = Expiry.asked_of(info)
         if info.ttl == _COPYING_TTL and not asked.equals(Expiry.of(info)):
             await set_expiry(self._store, info.id, asked)
@@ -81,6 +82,8 @@ class StreamCreator:
 
         The fork is entered in the source's ledger before the first byte is copied.
         """
+        # First, because a repeated PUT must find its fork even after the source is gone, and
+        # must not enter it in the ledger a second time.
         await self._refuse_existing(stream_id)
         source = await self._source(fork.source_id)
         known = kept.ParsedStream.of(source)
@@ -103,6 +106,8 @@ class StreamCreator:
             kept.FORK_LEDGER: await self._forks.enter(source, stream_id),
         }
         state = State.DONE if creation.is_closed else State.STREAMING
+        # The ledger has the fork before its first byte exists. A crash in between leaves an
+        # entry that counts as dead.
         copy = _Copy(self._store, stream_id, expiry, attributes, state)
         try:
             async for record in records_below(self._store, source, end):
@@ -193,6 +198,8 @@ class _Copy:
                 state=self._state,
             )
         is_open = self._state is State.STREAMING
+        # The attributes go without COPYING, and so the fork becomes visible, whole. The expiry
+        # comes after it, as the only step that a repeated PUT can still make.
         await self._append(self._attributes, None if is_open else self._state)
         return await set_expiry(self._store, self._stream_id, self._expiry)
 

@@ -149,6 +149,8 @@ class Draft:
     def _take_closed(self, request: AppendRequest) -> Taken:
         """On a closed stream, only the request that closed it can be repeated."""
         claim = request.claim
+        # A close without a producer changes nothing the second time, whichever client asked
+        # first. With a body it would have to append, so it is refused.
         if claim is None and request.closes and not request.chunks:
             return Taken(self.tail, True, False)
         if claim is not None and self._closed_by == str(claim):
@@ -185,6 +187,8 @@ class Draft:
         )
         text = write_producers(producers)
         oldest = hour_now() - self._producer_memory / 3600
+        # The last entry is the producer of this request. The others are in the order of their
+        # last appends.
         for key, producer in list(producers.items())[:-1]:
             if len(text) <= room:
                 break
@@ -206,12 +210,14 @@ def _was_done(current: Producer | None, claim: Claim) -> bool:
     """Whether the claim repeats an accepted request. Raises `HttpError` for a stale epoch, an
     epoch that does not begin with sequence 0, and a gap."""
     if current is not None and claim.epoch < current.epoch:
+        # The client needs the number, to begin the epoch after it if it means to take over.
         headers = {"Producer-Epoch": str(current.epoch)}
         raise HttpError(403, "stale_epoch", "a newer epoch has begun", headers=headers)
     if current is not None and claim.epoch > current.epoch and claim.seq != 0:
         raise HttpError(400, "epoch_must_start_at_zero", "a new epoch begins with sequence 0")
     is_same = current is not None and claim.epoch == current.epoch
     expected = current.seq + 1 if current is not None and is_same else 0
+    # A gap is refused and never filled later: what was skipped may still be on its way.
     if claim.seq > expected:
         headers = {
             "Producer-Expected-Seq": str(expected),

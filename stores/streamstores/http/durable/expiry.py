@@ -62,6 +62,7 @@ async def touch(store: StreamStore, info: StreamInfo) -> None:
     if info.ttl is None:
         return
     touched = await store.expire(info.id, info.ttl)
+    # A namesake has been hit (clause 11 of the contract), and must not live longer for it.
     if touched.created_at != info.created_at:
         await set_expiry(store, touched.id, Expiry.asked_of(touched))
 
@@ -75,6 +76,7 @@ async def kept_alive(
     store: StreamStore, info: StreamInfo, seconds: float
 ) -> AsyncGenerator[None, None]:
     """Keep a stream with a short ttl from expiring during a live read of `seconds`."""
+    # A longer ttl cannot end during the read, since the read itself has restarted it.
     if info.ttl is None or info.ttl > 2 * seconds:
         yield
         return

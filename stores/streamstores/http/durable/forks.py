@@ -125,6 +125,8 @@ class Forks:
             return
         with suppress(StreamNotFound):
             await self._store.append(fork.attributes[kept.FORK_LEDGER], b"-" + fork.id.encode())
+        # The check removes the source's tombstone if this was its last fork, and otherwise
+        # finds that others live, or that the source does.
         with suppress(StreamNotFound, HttpError):
             await self.check_exists(await self._store.info(source_id))
 
@@ -135,6 +137,7 @@ class Forks:
                 fork = await self._store.info(fork_id)
             except StreamNotFound:
                 continue
+            # A namesake of the fork, which has another source or none.
             if fork.attributes.get(kept.FORK_LEDGER) != ledger:
                 continue
             if not kept.is_tombstone(fork) or await self._has_living(

@@ -175,6 +175,7 @@ class _DurableStreams:
         await self._reader.head(exchange, await self._allowed(exchange, "read"))
 
     async def _post(self, exchange: Exchange, headers: RequestHeaders) -> None:
+        # The permission before the body, which may be megabytes that a stranger sends.
         stream_id = await self._allowed(exchange, "append")
         body = await self._body(exchange, headers)
         request = request_headers.read_append(headers, body, self._store.limits)
@@ -203,6 +204,7 @@ class _DurableStreams:
     async def _delete(self, exchange: Exchange, headers: RequestHeaders) -> None:
         stream_id = await self._allowed(exchange, "delete")
         info = await self._store.info(stream_id)
+        # A tombstone answers 410 and an unfinished copy 404: neither may be deleted by clients.
         await self._forks.check_exists(info)
         await self._forks.delete(info)
         self._appender.forget(stream_id)

@@ -132,6 +132,8 @@ class _Cursor:
             is_end = end == info.tail
             is_closed = is_end and info.state is not State.STREAMING
             cursor = max(next_cursor(None), self._least_cursor)
+            # All that the event depends on. What is held back needs no place in it: it follows
+            # from the offset.
             key = (info.id, info.created_at, self._offset, end, is_end, is_closed, cursor)
             made = self._shared.get(key)
             if made is None:
@@ -150,6 +152,7 @@ class _Cursor:
         if self._held:
             chunks.insert(0, self._held)
         held = b""
+        # A closed stream sends what it has: the rest of that character will never come.
         if chunks and not self._content.is_json and not is_closed:
             data = b"".join(chunks)
             whole = self._content.whole_bytes(data)
@@ -169,6 +172,7 @@ class _Cursor:
         return event, end - len(held), held
 
     def _share(self, key: _Key, made: _Event) -> None:
+        # Long events are for readers that catch up, each from an offset of its own.
         if len(made[0]) > _SHARED_BYTES:
             return
         self._shared[key] = made

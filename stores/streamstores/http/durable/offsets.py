@@ -38,6 +38,7 @@ def parse_offset(text: str) -> int:
     match = _OFFSET.fullmatch(text)
     if match is None:
         raise HttpError(400, "invalid_offset", "not an offset that this server gave")
+    # Clamped, so that an offset no stream can have is refused like any other beyond the tail.
     return MAX_OFFSET if int(match[1]) else min(int(match[2]), MAX_OFFSET)
 
 
@@ -48,6 +49,7 @@ def next_cursor(echoed: str | None) -> int:
     give it the same response for ever.
     """
     current = int(time.time() - _CURSOR_EPOCH) // _CURSOR_SECONDS
+    # A cursor that no server gave is ignored: it is for caches, and no reason to refuse a read.
     if echoed is None or not _CURSOR.fullmatch(echoed) or int(echoed) < current:
         return current
     jitter = random.randint(1, _MOST_JITTER_SECONDS)

@@ -107,6 +107,7 @@ class Reader:
             try:
                 page = await self._store.read(stream_id, offset, max_bytes=max_bytes)
             except OffsetOutOfRange as exc:
+                # A tombstone and a hidden copy have a tail too, and must not answer with it.
                 await self._forks.check_exists(await self._store.info(stream_id))
                 message = "the offset is beyond the end of the stream"
                 raise HttpError(400, "offset_out_of_range", message) from exc
@@ -211,6 +212,8 @@ def _etag(info: StreamInfo, start: str, end: int) -> bytes:
 def _matches(if_none_match: bytes | None, etag: bytes) -> bool:
     if if_none_match is None:
         return False
+    # Weak tags match as well: If-None-Match compares weakly (RFC 9110, 13.1.2), and proxies
+    # that compress make a strong tag weak.
     tags = [tag.strip() for tag in if_none_match.split(b",")]
     return b"*" in tags or etag in tags or b"W/" + etag in tags
 

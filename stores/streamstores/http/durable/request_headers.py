@@ -134,6 +134,7 @@ def read_reading(exchange: Exchange) -> ReadRequest:
 
 def _own(stream_id: str, limits: Limits) -> str:
     checked = check_id(stream_id, limits)
+    # With the slash, so that the name without it is reserved too.
     if f"{checked}/".startswith(RESERVED):
         raise HttpError(404, "reserved_path", f"paths below {RESERVED} are reserved")
     return checked
@@ -227,6 +228,8 @@ def _source_id(exchange: Exchange, source: str, limits: Limits) -> str:
     """The stream id in a path of this server, which begins with the application's mount."""
     scope = exchange.scope
     root = scope.get("root_path", "").rstrip("/")
+    # The header is a path as in a URL, whereas the server has decoded the path of the request
+    # itself.
     path = unquote(source)
     if not path.startswith(f"{root}/"):
         raise HttpError(404, "source_not_found", "no such stream to fork")

@@ -32,6 +32,8 @@ class Responses:
     def __init__(self, allow_origin: str | None) -> None:
         self.common: HeaderList = [
             _NOSNIFF,
+            # Pages that isolate themselves (Cross-Origin-Embedder-Policy) may load nothing
+            # without it.
             (b"cross-origin-resource-policy", b"cross-origin"),
         ]
         self._preflight: HeaderList = []
@@ -75,6 +77,7 @@ class Responses:
     async def refuse(self, send: Send, error: HttpError, *, with_body: bool = True) -> None:
         """Answer with a refusal. `HEAD` must not have a body."""
         response = error.response()
+        # `send` writes the length, and HTTP/1.1 forbids two of them that differ.
         headers = [each for each in response.raw_headers if each[0] != b"content-length"]
         body = bytes(response.body) if with_body else None
         await self.send(send, error.status, headers, body)
