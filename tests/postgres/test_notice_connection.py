@@ -15,7 +15,14 @@ import pytest
 
 from streamstores import InvalidRequest, PostgresStreamStore, open_store
 from streamstores.backends._postgres import notices
-from tests.postgres.conftest import listening, new_id, schema_of, until
+from tests.postgres.conftest import (
+    listening,
+    locked,
+    new_id,
+    schema_of,
+    until,
+    waits_for_a_lock,
+)
 from tests.postgres.proxy import proxy_to
 from tests.postgres.test_notices import followed, hears
 from tests.services.postgres import with_options
@@ -97,6 +104,25 @@ async def test_closing_while_the_connection_is_being_made_waits_for_it_and_sends
             await asyncio.wait_for(closing, 30)
         assert (await asyncio.wait_for(follower.__anext__(), 30)).data == b"last"
     assert warnings_in(caplog) == []
+
+
+async def test_a_call_that_closing_lets_end_is_heard_elsewhere(url, admin):
+    """Its notice is due when everything else has been sent."""
+    stream_id, name = new_id(), new_id()
+    async with open_store(with_options(url, poll_interval=600)) as listener:
+        await listener.create(stream_id)
+        follower = await hears(listener, listener, stream_id)
+        producer = open_store(with_options(url, application_name=name))
+        await producer.info(stream_id)
+        async with locked(url, stream_id):
+            append = asyncio.ensure_future(producer.append(stream_id, b"late"))
+            await until(lambda: waits_for_a_lock(admin, name))
+            closing = asyncio.ensure_future(producer.aclose())
+            for _ in range(20):  # whatever closing does first, it does
+                await asyncio.sleep(0.01)
+        await closing
+        assert (await append).tail == len(b"livelate")
+        assert (await asyncio.wait_for(follower.__anext__(), 30)).data == b"late"
 
 
 async def test_closing_does_not_wait_for_a_connection_that_cannot_be_made(url, monkeypatch):

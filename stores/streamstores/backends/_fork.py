@@ -27,7 +27,7 @@ class ForkGuard:
 
     @property
     def is_inherited(self) -> bool:
-        """Whether this process is a fork of the one that opened the store."""
+        """Whether another process, of which this is a fork, opened the store."""
         return self._pid is not None and self._pid != os.getpid()
 
     def check(self) -> None:

@@ -60,7 +60,7 @@ class PostgresStreamStore:
     Every operation is one statement: atomic, one round trip, on the database's clock. An
     acknowledged mutation survives what the server's `synchronous_commit` makes it survive.
     With `durability="process"` it survives the death of any client, and a crash of the
-    server may lose the mutations of its last moments, but never a part of one.
+    server may lose the mutations of its last moments, but never in part.
     (https://www.postgresql.org/docs/current/wal-async-commit.html)
 
     `target` is a `postgresql://` URL, whose options are those below, or an asyncpg pool. A
@@ -127,6 +127,8 @@ class PostgresStreamStore:
         self._target = redacted(target) if isinstance(target, str) else "on a given pool"
         self._names = names
 
+        # The background tasks hold the database and not the store, so that a store that is
+        # forgotten open can be collected, warn, and end them.
         async def prepare(connection: Connection) -> None:
             await migrate(connection, names)
             sweeper.start()
@@ -204,6 +206,8 @@ class PostgresStreamStore:
         bounds.check_stream_id(stream_id, self.limits)
         mutation = check_mutation(self.limits, chunks, at, version, state, error, attributes)
         arguments = append_arguments(mutation)
+        # Not in a loop without end: a row that shows no reason for a refusal means a defect or
+        # a storm, and either should become visible.
         for _ in range(_ATTEMPTS):
             row = await self._mutate(self._sql.append, stream_id, *arguments)
             if row is None:
@@ -260,8 +264,8 @@ class PostgresStreamStore:
         return stream_info(stream_id, row)
 
     async def delete(self, stream_id: str) -> None:
-        """As the contract says. One statement makes the stream gone, a second one sweeps up to
-        5,000 of its records; the rest of a longer stream is swept in the background."""
+        """As the contract says. The first statement makes the stream gone, the second sweeps up
+        to 5,000 of its records; the rest of a longer stream is swept in the background."""
         bounds.check_stream_id(stream_id, self.limits)
         if await self._mutate(self._sql.delete, stream_id) is None:
             raise StreamNotFound(stream_id)
@@ -286,7 +290,7 @@ class PostgresStreamStore:
             after = rows[-1]["id"]
 
     async def sweep(self, *, limit: int = 1000) -> int:
-        """As the contract says. One statement for 200 streams, and one for 5,000 records."""
+        """As the contract says. A statement for 200 streams, and another for 5,000 records."""
         bounds.check_sweep_limit(limit)
         return await self._sweeper.sweep(limit)
 
@@ -296,9 +300,11 @@ class PostgresStreamStore:
         self.changes.close()
         if self._database.is_inherited:
             return  # the connections and tasks are those of the process that forked this one
+        # The notices stop when no statement is left whose change they would have to tell.
         await self._database.refuse()
-        await self._notices.stop()
         await self._sweeper.stop()
+        await self._database.drain()
+        await self._notices.stop()
         await self._database.close()
 
     async def __aenter__(self) -> PostgresStreamStore:

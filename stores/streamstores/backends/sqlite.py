@@ -67,11 +67,11 @@ class SQLiteStreamStore:
 
     A mutation that returned survives the death of every process. With `durability="process"`
     (the default, `synchronous=NORMAL`) a power failure or a crash of the operating system may
-    lose the last mutations, but never their order or a part of one. With `"power"`
+    lose the last mutations, but never their order, and none in part. With `"power"`
     (`synchronous=FULL`) it loses nothing, at the cost of a disk flush for each commit.
     (https://www.sqlite.org/pragma.html#pragma_synchronous)
 
-    Mutations that arrive while one is being committed go out together in one transaction.
+    Mutations that arrive during a commit go out together in the next transaction.
     Reads run beside them, on connections of their own. Every call is one hop to a thread and
     back. What other processes commit is noticed by `PRAGMA data_version`, looked at every
     `watch_interval` (0.01) seconds while a stream is watched. There are `readers` (2) + 1
@@ -219,7 +219,7 @@ class SQLiteStreamStore:
                 yield info
 
     async def sweep(self, *, limit: int = 1000) -> int:
-        """As the contract says. One transaction for the streams, and one for 5,000 records."""
+        """As the contract says. A transaction for streams, and another for 5,000 records."""
         bounds.check_sweep_limit(limit)
         swept = await self._mutate(partial(operations.sweep_streams, limit=limit))
         while await self._mutate(operations.sweep_records):
@@ -236,6 +236,7 @@ class SQLiteStreamStore:
             self._sweeper.stop()
         if self._opening is not None:
             await asyncio.wait([self._opening])
+        # The watcher first: it reports to this loop, and its connection keeps the WAL alive.
         if self._watcher is not None:
             await self._watcher.aclose()
         if self._connections is not None:
@@ -258,6 +259,7 @@ class SQLiteStreamStore:
         warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
 
     async def _open(self) -> Connections:
+        """The connections; opens them at the first call. Raises if the store is closed."""
         self._fork_guard.check()
         if self._is_closed:
             raise InvalidRequest("the store is closed")
@@ -353,6 +355,7 @@ def _check_path(path: str) -> None:
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
+    """Raise `InvalidRequest` unless each setting is in its bounds."""
     if settings["durability"] not in _DURABILITY:
         raise InvalidRequest(
             f"durability is 'process' or 'power', not {settings['durability']!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import asyncpg
 from streamstores.backends._fork import ForkGuard
 from streamstores.backends._postgres.driver_errors import NETWORK_ERRORS, translate_errors
 from streamstores.backends._postgres.options import SYNCHRONOUS_COMMIT, ConnectionOptions
+from streamstores.changes import Bell
 from streamstores.errors import (
     InvalidRequest,
     OutcomeUnknown,
@@ -54,8 +55,8 @@ class Database:
     """A pool that is opened when it is first needed, and statements that run on it.
 
     Each statement is one transaction and, once its connection has prepared it, one round
-    trip. With a `statement_cache_size` of 0 it is prepared each time, which costs a second
-    one; asyncpg sends both steps before one Sync, so a pooler in transaction mode keeps them
+    trip. With a `statement_cache_size` of 0 it is prepared each time, which costs another;
+    asyncpg sends both steps before one Sync, so a pooler in transaction mode keeps them
     together.
 
     Of our own pool no more than `max_size` statements hold a connection. The others wait in
@@ -76,6 +77,8 @@ class Database:
         self._options = options
         self._prepare = prepare
         self._fork_guard = ForkGuard()
+        self._running = 0  # statements, of which some wait for a connection
+        self._idle_bell = Bell()
         self._is_ready = False
         self._is_closed = False
         self._opening: asyncio.Task[None] | None = None
@@ -129,6 +132,17 @@ class Database:
         """
         if not self._is_ready or self._is_closed or self._fork_guard.is_inherited:
             await self.open()
+        self._running += 1
+        try:
+            return await self._run_in_turn(sql, arguments, mutates=mutates)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle_bell.ring()
+
+    async def _run_in_turn(
+        self, sql: str, arguments: Sequence[object], *, mutates: bool
+    ) -> list[Row]:
         connection = await self._take()
         timeout = self._options.command_timeout
         pid = connection.get_server_pid() if mutates else 0
@@ -140,6 +154,7 @@ class Database:
             if isinstance(exc, OutcomeUnknown):
                 await self._end_statement(pid, sql)
             raise
+        # The next waiting statement gets the connection without a way through the pool.
         if connection.is_closed() or not self._pass_on(connection):
             await self._give_back(connection)
         return rows
@@ -157,7 +172,7 @@ class Database:
     async def reserved(self) -> AsyncGenerator[Connection, None]:
         """A connection for one purpose: outside our own pool, or one of a given pool.
 
-        One that an error came from is not used again: it may be silent for ever, and a given
+        After an error the connection is not used again: it may be silent for ever, and a given
         pool would wait for its answer.
         """
         if not self._is_ready:
@@ -188,6 +203,12 @@ class Database:
             self._opening.cancel()
             await asyncio.wait([self._opening])
 
+    async def drain(self) -> None:
+        """Wait until no statement is in flight, for `timeout` seconds at most."""
+        self._idle_bell.clear()
+        if self._running:
+            await self._idle_bell.wait(self._options.timeout)
+
     async def close(self) -> None:
         """Close our own pool; a statement in flight gets `timeout` seconds to end."""
         await self.refuse()
@@ -207,6 +228,7 @@ class Database:
                 self._pool.terminate()
 
     async def _open(self) -> None:
+        """Make our own pool, prepare the database, and leave nothing behind on failure."""
         if self._url is not None:
             with translate_errors():
                 self._pool = await asyncpg.create_pool(
@@ -216,6 +238,7 @@ class Database:
                     **self._connect_options(),
                 )
         try:
+            # With a connection of the pool, so that the first statement finds it open.
             connection = await self._acquire()
             try:
                 with translate_errors():
@@ -281,7 +304,7 @@ class Database:
             timer.cancel()
 
     def _pass_on(self, connection: PooledConnection | None) -> bool:
-        """Hand the connection, or the turn to take one, to the next waiting caller.
+        """Hand the connection, or the turn to take another, to the next waiting caller.
 
         Returns False if no caller waits; the connection is then still held.
         """

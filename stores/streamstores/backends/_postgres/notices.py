@@ -1,7 +1,7 @@
 """Notices: how a store hears by LISTEN and NOTIFY what other processes changed.
 
-Notices carry no truth. A notice makes subscribers ask the database again, and a lost one costs
-them at most their own poll.
+Notices carry no truth. A notice makes subscribers ask the database again, and if it is lost
+their own poll finds the change.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Notices:
 
     def start(self) -> None:
         if self._task is None:
-            self._task = asyncio.ensure_future(self._run())
+            self._task = asyncio.ensure_future(self._keep_connected())
 
     async def stop(self) -> None:
         """Send what is left to send, for `FAREWELL_SECONDS` at most, and disconnect."""
@@ -127,7 +127,7 @@ class Notices:
     def _is_finished(self) -> bool:
         return self._is_closing and not self._outbox
 
-    async def _run(self) -> None:
+    async def _keep_connected(self) -> None:
         """Keep a connection until the store is closed and everything has been sent."""
         await self._bell.wait(None)
         self._bell.ring()

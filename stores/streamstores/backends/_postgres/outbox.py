@@ -24,6 +24,8 @@ class Outbox:
         return bool(self._versions)
 
     def grew(self, stream_id: str, version: int) -> None:
+        # A stream that may be gone stays so until that is sent: a namesake's version says
+        # nothing to those who know the old stream.
         if self._versions.get(stream_id, 0) is not None:
             self._post(stream_id, version)
 
@@ -48,7 +50,7 @@ class Outbox:
 def payloads_of(origin: str, versions: Mapping[str, int | None]) -> Iterator[str]:
     """The payloads of as few notices as possible.
 
-    The first line is the sender, each other one `<version> <id>`: ids contain no control
+    The first line is the sender, and each other line `<version> <id>`: ids contain no control
     characters. A missing version means that the stream may be gone.
     """
     lines, size = [origin], 0

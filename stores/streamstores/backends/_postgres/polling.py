@@ -7,7 +7,7 @@ import logging
 
 from streamstores.backends._postgres.connections import Database
 from streamstores.changes import Bell, Changes
-from streamstores.errors import StreamStoreError
+from streamstores.errors import InvalidRequest, StreamStoreError
 from streamstores.store import StreamInfo
 
 POLL_INTERVAL_SECONDS = 0.05
@@ -73,10 +73,14 @@ class Polling:
         while True:
             if not self._known:
                 await self._bell.wait(None)
+            # Before the query, so that streams which begin to be watched together are asked
+            # for together.
             await asyncio.sleep(self._interval)
             self._bell.clear()
             try:
                 await self._poll()
+            except InvalidRequest:
+                return  # the store was closed
             except StreamStoreError as exc:
                 _log.warning("a poll for changes failed, the next one follows: %s", exc)
 

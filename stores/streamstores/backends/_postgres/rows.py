@@ -49,7 +49,7 @@ def append_arguments(mutation: Mutation) -> tuple[object, ...]:
 
 
 def _joined_chunks(chunks: tuple[bytes, ...]) -> tuple[list[str], list[str], bytes]:
-    """Where each chunk begins, its length, and the bytes of all chunks together.
+    """The start and the length of each chunk, and the bytes of all chunks together.
 
     The numbers are sent as text: an array of text is the only array type that asyncpg knows
     without asking. For any other it runs three statements on every new connection.
@@ -94,6 +94,7 @@ def page_records(rows: Sequence[Row], stream_id: str, offset: int) -> list[Recor
             raise CorruptData(f"stream {stream_id!r} lacks records at {end}")
         records += piece
         end = piece[-1].end
+    # The index finds records by their end, so the first may begin before the offset.
     if records and records[0].offset < offset:
         start, data = records[0]
         records[0] = Record(offset, data[offset - start :])

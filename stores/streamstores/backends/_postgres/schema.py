@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from streamstores.backends._postgres.connections import Connection
 
 CHANNEL_BYTES = 63
-"""The longest channel that NOTIFY takes; LISTEN would cut a longer one without an error.
+"""The longest channel that NOTIFY takes; LISTEN would cut a longer name without an error.
 (NAMEDATALEN - 1: https://www.postgresql.org/docs/current/sql-notify.html)"""
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,47}")
@@ -101,6 +101,8 @@ async def migrate(connection: Connection, names: Names, *, up_to: int | None = N
         if await _schema_version(connection, names) >= wanted[-1][0]:
             return
     async with connection.transaction():
+        # The lock ends with the transaction. Looking again under it: another process may have
+        # made the tables meanwhile.
         lock = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
         await connection.execute(lock, names.channel)
         await _create_migrations_table(connection, names)
@@ -120,7 +122,7 @@ async def _schema_version(connection: Connection, names: Names) -> int:
 
 async def _create_migrations_table(connection: Connection, names: Names) -> None:
     exists = await connection.fetchval("SELECT to_regnamespace($1)", f'"{names.schema}"')
-    if exists is None:  # CREATE SCHEMA IF NOT EXISTS needs the right to create even if it does
+    if exists is None:  # CREATE SCHEMA IF NOT EXISTS asks for the right to create in any case
         await connection.execute(f'CREATE SCHEMA "{names.schema}"')
     await connection.execute(
         f"CREATE TABLE IF NOT EXISTS {names.table('migrations')} (number int PRIMARY KEY, "

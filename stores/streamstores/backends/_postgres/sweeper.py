@@ -44,10 +44,11 @@ class Sweeper:
     async def sweep(self, limit: int) -> int:
         """Sweep up to `limit` expired streams and all records of streams that are gone.
 
-        Returns how many streams expired. Costs one statement for 200 streams that are due,
-        and one for 5,000 records.
+        Returns how many streams expired. Costs a statement for 200 streams that are due,
+        and a statement for 5,000 records.
         """
         expired = 0
+        # In small batches, because an append to a locked row would wait for the whole batch.
         while expired < limit:
             batch = min(limit - expired, STREAMS_AT_ONCE)
             rows = await self._database.run(self._statements.sweep_streams, batch, mutates=True)
@@ -82,6 +83,7 @@ class Sweeper:
 
     async def _sweep_for_ever(self) -> None:
         while True:
+            # At random, so that the processes of a fleet do not sweep at the same time.
             await self._bell.wait(INTERVAL_SECONDS * random.uniform(0.5, 1.5))
             try:
                 await self.sweep(limit=100_000)

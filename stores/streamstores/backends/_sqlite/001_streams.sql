@@ -38,8 +38,8 @@ CREATE TABLE streamstores_large (
     data   BLOB NOT NULL
 );
 
--- Streams that are gone and whose records are still to be removed.
-CREATE TABLE streamstores_trash (
+-- Streams that are gone and whose records are still to be swept.
+CREATE TABLE streamstores_unswept (
     stream INTEGER PRIMARY KEY
 );
 
@@ -47,9 +47,12 @@ CREATE TABLE streamstores_trash (
 -- `number` as its `changed`, unless it has that already. So busy streams share a number, and
 -- their changes touch neither this row nor the index. When 64 streams share it, it grows.
 -- `ended` grows with each stream that is deleted or begins anew: that leaves no row to find.
+-- `created_at` is the latest that was given to any stream. The next stream gets a later time, so
+-- that it tells a stream from its namesakes, whatever the clock says.
 CREATE TABLE streamstores_changes (
-    number INTEGER NOT NULL,
-    ended  INTEGER NOT NULL
+    number     INTEGER NOT NULL,
+    ended      INTEGER NOT NULL,
+    created_at INTEGER NOT NULL
 );
 
-INSERT INTO streamstores_changes VALUES (1, 0);
+INSERT INTO streamstores_changes VALUES (1, 0, 0);

@@ -1,4 +1,4 @@
-"""The open connections of a store: one that writes, and some that read in turn."""
+"""The open connections of a store: the first writes, the others read in turn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Connections:
-    """Make one with `open`. Each connection has a thread, so reads run beside mutations."""
+    """Made by `open`. Each connection has a thread, so reads run beside mutations."""
 
     def __init__(self, options: DatabaseOptions) -> None:
         self._options = options

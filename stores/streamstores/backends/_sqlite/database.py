@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from streamstores.errors import CorruptData, StoreUnavailable, StreamStoreError
 
-MIGRATIONS = ("001_streams.sql", "002_unswept.sql")
+MIGRATIONS = ("001_streams.sql",)
 """Applied in order; the schema's version is the number of migrations that were applied."""
 
 WAL_BYTES = 16_777_216

@@ -1,4 +1,4 @@
-"""Group commit: mutations that arrive while one is committed go out together."""
+"""Group commit: mutations that arrive during a commit go out together in the next."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ class GroupCommit:
         self._in_flight = None
         if isinstance(outcomes, BaseException):
             outcomes = [self._failure(outcomes)] * len(batch)
+        # Settled before the next batch is taken: a caller that goes on at once is then in it.
         for queued, outcome in zip(batch, outcomes, strict=True):
             queued.settle(outcome)
         if self._writer.is_checkpoint_due:  # after the mutations, which need not wait for it

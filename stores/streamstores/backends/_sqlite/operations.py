@@ -22,7 +22,7 @@ from streamstores.stored_form import attributes_to_json
 from streamstores.values import StreamInfo
 
 RECORDS_AT_ONCE = 5_000
-"""Records that one transaction sweeps, so that appends never wait long for it."""
+"""Records that a transaction sweeps at most, so that appends never wait long for it."""
 
 _SLICE = 'FROM streamstores_records WHERE stream = ?1 ORDER BY "end" LIMIT ?2'
 
@@ -42,10 +42,12 @@ _UPDATE = (
 
 
 def create(transaction: Transaction, creation: Creation) -> StreamInfo:
+    """Create a stream with its first records. Raises `StreamExists` if the id is alive."""
     existing = transaction.find(creation.stream_id)
     if existing is not None:
         if not has_expired(existing.info, transaction.moment):
             raise StreamExists(f"stream {creation.stream_id!r} exists", existing.info)
+        # `end` and not `remove`: watchers of the expired stream have to learn of the new one.
         transaction.end(creation.stream_id, existing.key)
     info = creation.begun(transaction.moment)
     moment = transaction.writer.take_creation_time(info.created_at)
@@ -140,7 +142,7 @@ def delete(transaction: Transaction, stream_id: str) -> StreamInfo:
 
 
 def sweep_streams(transaction: Transaction, limit: int) -> int:
-    """Remove up to `limit` expired streams. Nobody needs to be told: they were gone before."""
+    """Remove up to `limit` expired streams. Watchers are not told: they know the time."""
     rows = transaction.connection.execute(
         "SELECT id, key FROM streamstores_streams WHERE expires_at <= ? LIMIT ?",
         (transaction.now, limit),
@@ -165,6 +167,7 @@ def sweep_records(transaction: Transaction) -> bool:
         f' (SELECT "end" {_SLICE})',
         batch,
     ).rowcount
+    # Only now, so that a process that dies in between leaves the rest for another to sweep.
     if removed < RECORDS_AT_ONCE:
         transaction.connection.execute("DELETE FROM streamstores_unswept WHERE stream = ?", row)
     return True

@@ -45,6 +45,7 @@ def _records(
     connection: sqlite3.Connection, key: int, offset: int, max_bytes: int
 ) -> list[Record]:
     rows = connection.execute(_RECORDS, (key, offset, offset + max_bytes, MAX_RECORDS))
+    # Bounded by bytes in the query: to stop reading rows half-way costs more than it saves.
     records = _tiled(rows, offset)
     if not records:  # the first one is longer than `max_bytes`, and comes alone
         records = _tiled(connection.execute(_RECORDS, (key, offset, MAX_OFFSET, 1)), offset)
@@ -80,6 +81,8 @@ def list_page(
         (after, prefix, limit),
     ).fetchall()
     streams = [stream_row(row).info for row in rows]
+    # Expired streams are dropped here and not in the query, so that a page always ends at a
+    # known id, however many of its streams have expired.
     now = datetime.now(timezone.utc)
     living = [
         each for each in streams if each.id.startswith(prefix) and not has_expired(each, now)

@@ -33,6 +33,7 @@ def stream_row(row: tuple[Any, ...]) -> StreamRow:
     """The meaning of `COLUMNS`. Raises `CorruptData` if no store can have written them."""
     key, stream_id, state, tail, version, error, attributes = row[:7]
     created_at, updated_at, ttl, expires_at, changed = row[7:]
+    # Attributes are frozen by this, because the writing connection keeps the same info.
     info = stored_info(
         stream_id,
         state=state,

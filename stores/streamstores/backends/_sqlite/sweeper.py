@@ -37,6 +37,7 @@ class Sweeper:
 
 async def _sweep_for_ever(ref: weakref.ref[Sweepable], bell: Bell) -> None:
     while True:
+        # At random, so that the processes that share a file do not sweep at the same time.
         await bell.wait(INTERVAL_SECONDS * random.uniform(0.8, 1.2))
         store = ref()
         if store is None:

@@ -150,6 +150,7 @@ async def _queue_takes_functions() -> bool:
 
 
 async def _probe_queue() -> bool:
+    """Send a function through the private queue of a database in memory, and see if it runs."""
     proxy = await _with_a_daemon_thread(partial(sqlite3.connect, ":memory:"))
     queue = getattr(proxy, "_tx", None)
     answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()

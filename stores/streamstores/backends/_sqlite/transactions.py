@@ -60,6 +60,8 @@ class WritingConnection:
         They fail together if SQLite fails, which raises its error. Nothing was applied then,
         except that after `OutcomeUnknown` it may have been.
         """
+        # IMMEDIATE takes the write lock now. A transaction that began by reading could not get
+        # it later if another connection had committed in between.
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             self._catch_up()
@@ -99,13 +101,14 @@ class WritingConnection:
         try:
             self.connection.execute("COMMIT")
         except sqlite3.Error as exc:
+            # The commit's frame may be in the WAL, and valid, though its flush failed.
             if "disk I/O error" in str(exc):
                 raise OutcomeUnknown(f"SQLite could not tell if it committed: {exc}") from exc
             raise
 
     def know(self, row: StreamRow) -> StreamRow:
         if len(self.known) >= _MAX_KNOWN:
-            self.known.clear()
+            self.known.clear()  # rare, and cheaper than the bookkeeping of a better choice
         self.known[row.info.id] = row
         return row
 
@@ -114,7 +117,7 @@ class WritingConnection:
         return row.changed == self._number
 
     def take_number(self) -> int:
-        """The number for a stream that did not have the highest one."""
+        """The number for a stream whose `changed` is not the highest number."""
         if self._sharing >= CROWD:
             self._sharing = 0
             self._number += 1
@@ -215,7 +218,7 @@ class Transaction:
 
 
 Operation = Callable[[Transaction], Any]
-"""A mutation. It checks before it writes, so one that is refused leaves nothing behind."""
+"""A mutation. It checks before it writes, so a refusal leaves nothing behind."""
 
 Outcome = Union[Any, StreamStoreError]
 

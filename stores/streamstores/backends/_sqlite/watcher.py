@@ -46,7 +46,7 @@ class Watcher:
         self._watched = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(
-            target=self._run, name="streamstores sqlite watcher", daemon=True
+            target=self._run_until_stopped, name="streamstores sqlite watcher", daemon=True
         )
         self._thread.start()
 
@@ -66,7 +66,7 @@ class Watcher:
         self.stop()
         await asyncio.to_thread(self._thread.join)
 
-    def _run(self) -> None:
+    def _run_until_stopped(self) -> None:
         while not self._closing.is_set():
             self._watched.wait()
             try:
