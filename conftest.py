@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
-from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+from sybil import Example, Sybil
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import CodeBlockParser, SkipParser
+
+
+class InOrder(PythonEvaluator):
+    """Runs the examples before an example first, because xdist may have given those to another
+    process, and an example may use the names of earlier ones."""
+
+    def __call__(self, example: Example) -> None:
+        done = example.namespace.setdefault("_done", set())
+        for earlier in example.document.examples():
+            if earlier.start < example.start and earlier.start not in done:
+                done.add(earlier.start)
+                with suppress(SkipTest):
+                    earlier.evaluate()
+        done.add(example.start)
+        super().__call__(example)
 
 
 def in_an_empty_folder(namespace: dict[str, Any]) -> None:
@@ -23,7 +41,7 @@ def back_again(namespace: dict[str, Any]) -> None:
 
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser(), SkipParser()],
+    parsers=[CodeBlockParser("python", InOrder()), SkipParser()],
     patterns=["README.md", "docs/*.md", "docs/stores/*.md", "docs/integrations/*.md"],
     # Whole programs, which tests/http/test_frameworks.py runs in processes.
     excludes=["docs/frameworks.md"],
