@@ -79,6 +79,7 @@ __all__ = [
 ]
 
 
+# A store's module imports its driver, which may not be installed (PEP 562).
 def __getattr__(name: str) -> Any:
     if name in _STORES:
         return _load_class(name)

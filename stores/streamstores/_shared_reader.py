@@ -168,6 +168,7 @@ class SharedReader:
             self._skip_to(next_offset)
         else:
             return False
+        # A read that was overtaken by a commit brings records, and an older info.
         self._update(max(info, self._info, key=_version_of), has_records=bool(records))
         return self.is_whole
 
@@ -190,6 +191,7 @@ class SharedReader:
 
     def _trim(self) -> None:
         oldest = bisect_left(self._records, self._end - RECENT_BYTES, key=_offset_of)
+        # Records of a few bytes take far more memory than their bytes.
         oldest = max(oldest, len(self._records) - RECENT_RECORDS)
         del self._records[:oldest]
         self._first += oldest
@@ -225,6 +227,7 @@ class SharedReader:
     def _absorb(self, info: StreamInfo, records: Sequence[Record]) -> bool:
         """Take a mutation that is known in full; True if it follows on what is here, so that
         no read is needed."""
+        # Not an end by itself: the read that follows raises StreamNotFound for the namesake.
         if self._info is None or is_namesake(self._info, info):
             return False
         end = records[-1].end if records else info.tail
@@ -302,6 +305,7 @@ class SharedReader:
 
     @property
     def _store(self) -> StreamStore:
+        # Any would do; the first has been there for longest and is likely to stay.
         store, _ = next(iter(self._stores.values()))
         return store
 

@@ -36,6 +36,9 @@ async def append_or_create(
     `StoreUnavailable`, and nothing was applied, if it came and went at every attempt.
     """
     for _ in range(_ATTEMPTS):
+        # The append first: a stream that many producers share is created only once. No error
+        # but these two leads to another attempt, so what may have been applied is never
+        # repeated.
         try:
             return await store.append(stream_id, *chunks)
         except StreamNotFound:

@@ -90,6 +90,7 @@ def changes_of(store: StreamStore) -> Changes | None:
     A wrapper that copies the capabilities and forgets to delegate `changes` offers none: its
     followers go the slower way.
     """
+    # The capability first: a proxy that passes every attribute on may still refuse to share.
     if "changes" not in store.capabilities or not isinstance(store, SharesChanges):
         return None
     changes: object = store.changes
@@ -290,6 +291,7 @@ class Changes:
 
     def committed(self, info: StreamInfo, records: Sequence[Record] = ()) -> None:
         """This store object applied a mutation with this result, which added `records`."""
+        # No copy of the list is needed: nothing that is called here subscribes or leaves.
         for subscription in self.subscriptions.get(info.id, ()):
             subscription.committed(info, records)
 

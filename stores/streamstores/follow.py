@@ -254,6 +254,7 @@ class Follower:
         self.info = page.info
         if not reader.offer(page.info, page.records, page.next_offset):
             reader.noticed()  # or the live followers would wait for a notice to read the rest
+        # None if the reader has moved on during this read: then another page is read.
         number = reader.number_of(page.next_offset)
         if number is not None:
             self._live = True

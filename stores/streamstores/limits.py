@@ -77,6 +77,7 @@ def check_stream_id(stream_id: str, limits: Limits) -> None:
         raise InvalidRequest(f"a stream id is a str, not {type(stream_id).__name__}")
     if not stream_id:
         raise InvalidRequest("a stream id cannot be empty")
+    # They would split a line of a log or of a stored form, and Postgres cannot store NUL.
     if _CONTROL.search(stream_id):
         raise InvalidRequest("a stream id cannot contain control characters")
     size = _utf8_bytes(stream_id, "a stream id")
@@ -91,6 +92,7 @@ def check_stream_id(stream_id: str, limits: Limits) -> None:
 def check_chunks(chunks: tuple[bytes, ...], limits: Limits) -> tuple[bytes, ...]:
     """The chunks as `bytes`. Each is bytes, a bytearray or a memoryview, and never empty."""
     total = 0
+    # One loop for all checks: it runs for every append.
     for chunk in chunks:
         if not isinstance(chunk, bytes):
             # Rarely: the common case is one pass without a copy.
@@ -122,6 +124,7 @@ def check_chunks(chunks: tuple[bytes, ...], limits: Limits) -> tuple[bytes, ...]
 
 def check_attributes(attributes: Mapping[str, str] | None, limits: Limits) -> Mapping[str, str]:
     """A frozen copy of the attributes, a mapping of `str` to `str`; None means none."""
+    # A list or "" is as empty as a dict, but it is a mistake.
     if not attributes:
         if attributes is None or isinstance(attributes, Mapping):
             return _NO_ATTRIBUTES
@@ -139,6 +142,7 @@ def check_attributes(attributes: Mapping[str, str] | None, limits: Limits) -> Ma
             limit=limits.attributes_bytes,
             value=size,
         )
+    # A copy, so that a caller's later change cannot reach the stream or its infos.
     return MappingProxyType(dict(attributes))
 
 
@@ -179,6 +183,7 @@ def check_offset(offset: int, name: str = "offset") -> int:
     # Not `isinstance`: True is an int as well.
     if type(offset) is not int or offset < 0:
         raise InvalidRequest(f"{name} is a whole number from 0, not {offset!r}")
+    # Capped, not refused: an offset beyond any tail is OffsetOutOfRange, whatever its size.
     return min(offset, MAX_OFFSET)
 
 
@@ -226,6 +231,7 @@ def to_microseconds(moment: datetime) -> int:
     A moment that no calendar holds in UTC becomes the nearest that it holds, so that
     `from_microseconds` can always read what was stored.
     """
+    # Not `timestamp()`, whose float has lost the microseconds of far moments.
     delta = moment - _EPOCH
     microseconds = (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
     return min(max(microseconds, _FIRST_MICROSECOND), _LAST_MICROSECOND)

@@ -115,6 +115,7 @@ def check_mutation(
     attributes: Mapping[str, str] | None,
 ) -> Mutation:
     """The request in its checked form; raises `InvalidRequest`."""
+    # None means "as it is" here, and so cannot be a state of its own.
     new_state = None if state is None else check_state(state)
     if error is not None:
         if new_state is not State.ERROR:
@@ -183,6 +184,7 @@ def _state_allows(state: State, mutation: Mutation) -> bool:
 
 def mutated(info: StreamInfo, mutation: Mutation, now: datetime) -> StreamInfo:
     """The info after a mutation that is allowed, at `now` on the backend's clock."""
+    # The same function as the memory store's short way uses, so the two cannot differ.
     info = grown(info, mutation.size, now)
     if mutation.state is None and mutation.attributes is None:
         return info  # an error comes with a state
@@ -221,6 +223,7 @@ def has_expired(info: StreamInfo, now: datetime) -> bool:
 
 def records_of(chunks: tuple[bytes, ...], tail: int) -> list[Record]:
     """The records that `chunks` become; `tail` is the end after the last of them."""
+    # From the end, because a result tells the new tail and not the old one.
     start = tail - sum(map(len, chunks))
     if len(chunks) == 1:  # by far the commonest, and three times as fast this way
         return [_new(Record, (start, chunks[0]))]

@@ -69,6 +69,7 @@ def stored_info(
             None if expires_at is None else _moment(expires_at),
         )
     except (ValueError, KeyError, TypeError, OverflowError) as exc:
+        # An unknown state, JSON that is none, or a year that no calendar holds.
         raise CorruptData(f"stream {stream_id!r} is not what a store wrote: {exc!r}") from exc
 
 
@@ -116,7 +117,7 @@ def page_of(info: StreamInfo, records: Iterable[Record], offset: int, max_bytes:
     if offset > info.tail:
         raise OffsetOutOfRange(info.id, offset, tail=info.tail)
     page: list[Record] = []
-    end = offset
+    end = offset  # of an empty page, at the tail
     for record in records:
         if record.end <= offset:
             continue

@@ -210,6 +210,7 @@ def _converted(url: str, name: str, value: str, read: OptionType) -> Any:
     try:
         return read(value)
     except ValueError as exc:
+        # The value of a secret option is in no message, even if it is wrong.
         shown = "" if _SECRET.search(name) else f", not {value!r}"
         raise _refusal(url, f"the option {name!r} is {exc}{shown}") from None
 

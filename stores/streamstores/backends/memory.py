@@ -175,6 +175,7 @@ class MemoryStreamStore:
         info = stream.info = grown(before, len(chunk), now)
         stream.chunks.append(chunk)
         stream.ends.append(info.tail)
+        # Without a subscription the records need not be made.
         if stream_id in self.changes.subscriptions:
             self.changes.committed(info, records_of(chunks, info.tail))
         return info
@@ -189,6 +190,7 @@ class MemoryStreamStore:
         bounds.check_max_bytes(max_bytes)
         stream = self._get(stream_id)
         info = stream.info
+        # No wait and no lock: the infos and lists of one stream change together.
         if offset >= info.tail:
             if offset > info.tail:
                 raise OffsetOutOfRange(stream_id, offset, tail=info.tail)
@@ -223,6 +225,7 @@ class MemoryStreamStore:
     async def list(self, prefix: str = "") -> AsyncIterator[StreamInfo]:
         bounds.check_prefix(prefix)
         self._check_open()
+        # A list of the ids, because streams may come and go between two steps of the caller.
         for stream_id in [each for each in self._streams if each.startswith(prefix)]:
             stream = self._find(stream_id)
             if stream is not None:
