@@ -131,6 +131,7 @@ class PostgresStreamStore:
         # forgotten open can be collected, warn, and end them.
         async def prepare(connection: Connection) -> None:
             await migrate(connection, names)
+            # Only after the migration: both run statements on the tables.
             sweeper.start()
             notices.start()
 
@@ -179,6 +180,7 @@ class PostgresStreamStore:
         creation = check_creation(
             self.limits, stream_id, chunks, ttl, expires_at, attributes, state
         )
+        # The same version for every attempt, since at most one of them is applied.
         arguments = create_arguments(creation, bounds.first_version())
         for _ in range(_ATTEMPTS):
             row = await self._mutate(self._sql.create, stream_id, *arguments)
@@ -217,6 +219,7 @@ class PostgresStreamStore:
                 self._notices.committed(info)
                 self.changes.committed(info, records_of(mutation.chunks, info.tail))
                 return info
+            # Before the refusal: a final state that the stream has already is no conflict.
             if changes_nothing(info, mutation):
                 return info
             refuse(info, mutation)  # returns if the row is older than what refused
@@ -229,6 +232,8 @@ class PostgresStreamStore:
         bounds.check_stream_id(stream_id, self.limits)
         offset = bounds.check_offset(offset)
         bounds.check_max_bytes(max_bytes)
+        # A bytea is at most 1 GB, and the server joins the records of a page into a single
+        # value.
         rows = await self._find(self._sql.read, stream_id, offset, min(max_bytes, _PAGE_BYTES))
         info = stream_info(stream_id, rows[0])
         self._notices.seen(info)
@@ -236,6 +241,7 @@ class PostgresStreamStore:
             raise OffsetOutOfRange(stream_id, offset, tail=info.tail)
         records = page_records(rows, stream_id, offset)
         next_offset = records[-1].end if records else offset
+        # The row and its records are of one snapshot, so this is damage and no race.
         if bool(records) != (offset < info.tail) or next_offset > info.tail:
             raise CorruptData(f"stream {stream_id!r} lacks records at {offset}")
         return Page(records, next_offset, info)
@@ -270,6 +276,8 @@ class PostgresStreamStore:
         if await self._mutate(self._sql.delete, stream_id) is None:
             raise StreamNotFound(stream_id)
         self._announce(stream_id)
+        # After the announcement: followers should not wait until megabytes of records are
+        # removed.
         await self._sweeper.sweep_soon()
 
     async def list(self, prefix: str = "") -> AsyncIterator[StreamInfo]:

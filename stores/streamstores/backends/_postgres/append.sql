@@ -17,6 +17,8 @@ WITH applied AS (
             WHEN ttl IS NULL THEN expires_at
             ELSE clock_timestamp() + ttl * interval '1 second'
         END
+    -- Not now(), which is when the transaction began: this may have waited for the lock of the
+    -- row, and the stream have expired meanwhile.
     WHERE id = $1 AND (expires_at IS NULL OR expires_at > clock_timestamp())
         AND ($3::bigint IS NULL OR tail = $3)
         AND ($4::bigint IS NULL OR version = $4)

@@ -106,6 +106,8 @@ class Database:
             return
         if self._opening is None:
             self._fork_guard.opened()
+            # A task of its own, so that the first caller's cancellation does not end the
+            # attempt for all.
             self._opening = asyncio.ensure_future(self._open())
             self._opening.add_done_callback(self._opened)
         opening = self._opening
@@ -145,11 +147,15 @@ class Database:
     ) -> list[Row]:
         connection = await self._take()
         timeout = self._options.command_timeout
+        # Asked before the statement: a connection that is back in its pool refuses the
+        # question.
         pid = connection.get_server_pid() if mutates else 0
         try:
             with translate_errors(mutates=mutates):
                 rows = await connection.fetch(sql, *arguments, timeout=timeout)
         except BaseException as exc:
+            # The connection first: to end the statement takes a connection too, and with
+            # `max_size=1` there is no other.
             await self._give_back(connection)
             if isinstance(exc, OutcomeUnknown):
                 await self._end_statement(pid, sql)
@@ -185,12 +191,15 @@ class Database:
             try:
                 yield connection
             finally:
+                # Not `close`, which sends a farewell and waits for a server that may be silent.
                 connection.terminate()
             return
         pooled = await self._acquire()
         try:
             yield pooled
         except BaseException:
+            # Before the release, which asks the connection to reset itself and waits for the
+            # answer.
             pooled.terminate()
             raise
         finally:
@@ -246,6 +255,8 @@ class Database:
             finally:
                 await self._release(connection)
         except BaseException:
+            # A pool whose first connection could not be prepared is thrown away whole: the next
+            # call tries everything again.
             if self._url is not None and self._pool is not None:
                 self._pool.terminate()
                 self._pool = None
@@ -282,6 +293,8 @@ class Database:
         try:
             return await self._acquire()
         except BaseException:
+            # The turn is given on, or each failure to connect would make the pool smaller by
+            # one.
             self._pass_on(None)
             raise
 
@@ -310,6 +323,7 @@ class Database:
         """
         while self._waiters:
             waiter = self._waiters.popleft()
+            # A caller that was cancelled or has timed out is passed over.
             if not waiter.done():
                 waiter.set_result(connection)
                 return True

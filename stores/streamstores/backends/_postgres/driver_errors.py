@@ -34,6 +34,7 @@ def translate_errors(*, mutates: bool = False) -> Generator[None, None, None]:
     """
     try:
         yield
+    # First, because it is an InterfaceError and a ValueError as well.
     except asyncpg.ClientConfigurationError as exc:
         raise InvalidRequest(_text(exc)) from exc
     except asyncpg.PostgresError as exc:
@@ -52,6 +53,8 @@ def _server_error(exc: asyncpg.PostgresError, *, mutates: bool) -> StreamStoreEr
     text = f"{_text(exc)} ({code})"
     if code in _CORRUPT:
         return CorruptData(text)
+    # The server may have committed and failed to say so. Only then is the outcome open: any
+    # other error of the server is a rollback.
     if mutates and (code.startswith("08") or code in _SESSION_LOST):
         return OutcomeUnknown(text)
     return StoreUnavailable(text)

@@ -129,6 +129,8 @@ class Notices:
 
     async def _keep_connected(self) -> None:
         """Keep a connection until the store is closed and everything has been sent."""
+        # No connection before it is needed: a process that only reads should not take a second
+        # one.
         await self._bell.wait(None)
         self._bell.ring()
         while not self._is_finished:
@@ -149,6 +151,7 @@ class Notices:
         self._listen_at, self._echo_by = 0.0, math.inf
         connection.add_termination_listener(self._on_lost)
         try:
+            # Before LISTEN, since it is listening that makes a silent client a burden.
             await _end_silent_session(connection)
             while not self._is_finished:
                 if self._is_listen_due:
@@ -179,6 +182,8 @@ class Notices:
         if self._is_listening and time.monotonic() >= self._echo_by:
             await self._stop_listening(connection, StoreUnavailable(_NO_ECHO))
         else:
+            # A connection whose peer has vanished looks like a quiet one. Only an answer tells
+            # them apart.
             await connection.execute("SELECT 1", timeout=ANSWER_SECONDS)
 
     async def _listen(self, connection: Connection) -> None:
@@ -190,6 +195,7 @@ class Notices:
         try:
             listening = connection.add_listener(self._channel, self._on_notify)
             await asyncio.wait_for(listening, ANSWER_SECONDS)
+            # Before the echo is sent: it may arrive while the sending call has not returned.
             self._is_listening = True
             await self._send_echo()
             self._echo_by = time.monotonic() + ECHO_SECONDS
@@ -199,6 +205,8 @@ class Notices:
             await self._stop_listening(connection, exc)
 
     async def _send_echo(self) -> None:
+        # From another connection: behind a pooler, a session would hear its own notice even if
+        # the pooler then gives it to another client.
         sending = self._database.run(_NOTIFY, self._channel, [self._echo])
         try:
             await asyncio.wait_for(sending, ECHO_SECONDS)
@@ -230,9 +238,13 @@ class Notices:
                     _NOTIFY, self._channel, payloads, timeout=ANSWER_SECONDS
                 )
             except BaseException:
+                # A notice may go out twice, which costs its subscribers a look. Not at all
+                # would cost them a poll.
                 self._outbox.put_back(taken)
                 raise
             self._connect_backoff.succeeded()
+            # After the notice and not before it, so that the first change of a quiet store goes
+            # out at once.
             await asyncio.sleep(SPACING_SECONDS)
         if connection.is_closed():
             raise StoreUnavailable("the connection for notices was lost")
@@ -255,6 +267,7 @@ class Notices:
         self._echo_by = math.inf
         self._connect_backoff.succeeded()
         self._listen_backoff.succeeded()
+        # Changes that were committed before LISTEN took effect have had no notice here.
         self.changes.noticed_all()
 
     def _on_lost(self, connection: object) -> None:

@@ -120,6 +120,7 @@ def check_limits(limits: Limits) -> Limits:
 
 def check_pool(pool: Pool, options: ConnectionOptions, *, notify: bool) -> None:
     """Raise unless this is a pool, large enough, and configured by its owner alone."""
+    # Not `isinstance`: a wrapper of a pool, for metrics for example, will do.
     if not hasattr(pool, "acquire"):
         raise InvalidRequest(f"target is a URL or an asyncpg pool, not {type(pool).__name__}")
     if options.durability != "power":

@@ -56,6 +56,7 @@ def payloads_of(origin: str, versions: Mapping[str, int | None]) -> Iterator[str
     lines, size = [origin], 0
     for stream_id, version in versions.items():
         line = f"{version or ''} {stream_id}"
+        # In bytes, because the server's bound is, and an id may have four bytes a character.
         size += len(line.encode()) + 1
         if size > PAYLOAD_BYTES:
             yield "\n".join(lines)

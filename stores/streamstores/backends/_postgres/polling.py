@@ -38,6 +38,7 @@ class Polling:
         if not is_watched:
             self._known.pop(stream_id, None)
             return
+        # The subscriber may have seen any version, so the next query must report the stream.
         self._known[stream_id] = None
         self._bell.ring()
 
@@ -49,6 +50,8 @@ class Polling:
 
     def committed(self, info: StreamInfo) -> None:
         """This store's mutation made the stream what `info` says; subscribers were told."""
+        # Otherwise a change of another process lies between, which the next query has to
+        # report.
         if self._known.get(info.id) == info.version - 1:
             self._known[info.id] = info.version
 
@@ -85,6 +88,7 @@ class Polling:
                 _log.warning("a poll for changes failed, the next one follows: %s", exc)
 
     async def _poll(self) -> None:
+        # A copy, because streams come and go while the query runs.
         asked = self._known.copy()
         if not asked:
             return

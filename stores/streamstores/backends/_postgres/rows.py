@@ -55,6 +55,8 @@ def _joined_chunks(chunks: tuple[bytes, ...]) -> tuple[list[str], list[str], byt
     without asking. For any other it runs three statements on every new connection.
     """
     sizes = [len(chunk) for chunk in chunks]
+    # Offsets and lengths, because SQL cannot cut one bytea into several by their lengths alone
+    # without a running sum.
     starts = [*accumulate(sizes, initial=0)][:-1]
     return [*map(str, starts)], [*map(str, sizes)], b"".join(chunks)
 

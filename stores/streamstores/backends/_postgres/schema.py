@@ -114,6 +114,8 @@ async def migrate(connection: Connection, names: Names, *, up_to: int | None = N
 
 async def _schema_version(connection: Connection, names: Names) -> int:
     table = names.table("migrations")
+    # `to_regclass` gives NULL where a SELECT would fail, and a failed statement ends the
+    # transaction.
     if await connection.fetchval("SELECT to_regclass($1)", table) is None:
         return 0
     version: int = await connection.fetchval(f"SELECT coalesce(max(number), 0) FROM {table}")
@@ -141,6 +143,8 @@ async def _apply(connection: Connection, names: Names, number: int, file: str) -
 
 
 def _check_encoding(connection: Connection) -> None:
+    # No question to the server, which reports this with every connection. A pooler may leave it
+    # out.
     encoding = getattr(connection.get_settings(), "server_encoding", "UTF8")
     if encoding != "UTF8":
         raise StoreUnavailable(

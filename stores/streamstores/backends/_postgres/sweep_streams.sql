@@ -5,6 +5,7 @@
 WITH due AS (
     SELECT key, expires_at <= statement_timestamp() AS has_expired
     FROM {streams}
+    -- Not clock_timestamp(), which is volatile, so that no index could be used.
     WHERE due_at <= statement_timestamp() AND id IS NOT NULL
     ORDER BY due_at LIMIT $1
     FOR UPDATE SKIP LOCKED

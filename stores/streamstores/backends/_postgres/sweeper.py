@@ -50,6 +50,7 @@ class Sweeper:
         expired = 0
         # In small batches, because an append to a locked row would wait for the whole batch.
         while expired < limit:
+            # In small transactions, which hold few locks, and hold them for milliseconds.
             batch = min(limit - expired, STREAMS_AT_ONCE)
             rows = await self._database.run(self._statements.sweep_streams, batch, mutates=True)
             seen, more = rows[0]
