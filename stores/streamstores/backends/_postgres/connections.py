@@ -145,6 +145,8 @@ class Database:
     async def _run_in_turn(
         self, sql: str, arguments: Sequence[object], *, mutates: bool
     ) -> list[Row]:
+        # Outside of the translation of errors: nothing has been sent yet, so a failure here is
+        # never of unknown outcome.
         connection = await self._take()
         timeout = self._options.command_timeout
         # Asked before the statement: a connection that is back in its pool refuses the

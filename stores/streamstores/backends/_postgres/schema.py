@@ -105,6 +105,8 @@ async def migrate(connection: Connection, names: Names, *, up_to: int | None = N
         # made the tables meanwhile.
         lock = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"
         await connection.execute(lock, names.channel)
+        # CREATE TABLE IF NOT EXISTS is no protection: two of them at once can fail on the
+        # unique index of the catalogue.
         await _create_migrations_table(connection, names)
         done = await _schema_version(connection, names)
         for number, file in wanted:
