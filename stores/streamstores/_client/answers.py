@@ -13,7 +13,8 @@ from streamstores._client.statuses import StreamError
 DEFAULT_PING_SECONDS = 15.0
 LONGEST_RETRY_AFTER_SECONDS = 60.0
 
-_TRY_AGAIN = frozenset({408, 425, 429})  # and every 5xx
+# And every 5xx, because proxies have codes of their own from 520 on.
+_TRY_AGAIN = frozenset({408, 425, 429})
 _NOTHING_HAPPENED = frozenset({429, 503})  # a proxy's 502 cannot know
 
 
@@ -46,6 +47,7 @@ async def check_answer(response: Any, content_type: str, *, was_answered: bool) 
             message = f"the server answered {answered}, not {content_type}"
             raise Cut(message) if was_answered else StreamError(message, code="bad_answer")
         return
+    # The body of a stream is not read by itself, and the error is in it.
     await response.aread()
     message, code = _refusal(response)
     if status in _TRY_AGAIN or status >= 500:

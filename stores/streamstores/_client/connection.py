@@ -92,6 +92,7 @@ class HttpConnection:
                 # A compressed stream may be held back until the compressor has a full block.
                 headers={"Accept": ACCEPT, "Accept-Encoding": "identity", **self._headers},
                 timeout=None,  # the scope bounds it, because only the answer names the ping
+                # Frameworks redirect /stream/ to /stream, and proxies http to https.
                 follow_redirects=True,
             ) as response:
                 await check_answer(response, content_type, was_answered=was_answered)
@@ -120,6 +121,7 @@ def _lost_as_cut(client: HttpClient) -> Generator[None, None, None]:
 
 def _library_of(client: HttpClient) -> Any:
     """The module whose exceptions a client raises: httpx, or a successor such as httpx2."""
+    # The bases too, because a user's subclass is in a module of its own.
     for cls in type(client).__mro__:
         library = sys.modules.get(cls.__module__.partition(".")[0])
         if hasattr(library, "AsyncClient") and hasattr(library, "RequestError"):

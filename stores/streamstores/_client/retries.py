@@ -32,6 +32,7 @@ class RetryBudget:
         if self._failures > self._retries:
             message = f"the server is out of reach: {cut}"
             raise StreamError(message, code="disconnected") from cut
+        # The exponent is bounded, because the attempts may be many and a float overflows.
         doubled: float = self._first_pause_seconds * 2 ** min(self._failures - 1, 32)
         jittered = min(doubled, LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1.0)
         return max(jittered, cut.retry_after)

