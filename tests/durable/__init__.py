@@ -1,1 +1,1 @@
-"""The Durable Streams protocol: the public suite, and what it does not see."""
+"""The Durable Streams protocol: its public suite, and tests of what that leaves out."""

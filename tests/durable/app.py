@@ -1,4 +1,4 @@
-"""What the tests run as a process of its own: `uvicorn tests.durable.app:app`."""
+"""The application of the tests' server processes: `uvicorn tests.durable.app:app`."""
 
 from __future__ import annotations
 

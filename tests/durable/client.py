@@ -1,7 +1,9 @@
-"""A client of the protocol, as thin as can be."""
+"""A thin client of the protocol."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import httpx
 
 from tests.http.serving import Events
+from tests.wrapping import Counting
 
 TEXT = {"Content-Type": "text/plain"}
 JSON = {"Content-Type": "application/json"}
@@ -76,3 +79,20 @@ class Client:
         async with self._client.stream("GET", url, params=query) as response:
             assert response.status_code == 200, await response.aread()
             yield Events(response)
+
+
+async def next_pair(events: Events) -> tuple[str | None, dict[str, Any]]:
+    """The next data, if the next event has any, and its control event."""
+    event = await anext(events)
+    if event.name == "control":
+        return None, json.loads(event.data)
+    assert event.name == "data"
+    control = await anext(events)
+    assert control.name == "control"
+    return event.data, json.loads(control.data)
+
+
+async def until_reads(store: Counting, count: int) -> None:
+    """Wait for that many reads. A waiting reader has made two: its own, and its follower's."""
+    while store.calls["read"] < count:
+        await asyncio.sleep(0.001)

@@ -1,4 +1,4 @@
-"""What the tests of the protocol share: places for streams, servers and clients."""
+"""Stores, servers and clients for the tests of the protocol."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Spawn = Callable[[], Awaitable["Process"]]
 
 
 class Process(Client):
-    """A uvicorn of its own, and a client of it."""
+    """A uvicorn process, and a client for it."""
 
     def __init__(
         self, url: str, client: httpx.AsyncClient, child: asyncio.subprocess.Process
@@ -51,21 +51,21 @@ PLACES: dict[str, Place] = {
 
 @pytest.fixture(params=PLACES)
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A URL of each kind of store, with nothing in it."""
+    """The URL of an empty store of each kind."""
     with PLACES[request.param](tmp_path) as url:
         yield url
 
 
 @pytest.fixture(params=[name for name in PLACES if name != "memory"])
 def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The same, of those that several processes can share."""
+    """The same for the stores that several processes can share."""
     with PLACES[request.param](tmp_path) as url:
         yield url
 
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Serves a store, in memory unless given; each call is one more process."""
+    """Serves a store, in memory unless given; each call stands for another process."""
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(httpx.AsyncClient(timeout=30))
 

@@ -1,4 +1,4 @@
-"""Appending: exactness, what it costs, and what is refused."""
+"""Appends: exactness, cost and refusals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.wrapping import Counting, Faulty
 
 
 class Watched(Counting):
-    """Counts looks too, and can hold the appends back until the gate opens."""
+    """Counts reads of the info too, and can hold appends back until the gate opens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,9 @@ async def test_appends_that_wait_go_out_together_and_each_learns_its_own_end(
     assert len(await client.text("s")) == 15
 
 
-async def test_one_that_is_refused_does_not_hold_up_those_beside_it(serve: Serve) -> None:
+async def test_a_refused_request_does_not_affect_others_in_the_same_append(
+    serve: Serve,
+) -> None:
     store = Watched()
     client = await serve(store)
     await client.put("s")
@@ -99,7 +101,7 @@ async def test_a_stream_begun_anew_takes_no_bytes_of_the_old_content_type(
         assert (await old.get("s")).json() == [1, 2]
 
 
-async def test_a_refusal_is_never_said_of_what_the_stream_was_before(serve: Serve) -> None:
+async def test_a_refusal_is_never_based_on_stale_info(serve: Serve) -> None:
     async with MemoryStreamStore() as store:
         old, other = await serve(store), await serve(store)
         await old.put("s")
@@ -155,7 +157,7 @@ async def test_two_processes_append_at_once_and_nothing_is_lost(serve: Serve) ->
     ("fault", "status", "text"),
     [("lost", 204, "a"), ("landed", 503, "a"), ("before", 503, "")],
 )
-async def test_an_append_in_doubt_is_made_again_only_where_it_cannot_double(
+async def test_an_append_in_doubt_is_repeated_only_if_it_cannot_double(
     serve: Serve, fault: str, status: int, text: str
 ) -> None:
     client = await serve(Faulty(fault))
@@ -169,7 +171,7 @@ async def test_an_append_in_doubt_is_made_again_only_where_it_cannot_double(
     assert await client.text("s") == text
 
 
-async def test_what_is_in_doubt_twice_is_said_to_be(serve: Serve) -> None:
+async def test_an_append_in_doubt_twice_is_outcome_unknown(serve: Serve) -> None:
     client = await serve(Faulty("lost", "before"))
     await client.put("s")
     assert refusal(await client.post("s", b"a")) == (503, "outcome_unknown")
@@ -191,7 +193,7 @@ async def test_an_append_of_a_producer_is_made_once_whatever_becomes_of_it(
     assert await client.text("s") == "012"
 
 
-async def test_a_doubt_that_nobody_can_resolve_is_said(serve: Serve) -> None:
+async def test_a_doubt_that_cannot_be_resolved_is_outcome_unknown(serve: Serve) -> None:
     class Away(Faulty):
         async def info(self, stream_id: str) -> Any:
             if self.calls["append"]:
@@ -239,7 +241,7 @@ async def test_a_silent_producer_makes_room(
         hour += 3
         assert (await client.post("s", b"x", **producer(1, name="0"))).status_code == 200
         assert (await client.post("s", b"x", **producer(0, name="new"))).status_code == 200
-        # The first was heard of in the meantime, so the second was forgotten.
+        # The first producer has appended since, so the second is the oldest and was forgotten.
         assert (await client.post("s", b"x", **producer(0, name="0"))).status_code == 204
         assert (await client.post("s", b"x", **producer(0, name="1"))).status_code == 200
 
@@ -284,7 +286,7 @@ async def test_a_body_longer_than_a_record_is_one_append(serve: Serve) -> None:
     assert b"".join(pages) == body
 
 
-async def test_messages_that_no_append_takes(serve: Serve) -> None:
+async def test_messages_over_the_limits_of_an_append_are_refused(serve: Serve) -> None:
     async with MemoryStreamStore(limits=Limits(record_bytes=10, append_records=3)) as store:
         client = await serve(store)
         await client.put("s", b"", **JSON)
@@ -347,7 +349,7 @@ async def test_settings_that_cannot_be(options: dict[str, float]) -> None:
             create_durable_streams_app(store, **options)  # type: ignore[arg-type]  # wrong values
 
 
-async def test_every_refusal_says_who_may_read_it(serve: Serve) -> None:
+async def test_every_refusal_has_cors_headers(serve: Serve) -> None:
     client: Client = await serve()
     response = await client.ask("PATCH", "s")
     assert refusal(response) == (405, "method_not_allowed")

@@ -51,7 +51,7 @@ def test_any_other_value_is_one_message(value: object) -> None:
 
 @unhurried
 @given(VALUES, st.binary(max_size=3), st.integers(min_value=0))
-def test_what_python_refuses_is_refused(value: object, noise: bytes, place: int) -> None:
+def test_json_that_python_refuses_is_refused(value: object, noise: bytes, place: int) -> None:
     body = json.dumps([value]).encode()
     place %= len(body) + 1
     body = body[:place] + noise + body[place:]
@@ -71,7 +71,7 @@ def test_what_python_refuses_is_refused(value: object, noise: bytes, place: int)
         *(b"[-Infinity]", b"\xff", b" ", b"[" * 100_000, b"\xef\xbb\xbf1", b'"\n"'),
     ],
 )
-def test_what_is_not_json(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(HttpError) as refused:
         messages(body)
     assert (refused.value.status, refused.value.code) == (400, "invalid_json")
@@ -84,7 +84,7 @@ def test_numbers_stay_as_they_were_written() -> None:
 
 @unhurried
 @given(st.text(), st.integers(min_value=0))
-def test_no_character_is_sent_in_pieces(text: str, cut: int) -> None:
+def test_characters_are_never_sent_in_pieces(text: str, cut: int) -> None:
     data = text.encode("utf-8", "replace")
     cut = cut % len(data) if data else 0
     whole = TEXT.whole_bytes(data[:cut])
@@ -95,7 +95,7 @@ def test_no_character_is_sent_in_pieces(text: str, cut: int) -> None:
 
 @unhurried
 @given(st.binary())
-def test_any_bytes_are_text_that_ends_somewhere(data: bytes) -> None:
+def test_any_bytes_count_as_text_with_an_end(data: bytes) -> None:
     assert len(data) - 3 <= TEXT.whole_bytes(data) <= len(data)
     assert Content.of("image/png").whole_bytes(data) == len(data)
 

@@ -1,4 +1,4 @@
-"""What the guide says of the calls that a request costs."""
+"""The store calls of each request, as the guide states them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forks: independent of their source, whatever becomes of it, and what crashes leave."""
+"""Forks: their independence of the source, and what crashes leave."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.wrapping import Wrapping
 
 
 class Breaking(Wrapping):
-    """Is away from the n-th change on, as for a process that dies then."""
+    """Is unavailable from the n-th change on, as if the process had died then."""
 
     def __init__(self, inner: StreamStore) -> None:
         super().__init__(inner)
@@ -158,7 +158,9 @@ async def chain(client: Client) -> None:
     await client.fork("g", "f")
 
 
-async def test_what_is_deleted_leaves_nothing_when_its_last_fork_is(serve: Serve) -> None:
+async def test_a_deleted_source_leaves_nothing_after_its_last_fork(
+    serve: Serve,
+) -> None:
     async with MemoryStreamStore() as store:
         client = await serve(store)
         await chain(client)
@@ -208,11 +210,11 @@ async def test_a_source_is_free_again_when_its_forks_have_expired(serve: Serve) 
         assert await client.text("s") == "new"
 
 
-async def test_what_removes_a_tombstone_never_hits_what_begins_in_its_place(
+async def test_the_removal_of_a_tombstone_never_hits_a_new_stream_in_its_place(
     serve: Serve,
 ) -> None:
     class Late(Wrapping):
-        """Is overtaken by others where it begins to change something."""
+        """Lets others change the stream just before it does so itself."""
 
         overtaking: Any = None
 

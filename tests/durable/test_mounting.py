@@ -1,4 +1,4 @@
-"""The application below a path of another one."""
+"""The application mounted in another application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes on one store: raced, killed, and read beside each other."""
+"""Several processes on one store: races, kills, and reads through another process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.durable.conftest import Process, Spawn
 
 
 async def posted(process: Process, path: str, body: bytes, **headers: str) -> int | None:
-    """The status; None where the process died."""
+    """The status; None if the process died."""
     try:
         return (await process.post(path, body, **headers)).status_code
     except httpx.HTTPError:
@@ -97,7 +97,7 @@ async def test_readers_elsewhere_get_what_comes(spawn: Spawn) -> None:
     assert await asyncio.gather(*readers) == [[*range(20)]] * 4
 
 
-async def test_a_process_that_is_told_to_end_lets_its_readers_go(spawn: Spawn) -> None:
+async def test_a_process_that_gets_sigterm_ends_its_readers_responses(spawn: Spawn) -> None:
     one = await spawn()
     await one.put("s", b"1", **JSON)
     async with one.live("s") as events:

@@ -1,4 +1,4 @@
-"""What the protocol publishes in npm: its conformance suite, and its JavaScript client.
+"""The protocol's npm packages against this handler: conformance suite and JavaScript client.
 
 Both run in Node. Where `STREAMSTORES_TEST_DURABLE_SUITE` names a folder in which the suite is
 installed, that is taken.
@@ -57,7 +57,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def outcomes_of(suite: Path, url: str, report: Path) -> dict[str, list[dict[str, Any]]]:
-    """What the suite says of the server at `url`: its tests by their outcome.
+    """The suite's tests of the server at `url`, by their outcome.
 
     What fails is tried once more: some of its tests leave half a second to a busy machine.
     """

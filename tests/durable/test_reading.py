@@ -1,36 +1,18 @@
-"""Reading: pages, caching, long-poll and server-sent events."""
+"""Reads: pages, caching and long-poll, and the streams that can be read."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
 import pytest
 
 from streamstores import MemoryStreamStore
-from streamstores.http import create_durable_streams_app
-from tests.durable.client import CLOSED, JSON, Client, at, refusal
+from tests.durable.client import CLOSED, at, next_pair, refusal, until_reads
 from tests.durable.conftest import Serve
-from tests.http.serving import Events, serving
 from tests.wrapping import Counting, Wrapping
 
 BYTES = {"Content-Type": "application/octet-stream"}
-
-
-async def next_pair(events: Events) -> tuple[str | None, dict[str, Any]]:
-    """The next data, if there is some, and the control event behind it."""
-    event = await anext(events)
-    if event.name == "control":
-        return None, json.loads(event.data)
-    assert event.name == "data"
-    control = await anext(events)
-    assert control.name == "control"
-    return event.data, json.loads(control.data)
 
 
 async def test_offsets_sort_as_the_positions_do(serve: Serve) -> None:
@@ -46,7 +28,7 @@ async def test_offsets_sort_as_the_positions_do(serve: Serve) -> None:
 @pytest.mark.parametrize(
     "offset", ["0", "1_1", f"{at(1)} ", "NOW", "-2", "\u0661" * 16 + "_" + "1" * 16]
 )
-async def test_what_is_no_offset(serve: Serve, offset: str) -> None:
+async def test_a_text_that_is_not_an_offset_is_refused(serve: Serve, offset: str) -> None:
     client = await serve()
     await client.put("s", b"x")
     assert refusal(await client.get("s", offset=offset)) == (400, "invalid_offset")
@@ -70,7 +52,7 @@ async def test_a_read_is_one_call(serve: Serve) -> None:
     assert store.calls == {"read": 2}
 
 
-async def test_an_answer_is_cached_by_all_or_by_one_reader(serve: Serve) -> None:
+async def test_a_response_may_be_cached_publicly_only_without_authorize(serve: Serve) -> None:
     async with MemoryStreamStore() as store:
         for options, scope in (({}, "public"), ({"authorize": lambda *_: True}, "private")):
             client = await serve(store, **options)
@@ -100,18 +82,12 @@ async def test_an_etag_is_not_that_of_a_namesake_nor_of_the_closed_stream(serve:
     assert len({first, second, await etag()}) == 3
 
 
-async def reads(store: Counting, count: int) -> None:
-    """Until there were so many; who waits has read twice."""
-    while store.calls["read"] < count:
-        await asyncio.sleep(0.001)
-
-
 async def test_a_long_poll_ends_with_the_first_append(serve: Serve) -> None:
     store = Counting()
     client = await serve(store)
     await client.put("s", b"old")
     poll = asyncio.ensure_future(client.get("s", offset="now", live="long-poll"))
-    await reads(store, 1)  # the follower's: the tail is asked for, not read
+    await until_reads(store, 1)  # the follower's: the tail is asked for, not read
     await client.post("s", b"new")
     response = await poll
     assert (response.status_code, response.text) == (200, "new")
@@ -137,7 +113,7 @@ async def test_a_long_poll_ends_with_the_stream(serve: Serve, change: str, statu
     client = await serve(store)
     await client.put("s")
     poll = asyncio.ensure_future(client.get("s", offset=at(0), live="long-poll"))
-    await reads(store, 2)
+    await until_reads(store, 2)
     if change == "close":
         await client.post("s", **CLOSED)
     else:
@@ -155,180 +131,10 @@ async def test_readers_that_wait_share_their_reads(serve: Serve) -> None:
         asyncio.ensure_future(client.get("s", offset=at(0), live="long-poll"))
         for _ in range(20)
     ]
-    await reads(store, 40)
+    await until_reads(store, 40)
     await client.post("s", b"x")
     assert {(await poll).text for poll in polls} == {"x"}
     assert store.calls["read"] < 40 + 5
-
-
-async def test_events_of_text_json_and_bytes(serve: Serve) -> None:
-    client = await serve()
-    await client.put("text", b" two\n lines")
-    await client.put("json", b' [1.0, {"a": "\\u00e9"} ,12345678901234567890]', **JSON)
-    await client.put("bytes", b"\x00\xff", **BYTES)
-    async with client.live("text") as events:
-        assert "stream-sse-data-encoding" not in events.response.headers
-        data, control = await next_pair(events)
-        assert data == " two\n lines"
-        assert control["streamNextOffset"] == at(11)
-        assert control["upToDate"] is True
-    async with client.live("json") as events:
-        assert (await next_pair(events))[0] == '[1.0,{"a": "\\u00e9"},12345678901234567890]'
-    async with client.live("bytes") as events:
-        assert events.response.headers["stream-sse-data-encoding"] == "base64"
-        data, _ = await next_pair(events)
-        assert base64.b64decode(data or "") == b"\x00\xff"
-
-
-async def test_events_go_on_to_the_close(serve: Serve) -> None:
-    client = await serve()
-    await client.put("s", b"a")
-    async with client.live("s", "now") as events:
-        data, control = await next_pair(events)
-        assert (data, control["streamNextOffset"]) == (None, at(1))
-        await client.post("s", b"b")
-        data, control = await next_pair(events)
-        assert (data, control["streamNextOffset"]) == ("b", at(2))
-        assert control["upToDate"] is True
-        await client.post("s", b"c", **CLOSED)
-        assert await next_pair(events) == (
-            "c",
-            {"streamNextOffset": at(3), "streamClosed": True, "upToDate": True},
-        )
-        assert await events.rest() == []
-
-
-async def test_events_of_a_closed_stream_end_at_once(serve: Serve) -> None:
-    client = await serve()
-    await client.put("s", b"a", **CLOSED)
-    for offset, data in (("-1", "a"), (at(1), None), ("now", None)):
-        async with client.live("s", offset) as events:
-            assert await next_pair(events) == (
-                data,
-                {"streamNextOffset": at(1), "streamClosed": True, "upToDate": True},
-            )
-            assert await events.rest() == []
-
-
-async def test_a_character_in_pieces_is_sent_when_it_is_whole(serve: Serve) -> None:
-    client = await serve()
-    letters = "a\u00e9\u20ac\U0001f600z".encode()
-    await client.put("s", letters[:2])
-    async with client.live("s") as events:
-        text, control = await next_pair(events)
-        assert (text, control["streamNextOffset"]) == ("a", at(1))
-        assert "upToDate" not in control
-        for n in range(2, len(letters)):
-            await client.post("s", letters[n : n + 1])
-        while control["streamNextOffset"] != at(len(letters)):
-            data, control = await next_pair(events)
-            text = (text or "") + (data or "")
-            end = int(control["streamNextOffset"][17:])
-            assert text.encode() == letters[:end]  # where it may be taken up again
-        assert control["upToDate"] is True
-
-
-async def test_the_beginning_of_a_character_is_sent_when_nothing_more_comes(
-    serve: Serve,
-) -> None:
-    client = await serve()
-    await client.put("s", "\u20ac".encode()[:2], **CLOSED)
-    response = await client.get("s", offset="-1", live="sse")
-    assert b"event: data\ndata:\xe2\x82\n\n" in response.content
-    assert b'"streamClosed":true' in response.content
-
-
-async def test_readers_beside_each_other_get_the_same(serve: Serve) -> None:
-    client = await serve()
-    await client.put("s", b"[0]", **JSON)
-
-    async def read(offset: str) -> list[int]:
-        numbers: list[int] = []
-        async with client.live("s", offset) as events:
-            control: dict[str, Any] = {}
-            while "streamClosed" not in control:
-                data, control = await next_pair(events)
-                numbers += json.loads(data or "[]")
-        return numbers
-
-    readers = [asyncio.ensure_future(read(offset)) for offset in ["-1"] * 8 + [at(1)] * 4]
-    for n in range(1, 100):
-        await client.post("s", b"%d" % n, **JSON)
-    await client.post("s", **CLOSED)
-    found = await asyncio.gather(*readers)
-    assert found == [[*range(100)]] * 8 + [[*range(1, 100)]] * 4
-
-
-async def test_events_end_after_a_time_and_go_on_from_there(serve: Serve) -> None:
-    client = await serve(live_seconds=0.1)
-    await client.put("s", b"a")
-    async with client.live("s") as events:
-        _, control = await next_pair(events)
-        assert await events.rest() == []
-    cursor = control["streamCursor"]
-    await client.post("s", b"b")
-    async with client.live("s", control["streamNextOffset"], cursor=cursor) as events:
-        data, control = await next_pair(events)
-        assert data == "b"
-        assert int(control["streamCursor"]) > int(cursor)
-
-
-async def test_events_end_when_the_stream_is_deleted(serve: Serve) -> None:
-    client = await serve()
-    await client.put("s", b"a")
-    async with client.live("s") as events:
-        await next_pair(events)
-        await client.delete("s")
-        assert await events.rest() == []
-    response = await client.get("s", offset=at(1), live="sse")
-    assert refusal(response) == (404, "not_found")
-
-
-async def test_the_end_of_the_server_ends_live_answers() -> None:
-    async with Counting() as store, httpx.AsyncClient() as http:
-        app = create_durable_streams_app(store)
-        async with serving(app, lifespan="off") as url:
-            client = Client(url, http)
-            await client.put("s", b"a")
-            poll = asyncio.ensure_future(client.get("s", offset=at(1), live="long-poll"))
-            async with client.live("s") as events:
-                await next_pair(events)
-                await reads(store, 4)
-                await app.aclose()
-                assert await events.rest() == []
-            assert (await poll).status_code == 204
-            assert refusal(await client.get("s")) == (503, "store_unavailable")
-
-
-@asynccontextmanager
-async def frozen(client: Client, path: str) -> AsyncIterator[asyncio.StreamReader]:
-    """A reader of events that does not read."""
-    host, port = client.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
-    writer.write(f"GET /{path}?offset=-1&live=sse HTTP/1.1\r\nhost: x\r\n\r\n".encode())
-    await writer.drain()
-    try:
-        yield reader
-    finally:
-        writer.close()
-
-
-async def test_a_frozen_reader_holds_up_nobody_and_misses_nothing(serve: Serve) -> None:
-    client = await serve()
-    await client.put("s")
-    chunk = b"y" * 99_999 + b"\n"
-    async with frozen(client, "s") as reader:
-        await reader.readuntil(b"upToDate")
-        for _ in range(200):
-            assert (await client.post("s", chunk)).status_code == 204
-        await client.post("s", **CLOSED)
-        assert len(await client.text("s")) == 20_000_000
-        received = 0
-        while data := await reader.read(1_000_000):
-            received += data.count(b"y")  # which no control event has
-            if b"streamClosed" in data:
-                break
-        assert received == 200 * 99_999
 
 
 async def test_a_reader_keeps_a_stream_whose_ttl_is_short(serve: Serve) -> None:
@@ -419,14 +225,14 @@ async def test_any_path_is_a_stream(serve: Serve, stream_id: str) -> None:
         ("__ds", (404, "reserved_path")),
     ],
 )
-async def test_paths_that_are_no_streams(
+async def test_paths_that_cannot_be_streams_are_refused(
     serve: Serve, path: str, expected: tuple[int, str]
 ) -> None:
     client = await serve()
     assert refusal(await client.put(path)) == expected
 
 
-async def test_whoever_may_not_learns_nothing(serve: Serve) -> None:
+async def test_a_refused_client_learns_nothing(serve: Serve) -> None:
     asked: list[tuple[str, str]] = []
 
     async def authorize(request: Any, stream_id: str, action: str) -> bool:

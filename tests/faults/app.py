@@ -1,5 +1,5 @@
-"""The chat application of the workers: models whose text is known, and which note what befalls
-them.
+"""The chat application of the workers: models whose text is known, and which note their calls
+and ends.
 
     STORE       the store's URL
     NOTES       the file that the models write to, a line of JSON each time
@@ -36,7 +36,7 @@ ENDINGS = [
 
 
 def pieces_of(prompt: str, count: int | None = None) -> list[str]:
-    """The answer to a prompt, always the same: numbers, with all that is hard to send."""
+    """The answer to a prompt, always the same: numbers, and text that is hard to send."""
     chance = random.Random(prompt)
     count = count or chance.randrange(100, 300)
     return [f"{number}{chance.choice(ENDINGS)}" for number in range(count)]
@@ -61,7 +61,7 @@ def note(what: str, request: StreamRequest) -> None:
 async def tell(
     request: StreamRequest, pieces: list[str], pace_seconds: float
 ) -> AsyncIterator[str]:
-    """The pieces from where `request.partial` ends, even inside one of them."""
+    """The pieces after `request.partial`, which may end inside one of them."""
     note("called", request)
     try:
         end = 0
@@ -86,7 +86,7 @@ def slow(request: StreamRequest) -> AsyncIterator[str]:
 
 
 async def silent(request: StreamRequest) -> AsyncIterator[str]:
-    """As many pieces as the prompt says, then nothing for ever."""
+    """As many pieces as the prompt says, then silence."""
     note("called", request)
     try:
         for number in range(int(request.prompt)):

@@ -1,4 +1,4 @@
-"""Chats that meet a disturbance each, and what must be true of them at the end."""
+"""Chats with one disturbance each, and what must hold at the end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Tab:
             await self._changed.wait()
 
     async def until_told(self, size: int) -> None:
-        """Wait for so many characters, or until no more come."""
+        """Wait for that many characters, or for the end."""
         await self.until(lambda tab: len(tab.told) >= size or not tab.stream.loading)
 
 
@@ -66,7 +66,7 @@ class Chat:
         self._stack = AsyncExitStack()
 
     async def failure(self) -> str | None:
-        """Run; what went wrong, None where nothing did."""
+        """Run the chat. Returns what went wrong, or None."""
         try:
             await asyncio.wait_for(self._run(), CHAT_SECONDS)
         except asyncio.TimeoutError:
@@ -78,7 +78,7 @@ class Chat:
         return None
 
     async def open(self, stream_id: str | None = None) -> Tab:
-        """A tab; with the stream's id, one that reads it from its start."""
+        """A new tab. If the stream has an id, it reads the stream from its start."""
         stack = self._stack
         door, url = await stack.enter_async_context(door_to(self.fleet, self.chance))
         tab = Tab(door, url, stream_id)
@@ -152,7 +152,7 @@ class Chat:
         return [tab]
 
     async def _end_worker(self, number: int) -> None:
-        """Mostly that of the model; else any."""
+        """A door, usually that of the worker with the model."""
         calls = self.fleet.notes(self.id)
         pid = calls[-1].pid if calls and self.chance.random() < 0.7 else None
         await self.fleet.end(pid, number, self.chance)
@@ -165,20 +165,20 @@ class Chat:
         assert self.whole.startswith(tab.told), "the stopped text is another"
 
     async def _to_the_end(self, tab: Tab, *, was_stopped: bool) -> None:
-        """As its user does: Continue what was stopped."""
+        """Continue a stopped stream, as its user would."""
         while await tab.stream.wait() is not Status.DONE:
             assert tab.stream.status is not Status.ERROR, f"{tab.stream.error!r}"
             is_stopped = tab.stream.status is Status.STOPPED
-            assert was_stopped or not is_stopped, "stopped by nobody"
+            assert was_stopped or not is_stopped, "stopped without a Stop"
             await tab.stream.resume()
 
     async def _state_asked(self) -> str:
-        """The stream's state, from whichever worker."""
+        """The stream's state, by any worker."""
         async with door_to(self.fleet, self.chance) as (_, url), httpx.AsyncClient() as client:
             while True:
                 try:
                     answer = await client.get(f"{url}/stream/status", params={"id": self.id})
-                except httpx.TransportError:  # that one is dying
+                except httpx.TransportError:  # that worker is dying
                     continue
                 state: str = answer.json()["state"]
                 return state
@@ -195,7 +195,7 @@ class Chat:
         )
 
     def _check_calls(self) -> None:
-        """A model is called again only where the process that had it ended."""
+        """A model is called again only if the process that had it ended."""
         calls = self.fleet.notes(self.id)
         assert calls, "no call was noted"
         for call, after in pairwise(calls):

@@ -1,4 +1,4 @@
-"""Of many that would take a dead stream over at the same moment, one does."""
+"""Exactly one of many simultaneous takeovers of a dead stream succeeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CANDIDATES = 8
 
 
 class Meeting:
-    """Holds who comes until all are there."""
+    """Holds each caller until all have come."""
 
     def __init__(self, size: int) -> None:
         self._missing = size
@@ -31,7 +31,7 @@ class Meeting:
 
 
 class Meets(Wrapping):
-    """A store whose claims wait for each other, so that all carry what was true before."""
+    """A store whose claims wait for each other, so that all carry the same version."""
 
     def __init__(self, inner: StreamStore, meeting: Meeting) -> None:
         super().__init__(inner)
@@ -93,11 +93,11 @@ async def resume(runs: Runs, dead: StreamInfo) -> None:
         pytest.param(resume, "", State.STOPPED, id="stopped"),
     ],
 )
-async def test_of_claims_at_the_same_moment_exactly_one_generates(
+async def test_exactly_one_of_simultaneous_claims_generates(
     store_url: str, take_over: Any, owner: str, state: State
 ) -> None:
     meeting = Meeting(CANDIDATES)
-    all_have_claimed = asyncio.Event()  # else who is late finds a stream that is done
+    all_have_claimed = asyncio.Event()  # else a late process finds a stream that is done
     async with AsyncExitStack() as stack:
         candidates = []
         for number in range(CANDIDATES):

@@ -1,4 +1,4 @@
-"""What must reach the process that has the model: a Stop, and the news that another has it."""
+"""A Stop, and a takeover, reach the process that has the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STOPS = 5
 
 
 async def test_a_stop_elsewhere_halts_a_silent_model(store_url: str, tmp_path: Path) -> None:
-    """The model notes itself that it was halted."""
+    """The model notes that it was halted."""
     delays = []
     async with (
         fleet_of(2, store_url, tmp_path, pause_for=0) as fleet,

@@ -1,4 +1,4 @@
-"""Server processes that die and come back, and the doors by which clients reach them."""
+"""Server processes that die and are replaced, and proxies by which clients reach them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_DEAD = 2
 
 
 class Note(NamedTuple):
-    """What a model noted: it was `called`, or `halted` (also when it has told all)."""
+    """A note of a model: it was `called`, or `halted` (also after its last piece)."""
 
     what: str
     id: str
@@ -30,7 +30,7 @@ class Note(NamedTuple):
 
 
 class Worker:
-    """A uvicorn of its own."""
+    """A uvicorn process."""
 
     def __init__(self, child: asyncio.subprocess.Process, url: str) -> None:
         self.url = url
@@ -112,12 +112,12 @@ class Fleet:
         self._may_die.release()
 
     def notes(self, stream_id: str | None, what: str = "called") -> list[Note]:
-        """What the models noted, of a stream or all, in order."""
+        """The notes of the models, of one stream or all, in order."""
         notes = [Note(**json.loads(line)) for line in self._notes.read_bytes().splitlines()]
         return [each for each in notes if stream_id in (None, each.id) and each.what == what]
 
     async def noted(self, stream_id: str, what: str, is_it: Callable[[Note], bool]) -> Note:
-        """The first such note, once it is there."""
+        """The first such note; wait for it."""
 
         async def wait() -> Note:
             while not (found := [n for n in self.notes(stream_id, what) if is_it(n)]):
@@ -152,7 +152,7 @@ async def fleet_of(
 
 
 class Door:
-    """A port of one client's own. Each new connection goes to a worker that lives."""
+    """A port for one client. Each new connection goes to a worker that is alive."""
 
     def __init__(self, fleet: Fleet, chance: random.Random) -> None:
         self._fleet = fleet

@@ -1,4 +1,4 @@
-"""What the tests of the handlers share: chat handlers that are served, and a client."""
+"""Served chat handlers, and a client for them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def chat_store() -> AsyncIterator[StreamStore]:
 
 @pytest.fixture
 async def serve(chat_store: StreamStore) -> AsyncIterator[Serve]:
-    """Serves `create_stream_handler(models, store, …)`; each call is one more process."""
+    """Serves `create_stream_handler(models, store, …)`; each call is like another process."""
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(httpx.AsyncClient(timeout=30))
 

@@ -16,7 +16,7 @@ PACE_SECONDS = 0.005
 
 
 async def counting(request: StreamRequest) -> AsyncIterator[str]:
-    """As many numbers as the prompt says, each with a space behind it."""
+    """As many numbers as the prompt says, each with a space after it."""
     with open(os.environ["CALLS"], "a") as calls:
         calls.write(f"{os.getpid()} {len(request.messages)} {request.partial}\n")
     first = int(request.partial.rpartition(" ")[0].rpartition(" ")[2] or -1) + 1
@@ -33,7 +33,7 @@ def continuing(request: StreamRequest) -> AsyncIterator[str]:
 app = create_stream_handler(
     {"continuing": continuing, "counting": counting},
     SQLiteStreamStore(os.environ["DATABASE"]),
-    heartbeat=1.0,  # a third of what a busy machine may keep it silent for
+    heartbeat=1.0,  # a busy machine may keep it silent for three times as long
     cancel_on_disconnect="CANCEL_ON_DISCONNECT" in os.environ,
     watch_signals="WATCHES_NO_SIGNALS" not in os.environ,
 )

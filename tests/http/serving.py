@@ -1,4 +1,4 @@
-"""An ASGI application on a real loopback socket, and reading the events it sends."""
+"""An ASGI application on a real loopback socket, and a reader of the events it sends."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class Events:
         return _parse(block.decode())
 
     async def next(self) -> Received:
-        """The next event that is no ping."""
+        """The next event that is not a ping."""
         while (event := await anext(self)).name == "ping":
             pass
         return event
 
     async def rest(self) -> list[Received]:
-        """All events to the end of the body, but pings."""
+        """All events to the end of the body, without pings."""
         return [event async for event in self if event.name != "ping"]
 
 

@@ -1,4 +1,4 @@
-"""Continuing: the paused model, the model called again, and what neither may do."""
+"""Continuations: by the paused model, or by the model called again."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ async def test_a_repeated_post_leaves_no_second_request(
     assert len(await requests_in(chat_store)) == 1
 
 
-async def test_an_answer_whose_request_is_lost_can_be_read(
+async def test_an_answer_can_be_read_after_its_saved_request_is_gone(
     serve: Serve, chat_store: StreamStore
 ) -> None:
     chat = await serve(marked(Script().say("a", None)))
@@ -210,7 +210,7 @@ async def test_a_stream_that_is_read_lives_on(
     assert after > before
 
 
-async def test_reading_somebody_elses_stream_leaves_its_end_alone(
+async def test_reading_a_stream_of_another_writer_does_not_take_it_over(
     serve: Serve, chat_store: StreamStore
 ) -> None:
     await chat_store.create("kept", b"x", state="done")
@@ -223,7 +223,7 @@ async def test_reading_somebody_elses_stream_leaves_its_end_alone(
 async def test_a_stream_of_an_unknown_producer_is_followed(
     serve: Serve, chat_store: StreamStore
 ) -> None:
-    """Written by a StreamWriter somewhere, without a run."""
+    """The stream is written by a StreamWriter, without a run."""
     await chat_store.create("theirs", b"a")
     chat = await serve(marked(Script()))
     async with chat.resume("theirs") as events:
@@ -237,7 +237,7 @@ async def test_a_stream_of_an_unknown_producer_is_followed(
 
 
 class Counted:
-    """An application around another one, that counts what it sends to whom."""
+    """An application around another that counts the bytes sent to each client."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -275,7 +275,7 @@ async def megabytes(request: StreamRequest) -> AsyncIterator[str]:
         yield "x" * 1_048_576
 
 
-async def test_a_client_that_does_not_read_holds_up_nobody() -> None:
+async def test_a_client_that_does_not_read_delays_no_other() -> None:
     handler = create_stream_handler(megabytes, ping_interval=0.05)
     counted = Counted(handler)
     async with handler, serving(counted, lifespan="off") as url:
@@ -325,7 +325,7 @@ async def test_a_tight_model_leaves_the_loop_its_turns(serve: Serve) -> None:
         assert (await chat.post("/stream/stop", id="s")).json()["state"] == "stopped"
 
 
-async def test_a_stream_that_expires_under_its_reader_is_no_end(serve: Serve) -> None:
+async def test_a_stream_that_expires_during_a_read_does_not_look_finished(serve: Serve) -> None:
     async with MemoryStreamStore() as store:
         chat = await serve(Script().say("a").model, store)
         async with chat.start(id="s") as events:

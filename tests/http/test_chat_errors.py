@@ -1,4 +1,4 @@
-"""Refusals: each row of the table in docs/wire.md, and that nothing happened."""
+"""Refusals: each row of the table in docs/wire.md, and that nothing else happened."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ NO_OBJECTS = [b"", b"{", b"[]", b"7", b'"x"', b"null", b"\xff", b"NaN", b'{"a": 
 
 @pytest.mark.parametrize("content", [*NO_OBJECTS, b"[" * 99_999])
 @pytest.mark.parametrize("path", ["/stream", "/stream/resume", "/stream/stop"])
-async def test_a_body_that_is_no_json_object(serve: Serve, path: str, content: bytes) -> None:
+async def test_a_body_that_is_not_a_json_object_is_refused(
+    serve: Serve, path: str, content: bytes
+) -> None:
     chat = await serve(Script().model)
     response = await chat.request("POST", path, content=content)
     assert refusal(response) == (400, "invalid_json")
@@ -258,7 +260,7 @@ async def test_a_fault_of_the_server(serve: Serve, caplog: Any) -> None:
 
 
 class Failing(Wrapping):
-    """Fails whenever it is asked something, after `fail` was set."""
+    """Fails every call once `fail` is set."""
 
     fail: Exception | None = None
 
@@ -333,7 +335,7 @@ async def no(*args: Any) -> bool:
 @pytest.mark.parametrize(
     "authorize", [no, lambda *args: False, lambda *args: None, lambda *args: 1 / 0]
 )
-async def test_who_is_not_allowed_learns_and_changes_nothing(
+async def test_a_refused_client_learns_and_changes_nothing(
     serve: Serve, chat_store: StreamStore, authorize: Any
 ) -> None:
     script = Script()
@@ -395,7 +397,7 @@ async def test_authorize_sees_the_request_and_its_body(serve: Serve) -> None:
         assert response.status_code == status
 
 
-async def test_who_may_start_but_not_follow_cannot_attach(serve: Serve) -> None:
+async def test_a_client_that_may_start_but_not_follow_cannot_attach(serve: Serve) -> None:
     chat = await serve(
         Script().say("secret", None).model,
         authorize=lambda request, stream_id, action: action == "start",

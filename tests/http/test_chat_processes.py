@@ -21,7 +21,7 @@ WHOLE = "".join(f"{number} " for number in range(COUNT))
 
 
 class Process(Chat):
-    """A uvicorn of its own, and a client of it."""
+    """A uvicorn process, and a client for it."""
 
     child: asyncio.subprocess.Process
 
@@ -86,7 +86,7 @@ async def some(events: Events, count: int = 5) -> str:
 
 
 async def rest_or_cut(events: Events) -> list[Received]:
-    """What comes until the body ends or the connection breaks."""
+    """The events until the body ends or the connection breaks."""
     received: list[Received] = []
     with suppress(httpx.HTTPError, StopAsyncIteration):
         while True:

@@ -91,7 +91,7 @@ def test_another_connection_of_the_same_server_stays(pair: Pair) -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_dropped_alone_is_left_alone(others: dict[str, Any]) -> None:
+def test_a_connection_that_others_share_is_left_alone(others: dict[str, Any]) -> None:
     client, server = connect(socket.AF_INET, "127.0.0.1")
     with client, server:
         assert Connection.of(scope_of(server, **others)) is None

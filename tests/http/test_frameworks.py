@@ -48,7 +48,7 @@ class Server:
             assert line, "the server did not start"
 
     async def has_ended(self) -> str:
-        """What it said since its start; it ended by the signal that it was told."""
+        """The log since its start. Asserts that it ended by the signal."""
         _, said = await self.process.communicate()
         assert self.process.returncode in (0, -signal.SIGTERM)
         return said.decode()
@@ -113,16 +113,20 @@ async def test_an_answer_goes_on_through_a_restart_of_the_server(
     assert names(received)[-1] == "done"
 
 
-async def test_who_is_somebody_else_is_refused(server: Server, ann: httpx.AsyncClient) -> None:
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as nobody:
-        for client, stream_id in (nobody, "ann/answer"), (nobody, None), (ann, "ben/answer"):
+async def test_other_users_are_refused(server: Server, ann: httpx.AsyncClient) -> None:
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as stranger:
+        for client, stream_id in (
+            (stranger, "ann/answer"),
+            (stranger, None),
+            (ann, "ben/answer"),
+        ):
             fields = {"prompt": "count", "id": stream_id}
             answer = await client.post("/ai/stream", json=fields)
             assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
-        assert (await nobody.get("/ai/stream.js")).status_code == 200
+        assert (await stranger.get("/ai/stream.js")).status_code == 200
 
 
-async def test_ids_that_the_server_makes_are_the_users(
+async def test_ids_made_by_the_server_belong_to_the_user(
     framework: str, server: Server, ann: httpx.AsyncClient
 ) -> None:
     if framework == "Django":  # whose guide leaves the ids to the clients
