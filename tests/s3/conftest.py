@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from streamstores import S3StreamStore
+from streamstores.backends._s3 import bucket
 from tests.s3.recording_client import RecordingClient
 from tests.services.s3 import S3Server, shared
 
@@ -68,6 +69,12 @@ class Place:
 
     async def aclose(self) -> None:
         await self._exits.aclose()
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many tries as ever, with shorter pauses."""
+    monkeypatch.setattr(bucket, "_PAUSES", (0.01, 0.02, 0.03))
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ from tests.services.scripted_s3 import (
 )
 
 SPOILT_SHARE = 0.04
-TIMEOUT_SECONDS = 2.0
+TIMEOUT_SECONDS = 8.0
 
 
 def late(exchange: Exchange) -> None:

@@ -43,6 +43,9 @@ HTML = Response(200, {"Content-Type": "text/html"}, b"<html><body>log in first</
 OTHER_XML = Response(200, {}, b"<?xml version='1.0'?><Other><IsTruncated/></Other>")
 
 
+pytestmark = pytest.mark.usefixtures("quick_retries")
+
+
 @pytest.fixture
 def server() -> Iterator[ScriptedS3]:
     with scripted_s3() as server:

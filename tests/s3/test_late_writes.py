@@ -22,6 +22,9 @@ from tests.services.scripted_s3 import ScriptedS3, arrive_late, lose_request, sc
 TRIES = 4
 
 
+pytestmark = pytest.mark.usefixtures("quick_retries")
+
+
 @pytest.fixture
 def server() -> Iterator[ScriptedS3]:
     with scripted_s3() as server:

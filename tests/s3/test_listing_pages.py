@@ -12,6 +12,8 @@ from streamstores import S3StreamStore, StoreUnavailable
 from tests.services.s3_objects import StoredObject, listing, listing_of
 from tests.services.scripted_s3 import Exchange, ScriptedS3, answer_with, scripted_s3
 
+pytestmark = pytest.mark.usefixtures("quick_retries")
+
 
 @pytest.fixture
 def server() -> Iterator[ScriptedS3]:

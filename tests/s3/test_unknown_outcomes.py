@@ -25,6 +25,9 @@ from tests.services.scripted_s3 import (
 PAST = datetime(2001, 2, 3, tzinfo=timezone.utc)
 
 
+pytestmark = pytest.mark.usefixtures("quick_retries")
+
+
 @pytest.fixture
 def server() -> Iterator[ScriptedS3]:
     with scripted_s3() as server:

@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -27,10 +26,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from tests.services import Unavailable, free_port, give_up, given_url, has_docker
+from tests.services import Unavailable, give_up, given_url, has_docker
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 30.0
 
 
 class S3Server(NamedTuple):
@@ -155,40 +153,28 @@ def _requires_moto() -> None:
 
 
 @contextmanager
-def moto_server(*, conditions: bool = True, port: int | None = None) -> Iterator[S3Server]:
+def moto_server(*, conditions: bool = True) -> Iterator[S3Server]:
     """moto as a child process, without any state on disk."""
     _requires_moto()
-    port = port or free_port()
-    command = [sys.executable, "-m", "tests.services.s3", "--port", str(port)]
+    command = [sys.executable, "-m", "tests.services.s3"]
     if not conditions:
         command.append("--ignore-conditions")
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     try:
-        server = S3Server(
-            f"http://127.0.0.1:{port}", "key", "secret", "us-east-1", "streams", pid=process.pid
-        )
-        _wait_until_it_answers(server, process)
+        assert process.stdout is not None
+        # The child chooses the port: one that was free a moment ago may be taken by now.
+        endpoint = process.stdout.readline().decode().strip()
+        if not endpoint:
+            raise Unavailable("moto[server] did not start")
+        server = S3Server(endpoint, "key", "secret", "us-east-1", "streams", pid=process.pid)
+        make_bucket(server)
         yield server
     finally:
         process.send_signal(signal.SIGCONT)
         process.kill()
-        process.wait()
-
-
-def _wait_until_it_answers(server: S3Server, process: subprocess.Popen[bytes]) -> None:
-    from botocore.exceptions import BotoCoreError
-
-    give_up_at = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            return make_bucket(server)
-        except BotoCoreError as exc:
-            if process.poll() is not None:
-                raise Unavailable("moto[server] did not start") from exc
-            if time.monotonic() > give_up_at:
-                raise
-            time.sleep(0.05)
+        process.communicate()
 
 
 def make_bucket(server: S3Server) -> None:
@@ -230,26 +216,29 @@ def without_conditions(app: App) -> App:
 
 
 def main() -> None:
+    """Serve until killed; the first line of the output is the endpoint."""
     from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
-    from werkzeug.serving import run_simple
+    from werkzeug.serving import make_server
 
     class KeepAlive(MotoRequestHandler):
         protocol_version = "HTTP/1.1"  # half the time of a connection for each request
 
     parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--port", type=int, default=0, help="by default a free one")
     parser.add_argument("--ignore-conditions", action="store_true")
     arguments = parser.parse_args()
     app: App = one_change_at_a_time(create_backend_app("s3"))
     if arguments.ignore_conditions:
         app = without_conditions(app)
-    run_simple(
+    server = make_server(
         "127.0.0.1",
         arguments.port,
         app,  # type: ignore[arg-type]  # a WSGI application, though not typed as one
         threaded=True,
         request_handler=KeepAlive,
     )
+    print(f"http://127.0.0.1:{server.port}", flush=True)
+    server.serve_forever()
 
 
 if __name__ == "__main__":
