@@ -3,7 +3,8 @@
 
 The rule asks for plain English: "if" for conditions, a noun instead of "one", a named subject
 instead of "whoever". Each has a heuristic here, counted per 1,000 words of docstrings. The
-script also lists long functions without a docstring and the share of comment lines.
+script also lists long functions without a docstring and the share of comment lines, to which
+the package's SQL and Lua count as well as its Python.
 
     .ci/prose.py                      the figures of the package
     .ci/prose.py --files              the same for every file, the longest debts first
@@ -72,6 +73,9 @@ ONE = re.compile(
 )
 WHO = re.compile(r"\b(?:who|whom|whoever|nobody|somebody|anybody)\b", re.I)
 WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
+SUFFIXES = frozenset({".py", ".sql", ".lua"})
+SQL_COMMENT = re.compile(r"(?:^|\s)--(?:\s|$)")
+"""Of Lua too."""
 CODE = re.compile(r"``[^`]*``|`[^`]*`")
 
 
@@ -120,7 +124,7 @@ def main() -> int:
         "--check", action="store_true", help="fail if a figure is over its bound"
     )
     arguments = parser.parse_args()
-    by_file = {path: measure(path) for path in python_files(arguments.paths or [PACKAGE])}
+    by_file = {path: measure(path) for path in source_files(arguments.paths or [PACKAGE])}
     total = Figures()
     for figures in by_file.values():
         total.add(figures)
@@ -132,14 +136,20 @@ def main() -> int:
     return 1 if arguments.check and print_failures(total) else 0
 
 
-def python_files(paths: list[Path]) -> Iterator[Path]:
+def source_files(paths: list[Path]) -> Iterator[Path]:
     for path in paths:
-        yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        if path.is_dir():
+            yield from sorted(each for each in path.rglob("*") if each.suffix in SUFFIXES)
+        else:
+            yield path
 
 
 def measure(path: Path) -> Figures:
     """Count one file."""
     source = path.read_text()
+    if path.suffix != ".py":
+        comments = sum(SQL_COMMENT.search(line) is not None for line in source.splitlines())
+        return Figures(lines=source.count("\n"), comments=comments)
     figures = Figures(lines=source.count("\n"), comments=comment_lines(source))
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

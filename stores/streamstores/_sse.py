@@ -68,7 +68,10 @@ class EventParser:
         return [event for line in complete if (event := self._line(line)) is not None]
 
     def _line(self, line: bytes) -> ServerSentEvent | None:
+        """Take a line as browsers do (HTML Standard, 9.2.6); returns the event that it ends, or
+        None."""
         if self._first:
+            # A byte order mark is no part of the first field's name.
             line = line.removeprefix(b"\xef\xbb\xbf")
             self._first = False
         if not line:

@@ -226,6 +226,8 @@ class MemoryStreamStore:
         bounds.check_prefix(prefix)
         self._check_open()
         # A list of the ids, because streams may come and go between two steps of the caller.
+        # A copy of the ids, and a look at each: the caller may create and delete streams
+        # between two.
         for stream_id in [each for each in self._streams if each.startswith(prefix)]:
             stream = self._find(stream_id)
             if stream is not None:

@@ -147,6 +147,8 @@ class RedisStreamStore:
             self.limits, stream_id, chunks, ttl, expires_at, attributes, state
         )
 
+        # Not after the `await`: this runs with the reply, even if the caller has been
+        # cancelled, because followers must hear of a stream that begins.
         def take(reply: bytes) -> StreamInfo:
             code, info = self._parse(stream_id, reply)
             if code != b"1":
@@ -332,6 +334,8 @@ class RedisStreamStore:
         if self._is_closed:
             return
         self._is_closed = True
+        # First, so that followers end because the store is closed and not because a connection
+        # is lost.
         self.changes.close()
         await self._channels.aclose()
         await self._router.aclose()
@@ -362,6 +366,7 @@ class RedisStreamStore:
                 cursor, keys = await self._router.ask(
                     endpoint,
                     *(b"SCAN", cursor, b"MATCH", pattern),
+                    # By type, because a key of another program may have such a name.
                     *(b"COUNT", KEYS_PER_SCAN, b"TYPE", b"hash"),
                 )
             yield {self._keys.stream_id(key) for key in keys}

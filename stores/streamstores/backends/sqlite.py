@@ -280,6 +280,7 @@ class SQLiteStreamStore:
         self._watcher = Watcher(
             self._options, self._watch_interval, weakref.WeakMethod(self._on_file_changes)
         )
+        # Streams may be watched before the file is open, when there was no watcher to tell.
         self._watcher.set_watched(bool(self.changes.subscribed_ids))
         if not self._is_closed:
             self._sweeper = Sweeper(self)

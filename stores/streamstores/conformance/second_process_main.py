@@ -68,6 +68,7 @@ async def _answer(store: StreamStore, line: bytes, out: BinaryIO) -> None:
 
 
 async def _serve(spec: str, out: BinaryIO) -> None:
+    """Answer calls until stdin ends; what is still running then is cancelled."""
     answers: set[asyncio.Task[None]] = set()
     async with target_of(spec).make_store() as store:
         # In a thread: a pipe as an asyncio stream would make stdin non-blocking, and with it

@@ -145,6 +145,7 @@ class Database:
     async def _run_in_turn(
         self, sql: str, arguments: Sequence[object], *, mutates: bool
     ) -> list[Row]:
+        """Run the statement when a connection is free, and give the connection to the next."""
         # Outside of the translation of errors: nothing has been sent yet, so a failure here is
         # never of unknown outcome.
         connection = await self._take()

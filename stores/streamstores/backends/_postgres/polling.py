@@ -73,6 +73,8 @@ class Polling:
             self._task.cancel()
 
     async def _poll_for_ever(self) -> None:
+        """Query again and again; a query that fails is logged, and the next is made all the
+        same."""
         while True:
             if not self._known:
                 await self._bell.wait(None)

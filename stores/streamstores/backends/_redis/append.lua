@@ -52,6 +52,7 @@ if not is_plain then
     'state', info[STATE], 'error', info[ERROR], 'attributes', info[ATTRIBUTES]
   )
 end
+-- The first record makes the key of the records, which has no time to expire yet.
 if info[TTL] ~= '' or (info[EXPIRES_AT] ~= '' and tail == '0') then
   set_end(info[EXPIRES_AT])
 end
@@ -64,6 +65,8 @@ local function news()
     return nil
   end
   local count = is_sharded(in_cluster) and 'SHARDNUMSUB' or 'NUMSUB'
+  -- A user who may not run PUBSUB gets an error here, which has no second item: the news is
+  -- then sent.
   if redis.pcall('PUBSUB', count, INFO_KEY)[2] == 0 then
     return nil
   end

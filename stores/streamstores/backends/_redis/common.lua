@@ -63,6 +63,8 @@ local function notify(sender, in_cluster, version, news)
 end
 
 local function set_end(expires_at)
+  -- Rounded up: the keys must not vanish before the end that `living` judges to the
+  -- microsecond.
   local milliseconds = whole(math.ceil(expires_at / 1000))
   redis.call('PEXPIREAT', INFO_KEY, milliseconds)
   redis.call('PEXPIREAT', RECORDS_KEY, milliseconds)

@@ -62,6 +62,8 @@ async def open_connection(endpoint: Endpoint, timeout: float) -> Connection:
     options = {
         name: value
         for name, value in endpoint.connection_kwargs.items()
+        # Maintenance notifications of newer redis-py: they need RESP3 and the driver's own
+        # reader.
         if not name.startswith(("maint_", "maintenance_", "oss_cluster_", "orig_"))
     }
     options |= {

@@ -51,6 +51,8 @@ def _error_of_reply(exc: ResponseError) -> StreamStoreError:
     text = str(exc)
     if isinstance(exc, MovedError) or text.startswith("MOVED"):
         return StoreUnavailable("Redis: a cluster is opened by redis+cluster://")
+    # The driver has subclasses for states of a server. Only a plain error can be about the
+    # data.
     is_about_server = type(exc) is not ResponseError or _UNAVAILABLE.search(text)
     if _CORRUPT.search(text) and not is_about_server:
         return CorruptData(f"Redis: {text}")

@@ -116,6 +116,7 @@ class NoticeChannels:
             channel = next(iter(self._stale))
             await self._router.refresh(channel)
             self._stale.discard(channel)
+        # A copy, because interest comes and goes while a server is looked up.
         for stream_id in list(self._changed):
             if stream_id in self._wanted and stream_id not in self._placed:
                 endpoint = await self._router.endpoint_of(self._channel_of(stream_id))
@@ -160,6 +161,8 @@ class NoticeChannels:
 
     def _heard(self, name: str, channel: bytes, message: bytes | None) -> None:
         """Tell the followers what a notice says; None says that the subscription holds."""
+        # Only a message counts as success: a server that accepts the connection and refuses to
+        # subscribe would otherwise be tried without a pause.
         self._failures.pop(name, None)
         self._retry_at.pop(name, None)
         stream_id = self._stream_of(channel)

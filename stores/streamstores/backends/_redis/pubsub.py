@@ -84,6 +84,8 @@ class PubSubConnection:
         except (RedisError, OSError, asyncio.TimeoutError) as exc:
             self.failure = exc
         except asyncio.CancelledError:
+            # It was `_give_up` that cancelled: then this is a timeout, and its caller has no
+            # cancellation.
             if self.failure is None:
                 raise
 
@@ -145,6 +147,7 @@ class PubSubConnection:
             self.was_heard = True
             kind, channel, *rest = message
             if kind in (b"message", b"smessage"):
+                # Messages may be under way when a channel is dropped.
                 if channel in self._wanted:
                     self._on_message(channel, rest[0])
             elif kind in (b"subscribe", b"ssubscribe"):

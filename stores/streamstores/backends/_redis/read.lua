@@ -26,6 +26,7 @@ local function take(entry)
       data = string.sub(data, position - start + 1)
     end
   end
+  -- The first record comes whole, however long it is: a page is never empty before the tail.
   if #data > left and last_id then
     return false
   end
@@ -38,6 +39,8 @@ local function take(entry)
 end
 
 local function take_some()
+  -- Entries are named by their ends, so the record that holds this position is the first to end
+  -- after it.
   local from = whole(position + 1) .. '-0'
   local entries = redis.call('XRANGE', RECORDS_KEY, from, '+', 'COUNT', math.min(count, room))
   if #entries == 0 then
@@ -49,10 +52,13 @@ local function take_some()
       return false
     end
   end
+  -- There is a gap: the last entry ends elsewhere than the bytes that were counted.
   if last_id ~= whole(position) .. '-0' then
     return false
   end
   room = room - #entries
+  -- As many as will fit if the next records are like these, and at most four times as many as
+  -- before: the next ones may be a thousand times as long.
   local mean = (before - left) / #entries
   count = math.min(count * 4, math.floor(left / mean) + 1)
   return true

@@ -90,6 +90,8 @@ class SharedConnection:
         self._transport: CommandTransport | None = None
         self._loop = asyncio.get_running_loop()
         self._is_ending = False
+        # One timer for all requests, because one for each would cost as much as sending it. So
+        # a lost reply is noticed up to a quarter of the timeout late.
         self._timer = self._loop.call_later(timeout / 4, self._check_delay)
         self._task = start_task(self._serve(), "redis connection")
 
@@ -108,6 +110,8 @@ class SharedConnection:
             if not self._sent:
                 self._send()
             elif len(self._queue) == 1:
+                # The first request of this turn of the loop schedules the write that takes them
+                # all.
                 self._loop.call_soon(self._send)
         return request.future
 
@@ -167,6 +171,7 @@ class SharedConnection:
         self._transport.send(*[request.arguments for request in requests])
 
     def _take(self, reply: Any) -> None:
+        # What still arrives belongs to requests that have failed already.
         if self.failure is not None:
             return
         if isinstance(reply, ServerRefuses):

@@ -87,6 +87,7 @@ def make_clients(address: RedisAddress, timeout: float) -> list[RedisClient]:
         of_sentinels = {**secured, "socket_timeout": timeout, **address.sentinel}
         make_sentinel: Any = Sentinel  # its constructor has no annotations
         sentinel = make_sentinel(address.hosts, sentinel_kwargs=of_sentinels, **options)
+        # Closing the client of the master leaves those of the sentinels open.
         return [sentinel.master_for(address.service), *sentinel.sentinels]
     host, port = address.hosts[0]
     return [Redis(host=host, port=port, **options)]

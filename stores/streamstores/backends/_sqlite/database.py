@@ -77,6 +77,7 @@ def _use_wal(connection: sqlite3.Connection, deadline: float) -> None:
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema up to this code's version; safe if many processes open at once."""
+    # A first look without the lock, so that opening does not wait for writers.
     if schema_version(connection) == len(MIGRATIONS):
         return
     connection.execute("BEGIN IMMEDIATE")
@@ -115,6 +116,7 @@ def schema_version(connection: sqlite3.Connection) -> int:
 def _statements_of(name: str) -> list[str]:
     file = resources.files("streamstores.backends._sqlite") / name
     sql = file.read_text(encoding="utf-8")
+    # Statement by statement, because `executescript` commits the open transaction first.
     lines = [line for line in sql.splitlines() if not line.startswith("--")]
     return [statement for statement in "\n".join(lines).split(";\n") if statement.strip()]
 

@@ -90,6 +90,8 @@ def _write(transaction: Transaction, row: StreamRow, after: StreamInfo) -> None:
     writer = transaction.writer
     updated_at = bounds.to_microseconds(after.updated_at)
     expires_at = _microseconds(after.expires_at)
+    # The plain append leaves the long texts alone, and `changed`, whose index would cost a
+    # page.
     if writer.has_highest_number(row) and _has_only_grown(before, after):
         values: tuple[Any, ...] = (after.tail, after.version, updated_at, expires_at, key)
         transaction.connection.execute(_GROW, values)
@@ -159,6 +161,7 @@ def sweep_records(transaction: Transaction) -> bool:
     if row is None:
         return False
     batch = (*row, RECORDS_AT_ONCE)
+    # The large records first: their numbers are known only from the rows that go next.
     transaction.connection.execute(
         f"DELETE FROM streamstores_large WHERE number IN (SELECT large {_SLICE})", batch
     )

@@ -37,6 +37,8 @@ def read(connection: sqlite3.Connection, stream_id: str, offset: int, max_bytes:
             raise OffsetOutOfRange(stream_id, offset, tail=stream.tail)
         records = [] if offset == stream.tail else _records(connection, key, offset, max_bytes)
     finally:
+        # After an error too: a transaction that stays open keeps its snapshot, and the WAL from
+        # being restarted.
         connection.execute("COMMIT")
     return Page(records, records[-1].end if records else offset, stream)
 

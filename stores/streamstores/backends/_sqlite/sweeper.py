@@ -45,4 +45,5 @@ async def _sweep_for_ever(ref: weakref.ref[Sweepable], bell: Bell) -> None:
         with suppress(StreamStoreError):  # busy or full now: the next round will do
             while await store.sweep():
                 pass
+        # Or this variable would hold the store until the next round.
         del store

@@ -73,6 +73,7 @@ class WritingConnection:
             roll_back(self.connection)
             raise
         self._unchecked_bytes += transaction.written_bytes + _COMMIT_BYTES
+        # By an estimate, so that not every commit asks for the size of the file.
         if self._unchecked_bytes > WAL_BYTES // 4:
             self.is_checkpoint_due = True
         return outcomes

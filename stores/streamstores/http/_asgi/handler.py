@@ -105,6 +105,7 @@ class StreamHandler:
             await exchange.answer(refusal_of(exc).response())
 
     def _endpoint(self, scope: Scope) -> Endpoint:
+        """The endpoint for the path and the method. Raises `HttpError` 404 and 405."""
         if self._every_path is not None:
             return self._every_path
         endpoints = self._routes.get(path_below_mount(scope))

@@ -73,6 +73,8 @@ class DirectChat:
     async def _bodies(
         self, request: StreamRequest, *, text_as_json: bool
     ) -> AsyncGenerator[bytes, None]:
+        """The answer as events. A model that fails ends it with an event `error`, then
+        `done`."""
         model = self._requests.models[request.model]
         # No store is here to bound a record, but a model that works without one must work with
         # one.

@@ -98,6 +98,7 @@ class _Events:
         yield self._checked(event)
 
     def _cut(self, text: bytes) -> Iterator[bytes]:
+        """The events that end in the text so far. The rest is kept for the next piece."""
         self._open += text
         start = 0
         for end in _EVENT_END.finditer(self._open, self._searched):

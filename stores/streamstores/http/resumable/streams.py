@@ -410,6 +410,7 @@ class ResumableStreams:
         exchange: Exchange,
         response: StreamResponse,
     ) -> None:
+        """Send the stream from `offset` to its end, as the body of `response`."""
         reader = BoundedReader(self.store, info, offset, self._runs.follow)
         stream = self._stream if _sends_events(info) else self._stream._replace(ping=b"")
         self._followers[info.id] += 1
