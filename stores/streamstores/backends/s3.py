@@ -296,6 +296,7 @@ class S3StreamStore:
     async def _living(self, stream_id: str) -> KnownStream:
         bounds.check_stream_id(stream_id, self.limits)
         await self._open()
+        # Before the look: a write that may still arrive would contradict what the look shows.
         await self._chain.settle(stream_id)
         known = await self._streams.living(stream_id)
         self._packer.pack_if_abandoned(known)

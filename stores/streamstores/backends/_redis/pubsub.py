@@ -75,6 +75,7 @@ class PubSubConnection:
         self.task.cancel()
 
     async def _listen(self) -> None:
+        """Connect, and listen until the connection breaks; `failure` then says why."""
         try:
             connection, is_sharded = await self._connect_in_time()
             try:

@@ -41,6 +41,7 @@ class BackgroundTasks:
 async def result_of(task: asyncio.Task[T], if_stopped: StreamStoreError) -> T:
     """What a background task returns or raises; `if_stopped` if closing cancelled it."""
     try:
+        # Shielded, because other callers may wait for the same task.
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         if task.cancelled():

@@ -47,6 +47,7 @@ class BlockCache:
             self._bytes -= len(before.payload) + _BLOCK_OVERHEAD
         self._blocks[key] = block
         self._bytes += len(block.payload) + _BLOCK_OVERHEAD
+        # The newest stays whatever its size, because many pages may be cut from it.
         while self._bytes > _CACHE_BYTES and len(self._blocks) > 1:
             _, oldest = self._blocks.popitem(last=False)
             self._bytes -= len(oldest.payload) + _BLOCK_OVERHEAD

@@ -159,6 +159,7 @@ class Block(NamedTuple):
 
     def is_void(self, modified: float) -> bool:
         """Whether the stream had expired before S3 took this segment, at `modified` seconds."""
+        # By S3's date alone, and not by any clock: every reader must come to the same answer.
         end = self.was_expiring_at
         return end is not None and to_microseconds(end) <= modified * 1_000_000
 

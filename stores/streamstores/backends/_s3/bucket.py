@@ -203,8 +203,11 @@ class Bucket:
                 result = await self._try(call, give_up_at - time.monotonic(), changes)
                 return _marked(result, in_doubt)
             except (StoreUnavailable, OutcomeUnknown) as exc:
+                # Once in doubt, always: what an earlier try wrote may be what refuses a later
+                # try.
                 in_doubt = in_doubt or (changes and isinstance(exc, OutcomeUnknown))
                 left = give_up_at - time.monotonic()
+                # A try for whose answer no time is left would only add a doubt.
                 is_last = pause is None or left < pause + self._options.timeout * TRY_SHARE
                 if is_last or isinstance(exc, RetryUseless):
                     kind = OutcomeUnknown if in_doubt else StoreUnavailable

@@ -45,6 +45,8 @@ class CallThreads:
         Raises `CallNotStarted` or `CallOverdue` if it does not. A cancelled call goes on in
         its thread; closing waits for it only if it `changes` something.
         """
+        # A call that hangs keeps its thread and its connection. A server on which all calls
+        # hang must not fill the process with them.
         if self._stuck >= self._size * _STUCK_FOR_EACH:
             raise CallNotStarted(f"{self._stuck} calls to S3 hang")
         loop = asyncio.get_running_loop()

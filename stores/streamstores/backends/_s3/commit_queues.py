@@ -122,6 +122,8 @@ class CommitQueues:
         queue = self._queues.get(stream_id)
         if queue is None:
             queue = self._queues[stream_id] = []
+            # It begins in the next turn of the loop, with everything that was asked for in this
+            # turn.
             self._tasks.start(self._work_off(stream_id, queue))
         queue.append(_QueuedRequest(request, future))
         return await future
@@ -201,6 +203,7 @@ class CommitQueues:
                     return plan.deliver()
             elif has_looked:  # a refusal by what was known before the call could be stale
                 return plan.deliver()
+            # Another writer was first, or what was known may be stale: the next round looks.
             known = None
 
     def _is_closed_or_expired(self, known: KnownStream) -> bool:

@@ -82,12 +82,14 @@ def _error_of_code(exc: Any) -> StoreUnavailable | OutcomeUnknown:
     status = exc.response["ResponseMetadata"].get("HTTPStatusCode", 0)
     if code == "NoSuchBucket":
         return RetryUseless("the bucket does not exist")
+    # 409 is for a conditional write that meets another write: S3 asks its client to try again.
     if code in _NOT_APPLIED_CODES or status in {409, 429}:
         return StoreUnavailable(f"S3 is busy: {code}, {text}")
     if code == "NotImplemented":
         return RetryUseless(f"S3 cannot do this: {text}")
     if code in {"", str(status)} and status < 500:
         return StoreUnavailable(f"S3 refuses and gives no reason: HTTP status {status}")
+    # S3 may fail after it has written.
     if status >= 500 or code in {"InternalError", "RequestTimeout"}:
         return OutcomeUnknown(f"S3 failed: {code}, {text}")
     return RetryUseless(f"S3 refuses: {code}, {text}")

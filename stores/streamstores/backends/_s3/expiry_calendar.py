@@ -40,6 +40,7 @@ class ExpiryCalendar:
         if info.expires_at is None:
             return due
         end = min(max(math.ceil(to_microseconds(info.expires_at) / 1e6), 0), _LAST_SECOND)
+        # An entry whose time has come does not count: a sweep may remove it at any moment.
         if due is not None and self._bucket.clock.seconds() < due <= end:
             return due
         await self._put(self._keys.stream_entry(end, info.id))
@@ -47,6 +48,7 @@ class ExpiryCalendar:
 
     async def note_rest(self, generation: str) -> None:
         """Have the segments of a generation removed after `grace` seconds; one PUT."""
+        # Rounded up, so that no sweep finds the entry before the segments may go.
         seconds = math.ceil(self._bucket.clock.seconds() + self._grace) + 1
         await self._put(self._keys.rest_entry(seconds, generation))
 

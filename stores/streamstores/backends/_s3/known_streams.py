@@ -163,6 +163,7 @@ class KnownStreams:
         known = self._known.get(stream_id)
         if known is None:
             return await self.load(stream_id)
+        # No segment follows a final state, so only the head can have changed.
         if known.head == block_format.SEALED or known.is_final:
             return await self.load(stream_id, since=known)
         try:
@@ -206,6 +207,7 @@ class KnownStreams:
         if not self.is_fresh(known, listing.date):
             return None
         number = keys.number_of(listing.keys[0]) if listing.keys else 0
+        # Fewer segments than are known mean that the chain is being removed.
         if number <= known.number:
             same = number == known.number
             return self.remember(known._replace(proved_at=listing.date)) if same else None
@@ -258,6 +260,8 @@ class KnownStreams:
         """Whether a segment that S3 took at `date` belongs to a living chain."""
         if self.is_fresh(known, date):
             return True
+        # While the PUT was on its way, the chain may have been closed and removed. Then its key
+        # was free again, and the segment belongs to no stream.
         key = self.storage.keys.head(known.info.id)
         answer = await self.storage.bucket.get(key)
         if answer.is_missing:

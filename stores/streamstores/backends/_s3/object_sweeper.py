@@ -49,6 +49,7 @@ class ObjectSweeper:
 
     async def sweep_until_cancelled(self) -> None:
         """Sweep every minute, and look for orphans every six hours."""
+        # At random, so that processes that were started together do not scan together.
         next_orphan_sweep = random.uniform(0, ORPHAN_SWEEP_SECONDS)
         while True:
             pause = SWEEP_SECONDS * random.uniform(0.5, 1.5)
@@ -99,6 +100,8 @@ class ObjectSweeper:
 
     async def _remove_expired(self, known: KnownStream) -> bool:
         """Remove an expired stream; False if it lives on, or another process removed it."""
+        # The chain first, then the head, then the object: whichever step a crash cuts off, the
+        # next sweep finds what is left.
         if not known.is_final and not await self._chain.close(known):
             return False
         if not await self._heads.remove(known):
@@ -136,6 +139,8 @@ class ObjectSweeper:
             return True
         block = block_format.decode_header(answer.body, key)
         head = await self._head_of(block.stream_id)
+        # No head will ever name this generation again, because each creation has a new name for
+        # its own.
         if head is None or head[0].generation != generation:
             await self._remove_objects(generation, keep=None)
             return True

@@ -50,6 +50,7 @@ class PackedObject:
         """Write what is left, and return where the records are."""
         if self._chunks:
             self._close_block()
+        # The end as well, which is the end of the last block's range.
         self._directory.append((self._start, self._sent + len(self._body)))
         if self._upload is None:
             await self._bucket.put(self._key, bytes(self._body))

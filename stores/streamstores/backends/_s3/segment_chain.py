@@ -81,6 +81,7 @@ class SegmentChain:
     ) -> float | None:
         """As `_write`, after no try got an answer; raises `StoreUnavailable` if it is now
         certain that the segment cannot arrive any more."""
+        # Noted before the look: if that fails too, the next read of this process settles it.
         self._doubts[known.info.id] = (known, key)
         if len(self._doubts) > _MOST_DOUBTS:
             self._doubts.popitem(last=False)
@@ -101,6 +102,7 @@ class SegmentChain:
             return found, False
         fence = known.next_segment(known.info, due=known.due, stamp=self._storage.stamp())
         await bucket.put(key, block_format.encode(fence), absent=True)
+        # Read whatever the answer to that PUT: the late write may have been first.
         found = await bucket.get(key)
         is_fence = found.is_found and block_format.decode(found.body, key).nonce == fence.nonce
         return found, is_fence
@@ -110,6 +112,7 @@ class SegmentChain:
     ) -> float | None:
         """S3's time if the object is our own block, from an earlier try. None if it is
         another writer's, which is then remembered as the newest segment."""
+        # What refused the write is gone again: the chain was removed meanwhile.
         if answer.is_missing:
             return None
         found = block_format.decode(answer.body, key)

@@ -31,6 +31,7 @@ class ServerClock:
         the request and of the answer."""
         low, high = date - answered_at, date + 1 - asked_at
         with self._lock:  # answers arrive in several threads
+            # The older the bounds, the further the two clocks may have drifted apart.
             slack = (answered_at - self._observed_at) * _DRIFT
             self._low = max(low, self._low - slack)
             self._high = min(high, self._high + slack)

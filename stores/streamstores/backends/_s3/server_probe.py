@@ -116,6 +116,7 @@ class ServerProbe:
         ]
         answers = await asyncio.gather(*tries, return_exceptions=True)
         claimed = set()
+        # A writer without an answer claims nothing: its body may be what is left, or not.
         for body, answer in zip(bodies, answers, strict=True):
             if isinstance(answer, ObjectAnswer) and answer.is_written:
                 claimed.add(body)

@@ -30,6 +30,7 @@ ABANDONED_SECONDS = 30.0
 
 def is_packed(known: KnownStream) -> bool:
     layout = known.layout
+    # A head without segments holds all records itself.
     return layout is not None and (layout.number == 0 or layout.key is not None)
 
 
@@ -40,6 +41,7 @@ class StreamPacker:
         self._streams = streams
         self._storage = streams.storage
         self._heads = heads
+        # One at a time, because packing reads whole streams into memory.
         self._turn = asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
