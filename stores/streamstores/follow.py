@@ -7,12 +7,13 @@ followers cost one backend read for each change, and none if this process itself
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
 from streamstores._shared_reader import SharedReader, read_on
 from streamstores.changes import is_namesake, subscribed
-from streamstores.errors import ProducerHandedOver, ProducerLost, StreamNotFound
+from streamstores.errors import InvalidRequest, ProducerHandedOver, ProducerLost, StreamNotFound
 from streamstores.limits import check_offset, check_seconds, check_stream_id
 from streamstores.store import StreamStore
 from streamstores.values import Page, Record, State, StreamInfo
@@ -105,6 +106,7 @@ class Follower:
         self._next = 0  # the number of the next record in the shared reader, while live
         self._live = False
         self._finished = False
+        self._waiter: asyncio.Future[bool] | None = None
         self._ready: list[Record] = []  # reversed, so that the next one is popped
 
     def __aiter__(self) -> Follower:
@@ -150,7 +152,7 @@ class Follower:
         """
         self._ready = []
         try:
-            while True:
+            while not self._finished:
                 if not self._live or self._reader is None:
                     for record in await self._replay():
                         self.offset = record.end
@@ -162,22 +164,26 @@ class Follower:
                 self.offset, self._next = reader.end, reader.count
                 if info.state is not _STREAMING or is_met(info):
                     return info
-                waiter = reader.enqueue_for_state()
+                waiter = self._waiter = reader.enqueue_for_state()
                 try:
                     await waiter
                 finally:
                     reader.dequeue(waiter)
+            raise InvalidRequest("the follower is closed")
         except Exception:
             await self.aclose()
             raise
 
     async def aclose(self) -> None:
-        """Stop following; safe at any time.
+        """Stop following; safe at any time, also from another task, whose `batch` or iteration
+        then ends.
 
         Needed only if the iteration is abandoned half-way and the follower is kept.
         """
         self._finished = True
         self._ready = []
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(True)  # nothing else would wake it: it leaves the reader
         self._leave()
 
     async def __aenter__(self) -> Follower:
@@ -200,7 +206,7 @@ class Follower:
             return []
         try:
             # One coroutine, because each wake-up passes through all that are nested.
-            while True:
+            while not self._finished:
                 batch: list[Record] = []
                 reader = self._reader if self._live else None
                 if reader is None:
@@ -210,12 +216,12 @@ class Follower:
                 elif self._has_ended(reader):
                     break
                 else:
-                    waiter = reader.enqueue(self._producer_timeout)
+                    waiter = self._waiter = reader.enqueue(self._producer_timeout)
                     try:
                         has_changed = await waiter
                     finally:
                         reader.dequeue(waiter)
-                    if not has_changed:
+                    if not has_changed and not self._finished:
                         await self._check_producer(reader)
                 if batch:
                     return batch

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from streamstores import (
+    InvalidRequest,
     MemoryStreamStore,
     SQLiteStreamStore,
     State,
@@ -97,3 +98,26 @@ async def test_it_works_on_a_store_that_shares_no_changes():
         task = await waiting(follow(store, "a"), Asked())
         await store.append("a", b"x", attributes={"owner": "other"})
         assert (await task).tail == 2
+
+
+@pytest.mark.parametrize("wait", ["batch", "anext", "until"])
+async def test_a_follower_that_is_closed_elsewhere_waits_no_longer(wait):
+    async with MemoryStreamStore() as store:
+        await store.create("a", b"0")
+        follower = follow(store, "a", 1)
+
+        async def step():
+            if wait == "batch":
+                return await follower.batch()
+            if wait == "anext":
+                return [record async for record in follower]
+            with pytest.raises(InvalidRequest, match="closed"):
+                await follower.until(lambda info: False)
+            return []
+
+        task = asyncio.create_task(step())
+        while follower._waiter is None:
+            await asyncio.sleep(0)
+        await follower.aclose()
+        assert await asyncio.wait_for(task, 30) == []
+        assert store.changes.subscribed_ids == []
