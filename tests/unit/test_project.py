@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,12 @@ def test_the_lowest_versions_of_ci_are_those_that_the_package_allows():
 
 def _padded(version: str) -> str:
     return ".".join([*version.split("."), "0", "0"][:3])
+
+
+def test_no_two_classes_of_the_package_have_the_same_name():
+    found = Counter(
+        name
+        for path in (ROOT / "stores").rglob("*.py")
+        for name in re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.M)
+    )
+    assert [name for name, count in found.items() if count > 1] == []

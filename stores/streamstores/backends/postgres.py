@@ -22,7 +22,7 @@ from streamstores.backends._postgres.rows import (
     stream_info,
 )
 from streamstores.backends._postgres.schema import Statements, check_names, migrate
-from streamstores.backends._postgres.sweeper import Sweeper
+from streamstores.backends._postgres.sweeper import PostgresSweeper
 from streamstores.errors import (
     CorruptData,
     OffsetOutOfRange,
@@ -138,7 +138,7 @@ class PostgresStreamStore:
         self.limits = options.check_limits(limits or Limits())
         self._sql = Statements(names)
         self._database = Database(target, connecting, prepare)
-        self._sweeper = sweeper = Sweeper(self._database, self._sql)
+        self._sweeper = sweeper = PostgresSweeper(self._database, self._sql)
         notices = self._make_notices(settings["poll_interval"], notify=settings["notify"])
         self._notices = notices
         self.changes = notices.changes

@@ -23,7 +23,7 @@ from streamstores.backends._sqlite.database import (
     translate_errors,
     warn_of_wal_reset_bug,
 )
-from streamstores.backends._sqlite.sweeper import Sweeper
+from streamstores.backends._sqlite.sweeper import SQLiteSweeper
 from streamstores.backends._sqlite.transactions import Transaction
 from streamstores.backends._sqlite.watcher import FileChanges, Watcher
 from streamstores.changes import Changes
@@ -90,7 +90,7 @@ class SQLiteStreamStore:
     # Class attributes, because `__del__` runs even if `__init__` refuses its arguments.
     _connections: Connections | None = None
     _watcher: Watcher | None = None
-    _sweeper: Sweeper | None = None
+    _sweeper: SQLiteSweeper | None = None
 
     def __init__(
         self,
@@ -283,7 +283,7 @@ class SQLiteStreamStore:
         # Streams may be watched before the file is open, when there was no watcher to tell.
         self._watcher.set_watched(bool(self.changes.subscribed_ids))
         if not self._is_closed:
-            self._sweeper = Sweeper(self)
+            self._sweeper = SQLiteSweeper(self)
 
     def _opened(self, opening: asyncio.Task[None]) -> None:
         self._opening = None

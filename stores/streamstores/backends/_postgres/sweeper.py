@@ -15,7 +15,7 @@ STREAMS_AT_ONCE = 200
 RECORDS_AT_ONCE = 5_000
 
 
-class Sweeper:
+class PostgresSweeper:
     """Sweeps about once a minute, and soon after a deletion that left many records.
 
     It holds no reference to the store, so that a forgotten store can be collected.

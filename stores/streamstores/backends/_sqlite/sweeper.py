@@ -18,7 +18,7 @@ class Sweepable(Protocol):
     async def sweep(self) -> int: ...
 
 
-class Sweeper:
+class SQLiteSweeper:
     """Sweeps a store about once a minute, and soon after a stream was deleted.
 
     It holds the store only while it sweeps, so that a forgotten store can be collected.

@@ -12,7 +12,7 @@ from starlette.types import Receive, Send
 
 from streamstores._sse import encode_event
 from streamstores.http._asgi.exchange import Exchange
-from streamstores.http._asgi.patience import BoundedSend, Patience, SendWatch, drop
+from streamstores.http._asgi.patience import BoundedSend, ClientPatience, SendWatch, drop
 from streamstores.store import Record
 
 __all__ = ["EventStream", "event_stream_headers", "in_parts"]
@@ -37,7 +37,7 @@ def event_stream_headers(ping_interval: float) -> list[tuple[bytes, bytes]]:
 class EventStream(NamedTuple):
     """How one handler sends events."""
 
-    patience: Patience
+    patience: ClientPatience
     ping_interval: float
     """Seconds of silence after which a client gets a ping."""
     ping: bytes = _PING

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from streamstores.http._asgi.errors import HttpError, refusal_of
 from streamstores.http._asgi.exchange import Endpoint, Exchange, path_below_mount
-from streamstores.http._asgi.patience import BoundedSend, Patience
+from streamstores.http._asgi.patience import BoundedSend, ClientPatience
 from streamstores.http._asgi.signals import SignalWatch
 from streamstores.store import StreamStore
 
@@ -47,7 +47,7 @@ class StreamHandler:
         store: StreamStore | None = None,
         activity: Callable[[str], Activity] | None = None,
         every_path: Endpoint | None = None,
-        patience: Patience,
+        patience: ClientPatience,
         watch_signals: bool,
     ) -> None:
         self._routes = routes

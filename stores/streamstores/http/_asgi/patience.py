@@ -19,7 +19,7 @@ from streamstores.errors import InvalidRequest
 from streamstores.http._asgi.closing import Gate
 from streamstores.http._asgi.connections import Connection, unsent_bytes
 
-__all__ = ["BoundedSend", "Patience", "SendWatch", "drop"]
+__all__ = ["BoundedSend", "ClientPatience", "SendWatch", "drop"]
 
 LAST_SECONDS = 2.0
 """How long a client may take nothing once the handler closes."""
@@ -30,7 +30,7 @@ _BUFFERED_BYTES = 65_536  # a response of this size fits into the buffers of the
 _log = logging.getLogger("streamstores.http")
 
 
-class Patience:
+class ClientPatience:
     """The bounds for one handler: `send_timeout` seconds, or less once its gate has closed."""
 
     def __init__(self, send_timeout: float, gate: Gate) -> None:
@@ -87,9 +87,9 @@ def drop(scope: Scope) -> None:
 
 
 class BoundedSend:
-    """The server's `send` for a response that is no event stream, bounded by a `Patience`."""
+    """The server's `send` for a response that is no event stream, bounded by a `ClientPatience`."""
 
-    def __init__(self, scope: Scope, send: Send, patience: Patience) -> None:
+    def __init__(self, scope: Scope, send: Send, patience: ClientPatience) -> None:
         self.unbounded = send
         self._scope = scope
         self._patience = patience
@@ -118,7 +118,7 @@ class BoundedSend:
 class SendWatch:
     """Watches one wait for a client, and calls `give_up` when it has lasted too long."""
 
-    def __init__(self, patience: Patience, give_up: Callable[[], Any]) -> None:
+    def __init__(self, patience: ClientPatience, give_up: Callable[[], Any]) -> None:
         self._patience = patience
         self._give_up = give_up
         self._loop = asyncio.get_running_loop()

@@ -11,7 +11,7 @@ from streamstores.http._asgi.authorize import Authorize
 from streamstores.http._asgi.closing import Gate
 from streamstores.http._asgi.event_stream import EventStream
 from streamstores.http._asgi.handler import StreamHandler
-from streamstores.http._asgi.patience import Patience
+from streamstores.http._asgi.patience import ClientPatience
 from streamstores.http.chat.direct import DirectChat
 from streamstores.http.chat.models import Model, StreamRequest
 from streamstores.http.chat.request import ChatRequests
@@ -78,7 +78,7 @@ def create_stream_handler(
         max_prompt_bytes=max_prompt_bytes,
     )
     describe_error = describe_error or (lambda exc: "The model failed.")
-    stream = EventStream(Patience(send_timeout, Gate()), ping_interval)
+    stream = EventStream(ClientPatience(send_timeout, Gate()), ping_interval)
     if not resumable:
         direct = DirectChat(requests, stream, max_runs, describe_error, watch_signals)
         return direct.handler()

@@ -11,14 +11,14 @@ from streamstores.http.durable.forks import Forks, records_below
 from streamstores.http.durable.request_headers import CreateRequest, Fork
 from streamstores.store import State, StreamInfo, StreamStore
 
-__all__ = ["StreamCreator"]
+__all__ = ["DurableStreamCreator"]
 
 _COPYING_TTL = 60.0  # how long a copy outlives a process that died while making it
 _COPY_BYTES = 4_194_304
 _RETRY = {"Retry-After": "2"}
 
 
-class StreamCreator:
+class DurableStreamCreator:
     """Creates streams in one store."""
 
     def __init__(self, store: StreamStore, forks: Forks) -> None:

@@ -10,11 +10,11 @@ from streamstores.http._asgi.closing import Gate
 from streamstores.http._asgi.errors import HttpError, refusal_of
 from streamstores.http._asgi.exchange import Exchange
 from streamstores.http._asgi.handler import StreamHandler
-from streamstores.http._asgi.patience import Patience
+from streamstores.http._asgi.patience import ClientPatience
 from streamstores.http._asgi.requests import read_body
 from streamstores.http.durable import request_headers
 from streamstores.http.durable.appender import Appender
-from streamstores.http.durable.creator import StreamCreator
+from streamstores.http.durable.creator import DurableStreamCreator
 from streamstores.http.durable.drafts import AppendRequest, Taken
 from streamstores.http.durable.forks import Forks
 from streamstores.http.durable.live_reader import LiveReader
@@ -70,7 +70,7 @@ def create_durable_streams_app(
     if not (long_poll_seconds > 0 and live_seconds > 0 and producer_memory >= 0):
         message = "long_poll_seconds and live_seconds are above 0, producer_memory at least 0"
         raise InvalidRequest(message)
-    patience = Patience(send_timeout, Gate())
+    patience = ClientPatience(send_timeout, Gate())
     server = _DurableStreams(
         store,
         authorize,
@@ -104,7 +104,7 @@ class _DurableStreams:
         long_poll_seconds: float,
         live_seconds: float,
         producer_memory: float,
-        patience: Patience,
+        patience: ClientPatience,
     ) -> None:
         self._store = store
         self._authorize = authorize
@@ -113,7 +113,7 @@ class _DurableStreams:
         self._gate = patience.gate
         self._forks = Forks(store)
         self._appender = Appender(store, self._forks, producer_memory)
-        self._creator = StreamCreator(store, self._forks)
+        self._creator = DurableStreamCreator(store, self._forks)
         # A shared cache would serve clients that `authorize` was not asked about.
         scope = b"public" if authorize is None else b"private"
         self._reader = Reader(

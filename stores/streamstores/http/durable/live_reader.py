@@ -16,7 +16,7 @@ from streamstores.follow import Follower, follow
 from streamstores.http._asgi.bounded_reader import FIRST_PAGE_BYTES, BoundedReader
 from streamstores.http._asgi.event_stream import EventStream, in_parts
 from streamstores.http._asgi.exchange import Exchange
-from streamstores.http._asgi.patience import Patience
+from streamstores.http._asgi.patience import ClientPatience
 from streamstores.http.durable.attributes import CONTENT_TYPE
 from streamstores.http.durable.content import Content
 from streamstores.http.durable.expiry import kept_alive
@@ -53,7 +53,7 @@ class LiveReader:
         responses: Responses,
         *,
         live_seconds: float,
-        patience: Patience,
+        patience: ClientPatience,
     ) -> None:
         self._store = store
         self._reader = reader

@@ -21,7 +21,7 @@ from streamstores.http._asgi.errors import HttpError
 from streamstores.http._asgi.event_stream import EventStream, event_stream_headers
 from streamstores.http._asgi.exchange import Exchange
 from streamstores.http._asgi.handler import Activity, StreamHandler
-from streamstores.http._asgi.patience import Patience
+from streamstores.http._asgi.patience import ClientPatience
 from streamstores.http._asgi.requests import query_of
 from streamstores.http.monitor.listings import ListingCache
 from streamstores.limits import check_prefix
@@ -77,7 +77,7 @@ def create_monitor(
         raise InvalidRequest("interval is above 0 and max_streams at least 1")
     activity = (lambda stream_id: None) if handler is None else handler.activity
     listings = ListingCache(store, interval, max_streams)
-    stream = EventStream(Patience(send_timeout, Gate()), _PING_SECONDS)
+    stream = EventStream(ClientPatience(send_timeout, Gate()), _PING_SECONDS)
     monitor = _Monitor(store, authorize, activity, listings, max_streams, stream)
     return StreamHandler(
         monitor.routes(), monitor.close, patience=stream.patience, watch_signals=watch_signals

@@ -25,7 +25,7 @@ from streamstores.http._asgi.closing import Gate
 from streamstores.http._asgi.errors import HttpError, refusal_of
 from streamstores.http._asgi.event_stream import EventStream, in_parts
 from streamstores.http._asgi.exchange import Exchange
-from streamstores.http._asgi.patience import Patience
+from streamstores.http._asgi.patience import ClientPatience
 from streamstores.http._asgi.signals import SignalWatch
 from streamstores.http.resumable.framing import (
     EVENT_STREAM,
@@ -117,7 +117,9 @@ class ResumableStreams:
             describe_error=describe_error,
         )
         self._gate = Gate()
-        self._stream = EventStream(Patience(send_timeout, self._gate), ping_interval, _COMMENT)
+        self._stream = EventStream(
+            ClientPatience(send_timeout, self._gate), ping_interval, _COMMENT
+        )
         self._followers: Counter[str] = Counter()
         self._watches_signals = watch_signals
         self._signals: SignalWatch | None = None
