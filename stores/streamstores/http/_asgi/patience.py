@@ -87,7 +87,7 @@ def drop(scope: Scope) -> None:
 
 
 class BoundedSend:
-    """The server's `send` for a response that is no event stream, bounded by a `ClientPatience`."""
+    """The server's `send` for a response that is no event stream, with a bound on each wait."""
 
     def __init__(self, scope: Scope, send: Send, patience: ClientPatience) -> None:
         self.unbounded = send
