@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
@@ -33,7 +34,8 @@ class CallThreads:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._slots = asyncio.Semaphore(size)
+        self._free = size
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._idle: list[_CallThread] = []
         self._stuck = 0
         self._running: set[_Call[Any]] = set()
@@ -51,10 +53,7 @@ class CallThreads:
             raise CallNotStarted(f"{self._stuck} calls to S3 hang")
         loop = asyncio.get_running_loop()
         begun_at = loop.time()
-        try:
-            await asyncio.wait_for(self._slots.acquire(), seconds)
-        except asyncio.TimeoutError:
-            raise CallNotStarted("all connections to S3 are busy") from None
+        await self._acquire(seconds)
         running = _Call(self, call, changes=changes)
         self._running.add(running)
         return await running.start(self._thread(), seconds - (loop.time() - begun_at))
@@ -69,18 +68,54 @@ class CallThreads:
             thread.retire()
         self._idle.clear()
 
+    async def _acquire(self, seconds: float) -> None:
+        """Wait for a free thread, in turn.
+
+        Not by `asyncio.wait_for`: before Python 3.12 it loses a cancellation that comes in
+        the same turn of the loop as the result, and a poller that is never told ends never.
+        """
+        if self._free:
+            self._free -= 1
+            return
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(waiter)
+        timer = loop.call_later(max(seconds, 0), _refuse, waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled() and waiter.exception() is None:
+                self._hand_on()  # it had become this caller's turn
+            raise
+        finally:
+            timer.cancel()
+
+    def _hand_on(self) -> None:
+        """Give a thread's place to the next caller."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._free += 1
+
     def _thread(self) -> _CallThread:
         return self._idle.pop() if self._idle else _CallThread()
 
     def _release(self, call: _Call[Any]) -> None:
         self._running.discard(call)
-        self._slots.release()
+        self._hand_on()
 
     def _take_back(self, thread: _CallThread) -> None:
         if self._is_closed:
             thread.retire()
         else:
             self._idle.append(thread)
+
+
+def _refuse(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(CallNotStarted("all connections to S3 are busy"))
 
 
 class _Call(Generic[T]):
