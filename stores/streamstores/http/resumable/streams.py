@@ -31,11 +31,10 @@ from streamstores.http.resumable.framing import (
     EVENT_STREAM,
     EventIds,
     Framing,
-    find_event_id,
     framing_of,
 )
 from streamstores.http.resumable.response import StreamResponse, stream_headers
-from streamstores.http.resumable.resume_point import offset_of_text, resume_point
+from streamstores.http.resumable.resume_point import resume_offset, resume_point
 from streamstores.http.resumable.source import AnySource, close_unread, records_of_source
 from streamstores.runs import Runs, Source
 from streamstores.store import Record, State, StreamInfo, StreamStore
@@ -191,7 +190,7 @@ class ResumableStreams:
             if only_live and info.state is not State.STREAMING:
                 return Response(status_code=204)
             place = resume_point(request) if offset is None else offset
-            start = await self._offset_of(info, place)
+            start = await resume_offset(self.store, info, place, has_own_ids=_has_own_ids(info))
             # Without `start`, a new client of a stream that ended empty would take 204 for "no
             # such answer", and would never see how it ended.
             if info.state.is_final and start == info.tail and _sends_events(info) and start:
@@ -287,7 +286,7 @@ class ResumableStreams:
         info = await self._look(stream_id)
         place = self.resume_point(request) if offset is None else offset
         try:
-            start = await self._offset_of(info, place)
+            start = await resume_offset(self.store, info, place, has_own_ids=_has_own_ids(info))
         except HttpError as exc:
             raise InvalidRequest(str(exc)) from exc
         reader = BoundedReader(self.store, info, start, self._runs.follow)
@@ -368,32 +367,6 @@ class ResumableStreams:
         """Restart the ttl: a stream that is read lives on."""
         return info if info.ttl is None else await self.store.expire(info.id, info.ttl)
 
-    async def _offset_of(self, info: StreamInfo, place: int | str) -> int:
-        """The offset at which a client goes on: a record must begin there."""
-        if isinstance(place, str):
-            if info.attributes.get(_EVENT_IDS) == "own":
-                return await self._offset_after(info, place)
-            place = offset_of_text(place)
-        if place > info.tail:
-            raise OffsetOutOfRange(info.id, place, tail=info.tail)
-        if 0 < place < info.tail:
-            # A read from the byte before returns the record that holds it. If that record ends
-            # here, the next one begins here.
-            page = await self.store.read(info.id, place - 1, max_bytes=1)
-            if page.records[0].end != place:
-                raise HttpError(400, "invalid_offset", "the offset is inside an event or line")
-        return place
-
-    async def _offset_after(self, info: StreamInfo, event_id: str) -> int:
-        offset = 0
-        while offset < info.tail:
-            page = await self.store.read(info.id, offset)
-            found = find_event_id(page.records, event_id)
-            if found is not None:
-                return found
-            offset = page.next_offset
-        raise HttpError(400, "invalid_offset", "no event of this stream has that id")
-
     def _respond(
         self, info: StreamInfo, offset: int, status: int, headers: Mapping[str, str] | None
     ) -> StreamResponse:
@@ -445,6 +418,10 @@ class ResumableStreams:
             ending = self._ending(reader.info)
             if ending:
                 yield ending
+
+
+def _has_own_ids(info: StreamInfo) -> bool:
+    return info.attributes.get(_EVENT_IDS) == "own"
 
 
 def _sends_events(info: StreamInfo) -> bool:
