@@ -122,7 +122,8 @@ class AppendChain:
                 doubt = exc
                 await attempts.pause(exc)
             except (Conflict, StreamClosed) as exc:
-                # Without a doubt, no attempt of this producer can have made the change.
+                # Only an attempt of unknown outcome can have made the change on behalf of this
+                # producer.
                 if doubt and await self._has_landed(before, exc.info, batch, ending):
                     return exc.info, False
                 raise

@@ -43,6 +43,7 @@ def call(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` in the loop and wait for it. An exception in the waiting thread cancels it."""
     loop = _running_loop()
     if threading.current_thread().name == "streamstores: blocking calls":
+        # Or Python would warn that the coroutine was never awaited.
         work.close()
         raise InvalidRequest("a blocking call from the event loop itself would wait for ever")
     future = asyncio.run_coroutine_threadsafe(work, loop)

@@ -43,6 +43,8 @@ class BlockingStreams:
             from streamstores.http.resumable import ResumableStreams  # noqa: PLC0415 - extra
 
             opened = open_store(store) if isinstance(store, str) else store
+            # The loop runs in another thread, and Python sets signal handlers only in the main
+            # thread.
             return ResumableStreams(opened, **{"watch_signals": False, **options})
 
         self._resident = Resident(make, survives_fork=self._is_url)

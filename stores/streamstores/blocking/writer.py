@@ -81,5 +81,6 @@ async def _started(
     store: StreamStore, stream_id: str, options: Mapping[str, Any]
 ) -> tuple[StreamWriter, asyncio.Future[Exception | None]]:
     writer = StreamWriter(store, stream_id, **{"heartbeat": HEARTBEAT_SECONDS, **options})
+    # At once, so that the heartbeat begins before the first token, which may take minutes.
     writer.start()
     return writer, writer.ended()

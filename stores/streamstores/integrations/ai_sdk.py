@@ -224,8 +224,8 @@ async def _chunks(source: AnySource, message_id: str) -> AsyncGenerator[Any, Non
 def _named(piece: Any, message_id: str, is_first: bool) -> list[Any]:
     if isinstance(piece, (str, bytes)):
         text = piece if isinstance(piece, bytes) else piece.encode(errors="replace")
-        # The store adds `[DONE]` when the stream ends. In the middle, the client would take the
-        # answer for complete.
+        # It is sent when the stream has ended. Earlier, the client would take the answer for
+        # complete.
         return [text.replace(_DONE, b"")]
     if not is_first or not isinstance(piece, Mapping):
         return [piece]

@@ -83,8 +83,9 @@ class Owners:
                     raise
                 return await self._confirmed(exc.info)
             except StoreUnavailable:
-                # Without a doubt nothing has happened, and the caller may decide. After one, an
-                # earlier attempt may still arrive and leave a stream that nothing produces.
+                # If no attempt is in doubt, nothing has happened, and the caller may decide.
+                # Otherwise an earlier attempt may still arrive and leave a stream that nothing
+                # produces.
                 if doubt is None:
                     raise
                 await attempts.pause(doubt)

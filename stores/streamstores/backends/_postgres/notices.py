@@ -205,8 +205,8 @@ class Notices:
             await self._stop_listening(connection, exc)
 
     async def _send_echo(self) -> None:
-        # From another connection: behind a pooler, a session would hear its own notice even if
-        # the pooler then gives it to another client.
+        # From another connection: a session hears its own notice, which behind a pooler proves
+        # nothing.
         sending = self._database.run(_NOTIFY, self._channel, [self._echo])
         try:
             await asyncio.wait_for(sending, ECHO_SECONDS)
@@ -238,8 +238,8 @@ class Notices:
                     _NOTIFY, self._channel, payloads, timeout=ANSWER_SECONDS
                 )
             except BaseException:
-                # A notice may go out twice, which costs its subscribers a look. Not at all
-                # would cost them a poll.
+                # A notice that goes out twice costs its subscribers a look. If it were lost,
+                # they would wait for their next poll.
                 self._outbox.put_back(taken)
                 raise
             self._connect_backoff.succeeded()

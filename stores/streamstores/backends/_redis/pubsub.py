@@ -85,8 +85,8 @@ class PubSubConnection:
         except (RedisError, OSError, asyncio.TimeoutError) as exc:
             self.failure = exc
         except asyncio.CancelledError:
-            # It was `_give_up` that cancelled: then this is a timeout, and its caller has no
-            # cancellation.
+            # `_give_up` cancels this task too, with `failure` set: that is a timeout, and no
+            # cancellation by a caller.
             if self.failure is None:
                 raise
 

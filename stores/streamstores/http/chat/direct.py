@@ -76,8 +76,7 @@ class DirectChat:
         """The answer as events. A model that fails ends it with an event `error`, then
         `done`."""
         model = self._requests.models[request.model]
-        # No store is here to bound a record, but a model that works without one must work with
-        # one.
+        # No store bounds the records here, but the same model must also work with a store.
         records = records_from(model, request, Limits.record_bytes)
         try:
             async for data in records:

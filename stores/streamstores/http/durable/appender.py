@@ -68,8 +68,8 @@ class Appender:
             outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
             line.append((request, outcome))
             return _unwrap(await outcome)
-        # This request leads: those that arrive during its append line up, and need no task
-        # unless there are some.
+        # This request goes first, and those that arrive during its append line up behind it. A
+        # task is started only if there are any.
         line = self._lines[stream_id] = []
         try:
             outcomes = await self._commit(stream_id, (request,))

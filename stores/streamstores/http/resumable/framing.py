@@ -108,7 +108,7 @@ class _Events:
                 yield self._checked(event + b"\n\n")
         del self._open[:start]
         self._searched = max(len(self._open) - 3, 0)  # an end may be cut in its middle
-        # Before the end of the event is there, or a source that never ends an event would fill
+        # Checked before the event has ended, or a source that never ends an event would fill
         # the memory of the process.
         self._check_size(self._open)
 
