@@ -8,14 +8,10 @@ from urllib.parse import quote
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from streamstores._sse import encode_event
-from streamstores.errors import InvalidRequest, OffsetOutOfRange
-from streamstores.http._asgi.errors import HttpError, refusal_of
 from streamstores.http._asgi.exchange import Exchange
 from streamstores.http.resumable.framing import EVENT_STREAM
-from streamstores.store import State, StreamInfo
 
-__all__ = ["Sender", "StreamResponse", "error_event", "refused", "stream_headers"]
+__all__ = ["Sender", "StreamResponse", "stream_headers"]
 
 _PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 
@@ -73,17 +69,3 @@ def stream_headers(
         **{name: value for name, value in headers.items() if name.lower() not in taken},
         **(own or {}),
     }
-
-
-def error_event(info: StreamInfo) -> bytes:
-    """The end of an event stream unless the application has its own: an event if it failed."""
-    if info.state is not State.ERROR:
-        return b""
-    return encode_event((info.error or "The stream failed.").encode(), name=b"error")
-
-
-def refused(exc: Exception) -> Response:
-    """The refusal for an error of a store or of a request."""
-    if isinstance(exc, InvalidRequest) and not isinstance(exc, OffsetOutOfRange):
-        return HttpError(400, "invalid_request", str(exc)).response()
-    return refusal_of(exc).response()

@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from streamstores._sse import encode_event
 from streamstores.errors import (
     InvalidRequest,
     OffsetOutOfRange,
@@ -21,7 +22,7 @@ from streamstores.errors import (
 )
 from streamstores.http._asgi.bounded_reader import BoundedReader
 from streamstores.http._asgi.closing import Gate
-from streamstores.http._asgi.errors import HttpError
+from streamstores.http._asgi.errors import HttpError, refusal_of
 from streamstores.http._asgi.event_stream import EventStream, in_parts
 from streamstores.http._asgi.exchange import Exchange
 from streamstores.http._asgi.patience import ClientPatience
@@ -105,7 +106,7 @@ class ResumableStreams:
         self.store = store
         self._ttl = ttl
         self._revive = revive
-        self._ending = ending or error_event
+        self._ending = ending or _error_event
         self._runs = Runs(
             store,
             revive=self._revived,
@@ -159,7 +160,7 @@ class ResumableStreams:
                 attributes=attributes,
             )
         except Exception as exc:
-            return refused(exc)
+            return _refused(exc)
         return self._respond(info, 0, status_code, headers)
 
     async def replay(
@@ -195,9 +196,9 @@ class ResumableStreams:
             if info.state.is_final and start == info.tail and _sends_events(info) and start:
                 return Response(status_code=204)
         except StreamNotFound as exc:
-            return Response(status_code=204) if missing_status == 204 else refused(exc)
+            return Response(status_code=204) if missing_status == 204 else _refused(exc)
         except Exception as exc:
-            return refused(exc)
+            return _refused(exc)
         return self._respond(info, start, status_code, headers)
 
     # --- without HTTP
@@ -229,6 +230,7 @@ class ResumableStreams:
                 stream_id,
                 records_of_source(source, framing),
                 ttl=self._ttl,
+                # The stream's own attributes come last: a caller's must not replace them.
                 attributes={**(attributes or {}), **own},
             )
         except StreamExists as exc:
@@ -343,7 +345,8 @@ class ResumableStreams:
     def _check_open(self) -> None:
         self._gate.check_open()
         if self._watches_signals and self._signals is None and self._closing is None:
-            # Not in `__init__`: at import the server has installed no handlers yet.
+            # Not in `__init__`: an object is made when its module is imported. The server
+            # installs its signal handlers after that, and before it there is nothing to wrap.
             self._signals = SignalWatch(self._close)
 
     def _revived(self, info: StreamInfo) -> Source | None:
@@ -407,7 +410,7 @@ class ResumableStreams:
                 for part in in_parts(batch, _SEND_BYTES):
                     yield framing.body_of(part)
         except StreamStoreError as exc:
-            # The status was sent long ago. Without the ending a client knows that there is
+            # The status line is long sent. Without the ending a client knows that there is
             # more, and the store's error is no text for clients.
             _log.info("a response ended early, and its client will ask again: %s", exc)
             return
@@ -423,3 +426,15 @@ def _has_own_ids(info: StreamInfo) -> bool:
 
 def _sends_events(info: StreamInfo) -> bool:
     return info.attributes.get(_MEDIA_TYPE, "").startswith(EVENT_STREAM)
+
+
+def _error_event(info: StreamInfo) -> bytes:
+    if info.state is not State.ERROR:
+        return b""
+    return encode_event((info.error or "The stream failed.").encode(), name=b"error")
+
+
+def _refused(exc: Exception) -> Response:
+    if isinstance(exc, InvalidRequest) and not isinstance(exc, OffsetOutOfRange):
+        return HttpError(400, "invalid_request", str(exc)).response()
+    return refusal_of(exc).response()
