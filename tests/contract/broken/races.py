@@ -73,3 +73,19 @@ class ServesInfoFromACache(Wrapper):
         if fresh.version > old.version + 1:
             self.cache[stream_id] = fresh
         return self.cache[stream_id]
+
+
+@caught_by("clause02-unfenced-writers-share-a-stream")
+class LosesAppendsThatOverlap(Wrapper):
+    """Reads, lets other tasks run, and writes what it read and the new chunks."""
+
+    async def append(self, stream_id, *chunks, **options):
+        if options.get("version") is not None or not chunks:
+            return await self.inner.append(stream_id, *chunks, **options)
+        stream = self.inner._streams[stream_id]
+        before, ends = list(stream.chunks), list(stream.ends)
+        tail = stream.info.tail
+        await asyncio.sleep(0)
+        stream.chunks, stream.ends = before, ends
+        await self.set_info(stream.info, tail=tail)
+        return await self.inner.append(stream_id, *chunks, **options)

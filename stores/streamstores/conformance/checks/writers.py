@@ -17,7 +17,7 @@ from streamstores.conformance.harness import Harness
 from streamstores.conformance.registry import check
 from streamstores.errors import Conflict, StreamClosed
 from streamstores.follow import follow
-from streamstores.store import State
+from streamstores.store import State, StreamStore
 from streamstores.writer import StreamWriter
 
 
@@ -89,6 +89,33 @@ async def check_a_takeover_fences_the_old_writer(harness: Harness) -> None:
     async with StreamWriter(other, stream_id, info=taken, linger=0) as new:
         await new.write(b" new")
     equal(await content(store, stream_id), b"old new", "bytes")
+
+
+@check(2)
+async def check_unfenced_writers_share_a_stream(harness: Harness) -> None:
+    """Several unfenced writers append at the same time: no record is lost or doubled, and those
+    of each writer stay in order."""
+    store, other = await harness.open(), await harness.open()
+    stream_id = harness.new_id()
+    await store.create(stream_id)
+
+    async def write(name: str, place: StreamStore) -> None:
+        writer = StreamWriter(place, stream_id, linger=0, fenced=False)
+        for number in range(30):
+            await writer.write(f"{name}{number};".encode())
+            await asyncio.sleep(0)
+        await writer.aclose()
+
+    writing = [
+        write(name, place) for name, place in zip("abcd", (store, other) * 2, strict=True)
+    ]
+    await within(PATIENCE.eventual, asyncio.gather(*writing), "the writers")
+    records, info = await read_all(store, stream_id)
+    equal(info.state, State.STREAMING, "the state, which no writer has set")
+    for name in "abcd":
+        own = [record.data for record in records if record.data.startswith(name.encode())]
+        equal(own, [f"{name}{number};".encode() for number in range(30)], f"records of {name}")
+    equal(len(records), 120, "how many records there are")
 
 
 @check(6)
