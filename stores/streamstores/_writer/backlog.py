@@ -65,7 +65,7 @@ class Backlog:
 
 def after_bytes(chunks: Sequence[bytes], size: int) -> list[bytes] | None:
     """`chunks` without their first `size` bytes; None if they do not have that many."""
-    rest = []
+    rest: list[bytes] = []
     for chunk in chunks:
         if size < len(chunk):
             rest.append(chunk[size:])

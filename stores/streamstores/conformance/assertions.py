@@ -16,6 +16,7 @@ from streamstores.conformance.stacks import task_stack
 from streamstores.store import Record, StreamInfo, StreamStore
 
 __all__ = [
+    "NO_ATTRIBUTES",
     "PATIENCE",
     "Call",
     "Patience",
@@ -47,6 +48,8 @@ class Patience:
 
 
 PATIENCE = Patience()
+
+NO_ATTRIBUTES: dict[str, str] = {}
 
 Call = Callable[[], Awaitable[object]]
 

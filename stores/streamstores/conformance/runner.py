@@ -57,7 +57,7 @@ class Result:
 class Report:
     """The results, in the order in which the checks ran."""
 
-    results: list[Result] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list[Result])
 
     def count(self, status: Status) -> int:
         return sum(result.status == status for result in self.results)

@@ -12,7 +12,7 @@ import os
 import pickle
 import sys
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from streamstores import errors
 from streamstores.store import Page, StreamInfo
@@ -39,7 +39,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, StreamInfo):
         return value._replace(attributes=dict(value.attributes))
     if isinstance(value, MappingProxyType):
-        return dict(value)
+        return dict(cast("MappingProxyType[str, str]", value))
     return value
 
 

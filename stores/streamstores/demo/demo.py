@@ -155,7 +155,7 @@ def with_question(model: ModelFunction) -> ModelFunction:
         if not request.partial:
             yield Event("question", request.prompt)
         async with aclosing(model(request)) as pieces:  # type: ignore[type-var]  # a generator
-            async for piece in pieces:
+            async for piece in pieces:  # pyright: ignore[reportUnknownVariableType]
                 yield piece
 
     return continues(answer) if can_continue(model) else answer

@@ -216,7 +216,7 @@ class _ChunkReader:
         # Some endpoints send whole calls without an index.
         index = call.get("index", len(self._calls))
         known = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
-        function = call.get("function") or {}
+        function: Mapping[str, Any] = call.get("function") or {}
         known["id"] = known["id"] or call.get("id") or ""
         known["name"] = known["name"] or function.get("name") or ""
         known["arguments"] += function.get("arguments") or ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Union
+from typing import Any, Union, cast
 
 from streamstores.errors import InvalidRequest
 from streamstores.store import StreamInfo
@@ -41,7 +41,7 @@ async def close_unread(source: Source, stream_id: str) -> None:
 def as_record(record: object) -> bytes:
     """What a source has yielded, as bytes. Raises `InvalidRequest` for anything else."""
     if isinstance(record, (bytes, bytearray, memoryview)):
-        return bytes(record)  # a copy: the source may use a mutable buffer again
+        return bytes(cast("bytes", record))  # a copy: the source may use a mutable buffer again
     raise InvalidRequest(f"a source yields bytes, not {type(record).__name__}")
 
 

@@ -68,7 +68,7 @@ def payloads_of(origin: str, versions: Mapping[str, int | None]) -> Iterator[str
 def parse_payload(payload: str) -> tuple[str, list[tuple[str | None, int | None]]]:
     """The sender, and (id, version) for each line; an id of None stands for every stream."""
     origin, *lines = payload.split("\n")
-    changes = []
+    changes: list[tuple[str | None, int | None]] = []
     for line in lines:
         version, _, stream_id = line.partition(" ")
         reached = int(version) if version.isdigit() else None

@@ -85,6 +85,7 @@ def _place_of(client: RedisClient) -> str:
     pool = client.connection_pool
     options = pool.connection_kwargs
     if isinstance(pool, SentinelConnectionPool):
-        return f"redis+sentinel://{pool.service_name}/{options.get('db') or 0}"
+        name = getattr(pool, "service_name", "")
+        return f"redis+sentinel://{name}/{options.get('db') or 0}"
     where = options.get("path") or f"{options.get('host')}:{options.get('port')}"
     return f"redis://{where}/{options.get('db') or 0}"

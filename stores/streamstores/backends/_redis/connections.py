@@ -107,7 +107,8 @@ async def greet(connection: Connection, *, with_run_id: bool = False) -> Greetin
     # redis-py turns INFO into a dict only in its client, never in a connection.
     _, _, run_id = (process or b"").partition(b"run_id:")
     fields = dict(zip(server[::2], server[1::2], strict=False)) if server else {}
-    known = dict(part.partition(b"=")[::2] for part in (client or b"").split())
+    parts = (part.partition(b"=") for part in (client or b"").split())
+    known: dict[bytes, bytes] = {name: value for name, _, value in parts}
     identity = (known[b"id"], known[b"addr"]) if {b"id", b"addr"} <= known.keys() else None
     address = (getattr(connection, "host", ""), getattr(connection, "port", 0))
     role = fields.get(b"role", b"").decode()
@@ -132,7 +133,8 @@ async def kill_connection(connection: Connection, client: tuple[bytes, bytes]) -
 
 async def _reply(connection: Connection) -> Any:
     """One reply as bytes; None if the server refuses the command."""
+    typed: Any = connection  # redis-py annotates no reply
     try:
-        return await connection.read_response(disable_decoding=True)
+        return await typed.read_response(disable_decoding=True)
     except ResponseError:
         return None

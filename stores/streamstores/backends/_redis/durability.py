@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio.connection import Connection
 from redis.exceptions import RedisError, ResponseError
@@ -71,7 +71,7 @@ class Durability:
             raise ReplyLost(f"applied, but not confirmed: {exc}") from exc
         except (NotSent, RedisError) as exc:
             raise ReplyLost(f"applied, but not confirmed: {exc}") from exc
-        reached = reply if isinstance(reply, list) else [reply]
+        reached = cast("list[int]", reply if isinstance(reply, list) else [reply])
         asked = self._command[1:]
         if any(map(operator.lt, reached, asked)):
             raise ReplyLost(

@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from redis.asyncio.connection import Connection
 from redis.exceptions import RedisError
@@ -157,7 +158,8 @@ class NoticeChannels:
         if not self._router.is_cluster:
             return connection, False
         await connection.send_command("EVAL", _IS_SHARDED, 0)
-        return connection, bool(await connection.read_response())
+        typed: Any = connection  # redis-py annotates no reply
+        return connection, bool(await typed.read_response())
 
     def _heard(self, name: str, channel: bytes, message: bytes | None) -> None:
         """Tell the followers what a notice says; None says that the subscription holds."""

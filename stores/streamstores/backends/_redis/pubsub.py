@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from redis.asyncio.connection import Connection
 from redis.exceptions import MovedError, RedisError
@@ -146,7 +146,7 @@ class PubSubConnection:
         elif isinstance(message, list):
             # Anything else is the answer to a probe without subscriptions.
             self.was_heard = True
-            kind, channel, *rest = message
+            kind, channel, *rest = cast("list[bytes]", message)
             if kind in (b"message", b"smessage"):
                 # Messages may be under way when a channel is dropped.
                 if channel in self._wanted:

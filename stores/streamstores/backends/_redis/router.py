@@ -323,7 +323,8 @@ class Router:
         """Where to ask next, and whether only this once (ASK)."""
         if isinstance(exc, AskError) and not isinstance(exc, MovedError):
             assert self._cluster is not None
-            node: Endpoint | None = self._cluster.get_node(*exc.node_addr)
+            asking: Any = exc  # redis-py does not annotate its address
+            node: Endpoint | None = self._cluster.get_node(*asking.node_addr)
             if node is not None:
                 return node, True
         if redirections:

@@ -32,6 +32,7 @@ class CommandTransport(Protocol):
     def is_writable(self) -> bool:
         """False while the server is slow to take what was sent, until `on_writable` is called,
         and for ever once the connection has ended."""
+        ...
 
     def send(self, *commands: tuple[Any, ...]) -> None:
         """Send the commands, made of bytes, texts and numbers, as one write."""

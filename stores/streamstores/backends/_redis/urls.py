@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from redis.asyncio import Redis, Sentinel
@@ -78,7 +78,11 @@ def parse_url(url: str) -> RedisAddress:
 
 def make_clients(address: RedisAddress, timeout: float) -> list[RedisClient]:
     """redis-py's client for the address, and after it those of the sentinels."""
-    options = {**address.connection, "socket_timeout": timeout, "protocol": 2}
+    options: dict[str, Any] = {
+        **address.connection,
+        "socket_timeout": timeout,
+        "protocol": 2,
+    }
     if address.scheme == "redis+cluster":
         nodes = [ClusterNode(host, port) for host, port in address.hosts]
         return [RedisCluster(startup_nodes=nodes, **options)]
@@ -116,7 +120,7 @@ def _tls(parts: SplitResult, options: dict[str, Any]) -> dict[str, Any]:
         return {}
     if "ssl_keyfile_password" in given:
         given["ssl_password"] = given.pop("ssl_keyfile_password")
-        is_known = "ssl_password" in signature(SSLConnection.__init__).parameters
+        is_known = "ssl_password" in signature(cast("Any", SSLConnection).__init__).parameters
         if parts.scheme == "redis+cluster" or not is_known:
             raise InvalidRequest(
                 "ssl_keyfile_password needs a newer redis-py, which has it for no cluster"

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from streamstores.errors import CorruptData
 from streamstores.limits import from_microseconds, to_microseconds
@@ -201,7 +201,7 @@ def decode(data: bytes, key: str) -> Block:
 
 def decode_all(data: bytes, key: str) -> list[Block]:
     """The sequence of blocks in `data`; raises `CorruptData` for anything else."""
-    blocks = []
+    blocks: list[Block] = []
     position = 0
     while position < len(data):
         block, position = _decode_one(data, position, key)
@@ -216,8 +216,10 @@ def decode_header(data: bytes, key: str) -> Block:
 
 def _decode_one(data: bytes, position: int, key: str) -> tuple[Block, int]:
     header, start = _header(data, position, key)
-    lengths = header.get("lengths")
-    if not isinstance(lengths, list) or not all(type(each) is int for each in lengths):
+    lengths: Any = header.get("lengths")
+    is_list = isinstance(lengths, list)
+    lengths = cast("list[int]", lengths)
+    if not is_list or not all(type(each) is int for each in lengths):
         raise CorruptData(f"the header of the object {key!r} is damaged")
     end = start + sum(lengths)
     # The CRC covers what S3's own checksums may not: other servers' disks, and proxies.
@@ -233,12 +235,12 @@ def _header(data: bytes, position: int, key: str) -> tuple[dict[str, Any], int]:
         raise CorruptData(f"the object {key!r} was not written by a store")
     (length,) = _LENGTH.unpack(data[begin - _LENGTH.size : begin])
     try:
-        header = json.loads(data[begin : begin + length])
+        header: Any = json.loads(data[begin : begin + length])
     except ValueError as exc:
         raise CorruptData(f"the header of the object {key!r} is damaged") from exc
     if not isinstance(header, dict):
         raise CorruptData(f"the header of the object {key!r} is damaged")
-    return header, begin + length
+    return cast("dict[str, Any]", header), begin + length
 
 
 def _block_of(header: dict[str, Any], payload: bytes, key: str) -> Block:

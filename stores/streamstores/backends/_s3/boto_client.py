@@ -78,11 +78,12 @@ def _drop_expect(params: dict[str, Any], **_: Any) -> None:
 def _session() -> Any:
     """A session of its own for each client. All share the description of S3, which takes half
     a second to read."""
-    session = botocore.session.Session()
+    session: Any = botocore.session.Session()
     session.register_component("data_loader", _loader())
     return boto3.Session(botocore_session=session)
 
 
 @cache
 def _loader() -> Any:
-    return botocore.session.Session().get_component("data_loader")
+    session: Any = botocore.session.Session()
+    return session.get_component("data_loader")

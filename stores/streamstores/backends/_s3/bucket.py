@@ -266,7 +266,7 @@ class Bucket:
         """What boto3 returns or raises; the clock has learned from its date either way."""
         assert self._client is not None, "connect comes first"
         asked_at = time.monotonic()
-        answer = None
+        answer: Any = None
         try:
             answer = getattr(self._client, operation)(Bucket=self._options.bucket, **options)
         except ClientError as exc:

@@ -37,7 +37,7 @@ class CallThreads:
         self._free = size
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._idle: list[_CallThread] = []
-        self._stuck = 0
+        self.stuck = 0
         self._running: set[_Call[Any]] = set()
         self._is_closed = False
 
@@ -102,11 +102,11 @@ class CallThreads:
     def _thread(self) -> _CallThread:
         return self._idle.pop() if self._idle else _CallThread()
 
-    def _release(self, call: _Call[Any]) -> None:
+    def release(self, call: _Call[Any]) -> None:
         self._running.discard(call)
         self._hand_on()
 
-    def _take_back(self, thread: _CallThread) -> None:
+    def take_back(self, thread: _CallThread) -> None:
         if self._is_closed:
             thread.retire()
         else:
@@ -160,7 +160,7 @@ class _Call(Generic[T]):
             thread.retire()
             return
         self._finish()
-        self._threads._take_back(thread)
+        self._threads.take_back(thread)
         if self._result.done():
             return  # the caller was cancelled
         if error is None:
@@ -169,14 +169,14 @@ class _Call(Generic[T]):
             self._result.set_exception(error)
 
     def _give_up(self, thread: _CallThread) -> None:
-        self._threads._stuck += 1
+        self._threads.stuck += 1
         self._finish()
         if not self._result.done():
             self._result.set_exception(CallOverdue("S3 did not answer in time"))
 
     def _finish(self) -> None:
         self.ended.set_result(None)
-        self._threads._release(self)
+        self._threads.release(self)
 
 
 class _CallThread:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from botocore import exceptions as boto  # type: ignore[import-untyped]  # it ships no types
 
@@ -67,7 +67,7 @@ def translate_errors() -> Generator[None, None, None]:
 
 def status_of(exc: boto.ClientError) -> str | None:
     """The status of an answer that S3 gives as an error, though callers ask for it."""
-    code = exc.response["Error"]["Code"]
+    code = cast("str", exc.response["Error"]["Code"])
     if code in _MISSING_CODES:
         return s3_answers.MISSING
     if code in _REFUSED_CODES:

@@ -56,7 +56,7 @@ class ExpiryCalendar:
         """At most `limit` entries whose time has come, with their keys, the oldest first."""
         now = self._bucket.clock.seconds()
         listing = await self._bucket.list(self._keys.calendar, at_most=min(limit, 1000))
-        entries = []
+        entries: list[tuple[str, CalendarEntry]] = []
         for key in listing.keys:
             try:
                 entry = self._keys.entry_of(key)
@@ -69,7 +69,7 @@ class ExpiryCalendar:
 
     async def generations(self) -> set[str]:
         """The generations with an entry; one LIST for each 1000 entries."""
-        found = set()
+        found: set[str] = set()
         async for page in self._bucket.pages(self._keys.calendar):
             for key in page.keys:
                 with suppress(CorruptData):

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from streamstores.conformance.assertions import (
+    NO_ATTRIBUTES,
     Call,
     content,
     equal,
@@ -91,7 +92,7 @@ async def check_an_expired_id_can_be_created_anew(harness: Harness) -> None:
     info = await other.create(stream_id, b"new")
     equal(
         (info.tail, dict(info.attributes), info.ttl, info.expires_at),
-        (3, {}, None, None),
+        (3, NO_ATTRIBUTES, None, None),
         "new",
     )
     equal(await content(store, stream_id), b"new", "bytes")

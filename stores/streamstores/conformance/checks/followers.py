@@ -175,7 +175,7 @@ async def check_many_followers(harness: Harness) -> None:
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     await store.create(stream_id)
-    following = []
+    following: list[tuple[int, asyncio.Task[list[Record]]]] = []
     whole = b""
     for number in range(50):
         follower = follow(other if number % 5 == 0 else store, stream_id, len(whole) // 2)
@@ -386,7 +386,7 @@ async def check_abandoned_followers_cost_nothing(harness: Harness) -> None:
     """Followers that were closed leave no task behind, whatever the number of streams."""
     store = await harness.open()
     before = len(asyncio.all_tasks())
-    followers = []
+    followers: list[Follower] = []
     for _ in range(20):
         info = await store.create(harness.new_id(), b"abc")
         followers += [follow(store, info.id) for _ in range(2)]

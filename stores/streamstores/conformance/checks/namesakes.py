@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from streamstores.conformance.assertions import (
+    NO_ATTRIBUTES,
     content,
     equal,
     outcome,
@@ -42,7 +43,7 @@ async def check_a_namesake_has_nothing_of_the_old_stream(harness: Harness) -> No
         info = await store.info(stream_id)
         equal(info, created, "info")
         seen = (info.tail, info.state, info.error, dict(info.attributes))
-        equal(seen, (3, State.STREAMING, None, {}), "the new stream")
+        equal(seen, (3, State.STREAMING, None, NO_ATTRIBUTES), "the new stream")
         equal((info.ttl, info.expires_at), (None, None), "expiry of the new stream")
         equal(await content(store, stream_id), b"new", "bytes")
         with raises(OffsetOutOfRange, "a read at an offset of the old stream"):

@@ -206,7 +206,7 @@ async def check_a_stop_reaches_the_other_process(harness: Harness) -> None:
         stream_id, version=(await store.info(stream_id)).version, timeout=30
     )
     stopped = await store.mark_done(stream_id, "stopped")
-    result = await outcome(within(SECONDS, bumping, "the other process"))
+    result: object = await outcome(within(SECONDS, bumping, "the other process"))
     equal(type(result), StreamClosed, "what the other process got")
     equal(await store.info(stream_id), stopped, "info after the stop")
     assert stopped.tail >= info.tail, "the tail went back"

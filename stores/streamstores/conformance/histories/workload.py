@@ -49,7 +49,10 @@ async def run_clients(harness: Harness, seed: int, *, is_second_process_used: bo
 
 
 def _method_of(store: StreamStore) -> Caller:
-    return lambda name, *args, **options: getattr(store, name)(*args, **options)
+    async def call(name: str, *args: Any, **options: Any) -> Any:
+        return await getattr(store, name)(*args, **options)
+
+    return call
 
 
 async def _look_at_the_end(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect
@@ -34,7 +34,7 @@ async def read_object(exchange: Exchange, max_bytes: int) -> dict[str, Any]:
         raise HttpError(400, "invalid_json", "the body is not JSON") from exc
     if not isinstance(fields, dict):
         raise HttpError(400, "invalid_json", "the body is not a JSON object")
-    return fields
+    return cast("dict[str, Any]", fields)
 
 
 async def read_body(exchange: Exchange, max_bytes: int, announced: str) -> bytes:
@@ -46,7 +46,7 @@ async def read_body(exchange: Exchange, max_bytes: int, announced: str) -> bytes
     """
     # `int` alone would also take a sign, spaces, underscores and digits of other scripts.
     size = int(announced) if _DIGITS.fullmatch(announced) else 0
-    parts = []
+    parts: list[bytes] = []
     received = 0
     while max(size, received) <= max_bytes:
         message = await exchange.receive()

@@ -99,7 +99,7 @@ def create_stream_handler(
 
 
 def _named(models: Model | Mapping[str, Model]) -> dict[str, Model]:
-    named = dict(models) if isinstance(models, Mapping) else {"default": models}
+    named: dict[str, Model] = {"default": models} if callable(models) else {**models}
     if not named:
         raise InvalidRequest("a handler needs a model")
     for name, model in named.items():

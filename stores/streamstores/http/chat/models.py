@@ -40,7 +40,7 @@ class StreamRequest:
     """The id of the stream that the answer goes to; empty if the handler keeps nothing."""
     partial: str = ""
     """The answer so far, if a model marked `@continues` is to go on from it; else empty."""
-    scope: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    scope: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False, compare=False)
     """The ASGI scope of the request that started the stream (`scope["user"]`, `headers`).
     Empty when the model continues an answer, because there may be no request then."""
 

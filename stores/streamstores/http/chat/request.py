@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from streamstores.http._asgi import requests
 from streamstores.http._asgi.authorize import Authorize, check_allowed
@@ -93,13 +93,14 @@ def _optional_text(fields: Mapping[str, Any], name: str, code: str) -> str | Non
 
 def _read_messages(fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
     """The conversation: a list of objects. Raises `HttpError` `invalid_messages`."""
-    messages = fields.get("messages")
+    messages: Any = fields.get("messages")
     if messages is None:
         return ()
     is_list = isinstance(messages, list)
-    if not is_list or not all(isinstance(message, dict) for message in messages):
+    found = cast("list[Mapping[str, Any]]", messages)
+    if not is_list or not all(isinstance(message, dict) for message in found):
         raise HttpError(400, "invalid_messages", "messages is not a list of objects")
-    return tuple(messages)
+    return tuple(found)
 
 
 def start_offset(after: Any, exchange: Exchange) -> int:

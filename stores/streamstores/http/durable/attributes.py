@@ -117,7 +117,7 @@ def write_producers(producers: Mapping[str, Producer]) -> str:
 
 
 def _read_producers(text: str) -> Mapping[str, Producer]:
-    producers = {}
+    producers: dict[str, Producer] = {}
     for entry in text.split(";") if text else ():
         key, epoch, seq, hour = entry.split(" ")
         producers[key] = Producer(int(epoch), int(seq), int(hour))

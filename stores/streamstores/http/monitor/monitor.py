@@ -75,13 +75,17 @@ def create_monitor(
     """
     if not interval > 0 or max_streams < 1:
         raise InvalidRequest("interval is above 0 and max_streams at least 1")
-    activity = (lambda stream_id: None) if handler is None else handler.activity
+    activity = _no_activity if handler is None else handler.activity
     listings = ListingCache(store, interval, max_streams)
     stream = EventStream(ClientPatience(send_timeout, Gate()), _PING_SECONDS)
     monitor = _Monitor(store, authorize, activity, listings, max_streams, stream)
     return StreamHandler(
         monitor.routes(), monitor.close, patience=stream.patience, watch_signals=watch_signals
     )
+
+
+def _no_activity(stream_id: str) -> None:
+    """What a process without a handler produces of a stream: nothing."""
 
 
 class _Monitor:

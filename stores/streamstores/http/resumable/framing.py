@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from streamstores._sse import ServerSentEvent, encode_event
 from streamstores.store import Record
@@ -207,7 +207,7 @@ def _bytes_of(piece: Any) -> bytes:
         # stream that ends in error.
         return piece.encode(errors="replace")
     if isinstance(piece, (bytes, bytearray, memoryview)):
-        return bytes(piece)
+        return bytes(cast("bytes", piece))
     raise TypeError(f"a source yields bytes or str here, not {type(piece).__name__}")
 
 
