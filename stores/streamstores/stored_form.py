@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from streamstores.errors import CorruptData, OffsetOutOfRange
 from streamstores.limits import from_microseconds
@@ -84,8 +84,9 @@ def attributes_from_json(text: str | bytes) -> Mapping[str, str]:
 
     Raises `ValueError` if this is not what `attributes_to_json` wrote.
     """
-    attributes: Any = json.loads(text)
-    if type(attributes) is dict and all(type(value) is str for value in attributes.values()):
+    found: Any = json.loads(text)
+    attributes = cast("dict[str, str]", found)
+    if type(found) is dict and all(type(value) is str for value in attributes.values()):
         return MappingProxyType(attributes)
     raise ValueError("attributes are an object of texts")
 

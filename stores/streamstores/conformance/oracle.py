@@ -46,7 +46,7 @@ class OracleStream:
     version: int = -1
     created_at: datetime | None = None
     updated_at: datetime | None = None
-    left_at: set[int] = field(default_factory=set)
+    left_at: set[int] = field(default_factory=set[int])
     """The tails at which the stream was not streaming: the offsets at which a follower may
     have ended."""
 

@@ -14,7 +14,7 @@ import time
 from asyncio import sleep
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from starlette.responses import JSONResponse, Response
 
@@ -229,9 +229,10 @@ def _named(piece: Any, message_id: str, is_first: bool) -> list[Any]:
         return [text.replace(_DONE, b"")]
     if not is_first or not isinstance(piece, Mapping):
         return [piece]
-    if piece.get("type") != "start":
+    event = cast("Mapping[str, Any]", piece)
+    if event.get("type") != "start":
         return [{"type": "start", "messageId": message_id}, piece]
-    return [{"messageId": message_id, **piece}]
+    return [{"messageId": message_id, **event}]
 
 
 def _ending(info: StreamInfo) -> bytes:

@@ -152,7 +152,7 @@ class MasterWatch:
             if not state or int(state["config-epoch"]) < self._epoch:
                 return
             self._epoch = int(state["config-epoch"])
-            sentinels = self._manager.sentinels
+            sentinels: list[Any] = self._manager.sentinels
             # `discover_master` asks them in this order and believes the first that answers.
             sentinels.sort(key=lambda each: each is not sentinel)
             # Not from `state`: a subclass of redis-py's Sentinel may translate addresses.

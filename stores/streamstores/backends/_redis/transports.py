@@ -163,7 +163,8 @@ class DriverTransport:
         """The next reply; an error reply is returned, a lost connection raised."""
         try:
             # Not disconnecting on an error reply: redis-py would for any but a ResponseError.
-            return await self._connection.read_response(
+            connection: Any = self._connection  # redis-py annotates no reply
+            return await connection.read_response(
                 disable_decoding=True, disconnect_on_error=False
             )
         except ResponseError as exc:

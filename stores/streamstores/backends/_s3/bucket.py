@@ -259,8 +259,9 @@ class Bucket:
                 raise
             # A client that was passed in may retry by itself. Its earlier tries may have
             # landed, so that this refusal may be their doing.
-            tried_before = exc.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
-            return ObjectAnswer(status, date_of(exc.response), in_doubt=tried_before)
+            response: Any = exc.response
+            tried_before = response["ResponseMetadata"].get("RetryAttempts", 0) > 0
+            return ObjectAnswer(status, date_of(response), in_doubt=tried_before)
 
     def _call(self, operation: str, **options: Any) -> Any:
         """What boto3 returns or raises; the clock has learned from its date either way."""

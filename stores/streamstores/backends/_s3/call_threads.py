@@ -156,7 +156,7 @@ class _Call(Generic[T]):
         timer.cancel()
         if self.ended.done():  # it was given up on, and has ended after all
             # Its place was filled when it was given up on.
-            self._threads._stuck -= 1
+            self._threads.stuck -= 1
             thread.retire()
             return
         self._finish()

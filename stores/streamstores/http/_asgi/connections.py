@@ -26,9 +26,9 @@ try:
     import fcntl
     import termios
 except ImportError:  # Windows, which has no list of descriptors either
-    _UNSENT = None
-else:
-    _UNSENT = getattr(termios, "TIOCOUTQ", None)
+    fcntl = termios = None  # type: ignore[assignment]
+
+_UNSENT: int | None = getattr(termios, "TIOCOUTQ", None)
 
 __all__ = ["Connection", "unsent_bytes"]
 
@@ -97,7 +97,7 @@ class Connection(NamedTuple):
 def unsent_bytes(descriptor: int) -> int:
     """How many bytes the kernel holds for a socket that its peer has not acknowledged. 0 if
     the system does not tell, or the descriptor is closed."""
-    if _UNSENT is None:
+    if fcntl is None or _UNSENT is None:
         return 0
     size = array.array("i", [0])
     with suppress(OSError):

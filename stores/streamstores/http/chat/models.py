@@ -94,12 +94,11 @@ async def _call(model: Model, request: StreamRequest) -> AsyncIterator[Any]:
     # Before the test for iterables, since a string is an iterable of characters.
     if isinstance(answer, (str, Event)):
         answer = [answer]
+    found: Any = answer  # a type checker takes the items of a narrowed Any for unknown
     if isinstance(answer, AsyncIterable):
-        return aiter(answer)
+        return aiter(found)
     # A dict or bytes would be iterated over too, and a dict's keys sent as the answer.
     is_one_piece = isinstance(answer, (Mapping, bytes, bytearray, memoryview))
     if isinstance(answer, Iterable) and not is_one_piece:
-        return IteratorThread(answer)
-    raise TypeError(
-        f"a model returns an iterator of str and Event, not {type(answer).__name__}"
-    )
+        return IteratorThread(found)
+    raise TypeError(f"a model returns an iterator of str and Event, not {type(found).__name__}")

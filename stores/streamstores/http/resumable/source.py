@@ -65,10 +65,11 @@ async def _opened(source: AnySource) -> AsyncIterator[Any]:
     opened: Any = source() if callable(source) else source
     if inspect.isawaitable(opened):
         opened = await opened
+    found: Any = opened  # a type checker takes the items of a narrowed Any for unknown
     if isinstance(opened, AsyncIterable):
-        return aiter(opened)
+        return aiter(found)
     # These are iterable too, by characters, numbers or keys, which are never what was meant.
     is_one_piece = isinstance(opened, (Mapping, str, bytes, bytearray, memoryview))
     if isinstance(opened, Iterable) and not is_one_piece:
-        return IteratorThread(opened)
-    raise TypeError(f"a source is an iterator, not {type(opened).__name__}")
+        return IteratorThread(found)
+    raise TypeError(f"a source is an iterator, not {type(found).__name__}")
