@@ -45,7 +45,8 @@ class BlockingStreams:
             opened = open_store(store) if isinstance(store, str) else store
             # The loop runs in another thread, and Python sets signal handlers only in the main
             # thread.
-            return ResumableStreams(opened, **{"watch_signals": False, **options})
+            options.setdefault("watch_signals", False)
+            return ResumableStreams(opened, **options)
 
         self._resident = Resident(make, survives_fork=self._is_url)
 

@@ -80,7 +80,8 @@ class BlockingWriter:
 async def _started(
     store: StreamStore, stream_id: str, options: Mapping[str, Any]
 ) -> tuple[StreamWriter, asyncio.Future[Exception | None]]:
-    writer = StreamWriter(store, stream_id, **{"heartbeat": HEARTBEAT_SECONDS, **options})
+    chosen: dict[str, Any] = {"heartbeat": HEARTBEAT_SECONDS, **options}
+    writer = StreamWriter(store, stream_id, **chosen)
     # At once, so that the heartbeat begins before the first token, which may take minutes.
     writer.start()
     return writer, writer.ended()

@@ -49,8 +49,8 @@ class CallThreads:
         """
         # A call that hangs keeps its thread and its connection. A server on which all calls
         # hang must not fill the process with them.
-        if self._stuck >= self._size * _STUCK_FOR_EACH:
-            raise CallNotStarted(f"{self._stuck} calls to S3 hang")
+        if self.stuck >= self._size * _STUCK_FOR_EACH:
+            raise CallNotStarted(f"{self.stuck} calls to S3 hang")
         loop = asyncio.get_running_loop()
         begun_at = loop.time()
         await self._acquire(seconds)

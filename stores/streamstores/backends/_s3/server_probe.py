@@ -115,7 +115,7 @@ class ServerProbe:
             for body in bodies
         ]
         answers = await asyncio.gather(*tries, return_exceptions=True)
-        claimed = set()
+        claimed: set[bytes] = set()
         # A writer without an answer claims nothing: its body may be what is left, or not.
         for body, answer in zip(bodies, answers, strict=True):
             if isinstance(answer, ObjectAnswer) and answer.is_written:
