@@ -109,7 +109,7 @@ async def check_unfenced_writers_share_a_stream(harness: Harness) -> None:
     writing = [
         write(name, place) for name, place in zip("abcd", (store, other) * 2, strict=True)
     ]
-    await within(PATIENCE.eventual, asyncio.gather(*writing), "the writers")
+    await within(4 * PATIENCE.eventual, asyncio.gather(*writing), "the writers")
     records, info = await read_all(store, stream_id)
     equal(info.state, State.STREAMING, "the state, which no writer has set")
     for name in "abcd":
