@@ -17,7 +17,8 @@ each.
 2.  **Linearizable per stream.** When a mutation has returned, every `read`, `info` and `wait`
     that begins later sees it, in any process. Of racing appends with the same `at` or the same
     `version` exactly one succeeds, and the others raise `Conflict`. A stream is never seen
-    half-created.
+    half-created. A mutation that returns, even one that changes nothing, says that all earlier
+    ones of the stream are stored with the same durability.
 3.  **Order and bytes.** The records of a stream cover `[0, tail)` without gap or overlap, and
     their bytes come back exactly. A read that begins inside a record begins with the rest of
     it.
