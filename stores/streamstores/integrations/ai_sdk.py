@@ -57,13 +57,14 @@ class AISDKChats:
         async def stop(chat_id: str, request: Request):
             return await chats.stop(chat_id, await request.json())
 
-    Whoever can name a chat can read it. So authorise before you call, or put the user into the
-    chat's name: `f"{user.id}/{chat_id}"`.
+    A client that can name a chat can read it. So authorise before you call, or put the user
+    into the chat's name: `f"{user.id}/{chat_id}"`.
 
     A chat has at most one running answer. It is named in a small stream of its own, which
-    changes by compare-and-set: of two requests for the same answer one generates it and the
-    other is sent the same, and a request for another answer stops the one that runs. The
-    options are those of `ResumableStreams`; `ttl` must be longer than an answer takes.
+    changes by compare-and-set: of two requests for the same answer the first generates it
+    and the second is sent the same, and a request for another answer stops the answer that
+    runs. The options are those of `ResumableStreams`; `ttl` must be longer than an answer
+    takes.
     """
 
     def __init__(self, store: StreamStore, *, ttl: float = 86_400.0, **options: Any) -> None:
@@ -81,8 +82,8 @@ class AISDKChats:
         `[DONE]` are added if they are missing.
 
         A repeated POST for an answer that is running is sent that answer, and its source is
-        closed unread. A POST for any other answer stops the one that is running: a client that
-        asks again has given it up.
+        closed unread. A POST for any other answer stops the answer that is running: a client
+        that asks again has given it up.
         """
         try:
             answer_id, is_new = await self._claim(_pointer_id(chat_id), _digest(body))

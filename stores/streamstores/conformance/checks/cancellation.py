@@ -24,6 +24,8 @@ from streamstores.store import StreamInfo, StreamStore
 
 async def cancel_after(steps: int, work: Coroutine[Any, Any, Any]) -> Any:
     """Cancel `work` after some turns of the loop; None if it was cancelled, else its result."""
+    # By turns of the loop and not by seconds, so that some number of steps hits each `await` of
+    # the store, on any machine.
     task = asyncio.ensure_future(work)
     for _ in range(steps):
         await asyncio.sleep(0)
@@ -41,6 +43,7 @@ async def is_healthy(store: StreamStore, harness: Harness) -> None:
         await store.append(stream_id, b"def", state="done")
         equal(await content(store, stream_id), b"abcdef", "bytes of a stream made later")
 
+    # More than the usual pool has connections, so that a connection that was lost is missed.
     together = asyncio.gather(*(use() for _ in range(15)))
     await within(5 * PATIENCE.prompt, together, "15 streams made after the cancellations")
 
@@ -92,6 +95,7 @@ async def check_a_storm_of_cancelled_appends(harness: Harness) -> None:
     stores = [await harness.open(), await harness.open()]
     stream_id = harness.new_id()
     await stores[0].create(stream_id)
+    # A fixed seed, so that a failure comes again.
     dice = random.Random(20)
     done: set[int] = set()
 

@@ -89,6 +89,7 @@ async def check_close_leaves_no_task_behind(harness: Harness) -> None:
     store = await harness.open_new()
     stream_id = harness.new_id()
     info = await store.create(stream_id, b"abc", ttl=1000)
+    # Calls of several kinds, because each may be what starts a background task.
     await store.wait(stream_id, version=info.version, timeout=0.01)
     await content(store, stream_id)
     await store.delete(stream_id)

@@ -128,6 +128,7 @@ async def check_follow_of_a_last_append_of_many_pages(harness: Harness) -> None:
     await wait_until_live(other, stream_id, follower)
     following = harness.start(everything(follower))
     await asyncio.sleep(0.02)
+    # A follower that takes the final state for the end would stop after the first page.
     size = min(store.limits.record_bytes, 1_048_576)
     chunks = [bytes([number]) * size for number in range(3)]
     info = await store.append(stream_id, *chunks, state="done")
@@ -194,6 +195,8 @@ async def check_a_slow_follower_loses_nothing(harness: Harness) -> None:
     """A follower that pauses for megabytes delays no other and then gets every byte."""
     store = await harness.open()
     stream_id = harness.new_id()
+    # Sixteen of these are more than a shared reader keeps, so that the slow follower has to
+    # read for itself.
     size = min(262_144, store.limits.record_bytes)
     await store.create(stream_id, b"begin")
     slow, quick = follow(store, stream_id), follow(store, stream_id)
@@ -236,6 +239,8 @@ async def recreate(store: StreamStore, stream_id: str) -> None:
 
 async def recreate_shorter(store: StreamStore, stream_id: str) -> None:
     await store.delete(stream_id)
+    # Shorter than the follower's offset: its next read raises OffsetOutOfRange, which must not
+    # reach its caller.
     await store.create(stream_id, b"x", state="done")
 
 

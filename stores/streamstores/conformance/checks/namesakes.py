@@ -101,6 +101,7 @@ async def check_a_follower_of_the_old_stream(harness: Harness) -> None:
             step = harness.start(outcome(follower.__anext__()))
             await asyncio.sleep(0.02)
             await end(ender, stream_id)
+            # The same first record, so that the old follower's offset fits the namesake too.
             await ender.create(stream_id, b"old", b"new")
             result = await within(bound(store, ender), step, f"the follower, after {name}")
             equal(type(result), StreamNotFound, f"outcome of the next step after {name}")

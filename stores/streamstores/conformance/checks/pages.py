@@ -13,6 +13,7 @@ from streamstores.store import Record
 CHUNKS = (b"a", b"bcd", b"ef", b"ghijk", b"l", b"mnopqrs")
 WHOLE = b"".join(CHUNKS)
 ENDS = (1, 4, 6, 11, 12, 19)
+# Around the bounds of 32-bit integers, of doubles (Lua, JavaScript) and of 64-bit integers.
 HUGE = (2**31, 2**53 - 1, 2**53, 2**63 - 1, 2**63, 2**64, 10**30)
 
 

@@ -117,6 +117,7 @@ async def check_one_process_wins_a_takeover(harness: Harness) -> None:
     for number in range(20):
         by = {"by": f"them {number}"}
         racing = process.start("append", stream_id, version=info.version, attributes=by)
+        # Another head start in each round, so that either process may be first.
         for _ in range(number):
             await asyncio.sleep(0)
         ours = await outcome(
@@ -200,6 +201,7 @@ async def check_a_stop_reaches_the_other_process(harness: Harness) -> None:
     store, process = await harness.open(), await harness.second_process()
     stream_id = harness.new_id()
     await store.create(stream_id)
+    # Far more than it can append before the stop.
     bumping = process.start("bump", stream_id, [b"x"] * 100_000)
     await store.append(stream_id, b"o")
     info = await store.wait(
@@ -220,6 +222,7 @@ async def check_a_killed_process_leaves_whole_appends(harness: Harness) -> None:
     await store.create(stream_id)
     dying = process.start("bump", stream_id, [b"%05d" % number for number in range(100_000)])
     seen = await store.info(stream_id)
+    # In the middle of its appends, and not before the first.
     while seen.tail < 50:
         seen = await store.wait(stream_id, version=seen.version, timeout=30)
     await process.kill()

@@ -159,6 +159,7 @@ async def check_racing_appends_all_land(harness: Harness) -> None:
     stores = [await harness.open(), await harness.open()]
     stream_id = harness.new_id()
     await stores[0].create(stream_id)
+    # Of different lengths, so that a tail that belongs to another append is noticed.
     appends = [(b"%02da" % n, b"%02db" % n * (n + 1)) for n in range(40)]
     infos = await asyncio.gather(
         *(stores[n % 2].append(stream_id, *chunks) for n, chunks in enumerate(appends))
@@ -185,6 +186,8 @@ async def check_snapshots_are_consistent(harness: Harness) -> None:
     async def write() -> None:
         for number in range(60):
             size = number % 7 + 1
+            # Each append writes its own tail into the attributes, so that a mixture of two
+            # versions shows.
             tail = (await store.info(stream_id)).tail + size
             await store.append(stream_id, b"x" * size, attributes={"tail": str(tail)})
         await store.mark_done(stream_id)

@@ -97,6 +97,7 @@ async def check_repeating_a_stop_or_final_state_is_a_no_op(harness: Harness) -> 
         await store.create(stream_id, b"abc", ttl=1000)
         error = "first" if state == "error" else None
         ended = await store.mark_done(stream_id, state, error=error)
+        # So that an expiry that slides would show.
         await asyncio.sleep(0.01)
         equal(await store.mark_done(stream_id, state), ended, f"{state} again")
         equal(await store.append(stream_id, state=state, at=1, version=0), ended, "with at=")
@@ -176,6 +177,7 @@ async def check_stop_racing_append(harness: Harness) -> None:
         await store.create(stream_id, b"abc")
         append, stop = store.append(stream_id, b"de"), other.mark_done(stream_id, "stopped")
         racing = (outcome(append), outcome(stop))
+        # In turns, because the first of two calls has a head start.
         if number % 2:
             stopped, appended = await asyncio.gather(*reversed(racing))
         else:

@@ -96,6 +96,8 @@ async def check_returns_at_once_if_the_version_differs(harness: Harness) -> None
     stream_id = harness.new_id()
     created = await store.create(stream_id)
     info = await store.append(stream_id, b"x", state="done")
+    # The last two are more than an integer of 64 bits holds, and no reason for an error of a
+    # driver.
     for version in (created.version, info.version + 1, 0, 1, 2**63 - 1, 2**63, 10**30):
         waiting = store.wait(stream_id, version=version, timeout=600)
         seen = await within(PATIENCE.prompt, waiting, f"wait(version={version})")
@@ -122,6 +124,7 @@ async def check_no_change_is_slept_through(harness: Harness) -> None:
     info = await store.create(stream_id)
     for number in range(60):
         waiter = harness.start(store.wait(stream_id, version=info.version, timeout=600))
+        # So that the change comes before, during and after the subscription and the first look.
         for _ in range(number % 6):
             await asyncio.sleep(0)
         changer = other if number % 2 else store

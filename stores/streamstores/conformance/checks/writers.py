@@ -59,6 +59,7 @@ async def check_a_writers_last_word_is_atomic(harness: Harness) -> None:
     store, other = await harness.open(), await harness.open()
     stream_id = harness.new_id()
     created = await store.create(stream_id)
+    # With a linger for which the close must not wait.
     writer = StreamWriter(store, stream_id, info=created, linger=30)
     await writer.write(b"last")
     waiter = harness.start(other.wait(stream_id, version=created.version, timeout=600))

@@ -45,7 +45,7 @@ def offset_of_text(text: str) -> int:
 async def resume_offset(
     store: StreamStore, info: StreamInfo, place: int | str, *, has_own_ids: bool
 ) -> int:
-    """The offset at which a client goes on, checked to be one where a record begins.
+    """The offset at which a client goes on; a record begins there.
 
     `place` is an offset, or the id of the last event that the client has seen: an offset as
     text, or, with `has_own_ids`, what the source called the event. Costs at most one read,

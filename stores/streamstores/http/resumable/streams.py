@@ -62,13 +62,14 @@ class ResumableStreams:
         async def resume(id: str, user: User, request: Request):
             return await streams.replay(f"{user.id}/{id}", request)
 
-    What the source yields goes into the store, and from there to every client: the one that
-    asked, those that come back, other tabs. The source runs on while nobody reads. Whoever can
-    name a stream can read it, so authorise before you call, or put the user into the id.
+    What the source yields goes into the store, and from there to every client: the client
+    that asked, those that come back, other tabs. The source runs on without readers too. A
+    client that can name a stream can read it, so authorise before you call, or put the user
+    into the id.
 
     - `ttl`: seconds that a stream lives after its last change; None keeps it.
-    - `heartbeat`: seconds between the signs of life of a silent stream. After three of them
-      without one, its producer is taken for dead. The same in all processes of a store.
+    - `heartbeat`: seconds between the signs of life of a silent stream. After three times as
+      long without any, its producer is taken for dead. The same in all processes of a store.
     - `ping_interval`: seconds of silence after which an event stream gets a comment.
     - `send_timeout`: seconds after which a client that takes nothing is dropped.
     - `pause_for`: seconds that a stopped source is held, so that `resume` can go on with it.
