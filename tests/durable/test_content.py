@@ -112,3 +112,19 @@ def test_any_bytes_count_as_text_with_an_end(data: bytes) -> None:
 def test_content_types(header: str | None, mime: str, is_json: bool, is_text: bool) -> None:
     content = Content.of(header)
     assert (content.mime, content.is_json, content.is_text) == (mime, is_json, is_text)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "text",
+        "text/plain\n;x",
+        "text/plain\r\n;x",
+        "text/plain;x\r\ny: z",
+        "text/plain;\u2028x",
+        "a/b\0",
+    ],
+)
+def test_a_content_type_that_no_header_can_carry_is_refused(header: str) -> None:
+    with pytest.raises(HttpError, match="not a content type"):
+        Content.of(header)

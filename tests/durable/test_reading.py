@@ -189,6 +189,17 @@ async def test_a_stream_of_another_writer_can_be_read(serve: Serve) -> None:
         assert (await client.head("s")).headers["stream-closed"] == "true"
 
 
+@pytest.mark.parametrize("query", [{}, {"offset": "now"}, {"offset": "-1", "live": "sse"}])
+async def test_a_page_that_a_client_stored_may_run_no_script(
+    serve: Serve, query: dict[str, str]
+) -> None:
+    client = await serve(allow_origin=None)
+    html = {"Content-Type": "text/html", **CLOSED}
+    assert (await client.put("s", b"<script>", **html)).status_code == 201
+    response = await client.get("s", **query)
+    assert response.headers["content-security-policy"] == "sandbox"
+
+
 IDS = [
     "a/b/c",
     "\U0001f600",

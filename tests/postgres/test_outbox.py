@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from streamstores.backends._postgres.outbox import (
     MAX_STREAMS,
     Outbox,
@@ -24,6 +26,12 @@ def test_an_id_with_spaces_and_digits_is_read_back():
     versions = {"1 2 3": 7, " leading": 8, "gone": None}
     (payload,) = payloads_of("sender", versions)
     assert parse_payload(payload) == ("sender", list(versions.items()))
+
+
+@pytest.mark.parametrize("payload", ["", "\n", "x\n² a", "x\n-1 a", f"x\n{'9' * 5000} a"])
+def test_a_payload_that_no_store_sent_tells_no_version(payload: str):
+    _, changes = parse_payload(payload)
+    assert all(version is None for _, version in changes)
 
 
 def test_an_outbox_keeps_the_newest_version_and_never_forgets_an_end():

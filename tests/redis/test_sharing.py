@@ -18,6 +18,7 @@ from streamstores import (
     follow,
 )
 from streamstores._shared_reader import shared_reader_of
+from streamstores.backends._redis.scripts import notice_of
 from tests.redis.helpers import (
     calls,
     eventually,
@@ -125,10 +126,17 @@ async def test_foreign_messages_on_the_channel_of_a_stream_do_no_harm(server):
         task = asyncio.create_task(everything(follow(other, "a")))
         await _watching(server, 1)
         version = b"%d" % (info.version + 1)
-        for message in (b"", b"\n", b"x\ny", version, version + b" s1\nx\n\n\n1\n2"):
+        no_number = b"9" * 5_000
+        news = version + b" s1\nx\n\n\n1\n2"
+        for message in (b"", b"\n", b"x\ny", version, no_number, news):
             server.ask("PUBLISH", "streamstores:{a}", message)
         await store.append("a", b"2", state="done")
         assert await task == b"12"
+
+
+def test_a_foreign_message_tells_no_version():
+    for message in (b"", b"-1 x", b"1_0 x", b"9" * 5_000 + b" x\nnews"):
+        assert notice_of(message).version is None
 
 
 async def test_two_hundred_followed_streams_share_two_connections(server):

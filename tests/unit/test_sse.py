@@ -107,6 +107,17 @@ def test_an_event_name_that_the_wire_cannot_carry_is_refused(name: str) -> None:
         Event(name, "")
 
 
+@pytest.mark.parametrize(
+    "name", [b"", b"a\rid: 999\rdata: forged\r\r", b"a\0b", b"done", b"stream-id"]
+)
+def test_a_record_that_no_model_can_have_written_is_sent_as_text(name: bytes) -> None:
+    record = b"\xff%b\ndata\xff" % name
+    body = sse_of([Record(0, record)]).decode(errors="replace").encode()
+    [(event, event_id, data)] = parse(body)
+    assert (event, event_id) == ("message", str(len(record)))
+    assert data.startswith("\ufffd")
+
+
 @pytest.mark.parametrize(("name", "data"), [(b"usage", ""), ("usage", b""), ("usage", {})])
 def test_an_event_is_made_of_text(name: object, data: object) -> None:
     with pytest.raises(TypeError):

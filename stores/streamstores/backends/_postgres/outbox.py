@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 PAYLOAD_BYTES = 7_000  # NOTIFY takes less than 8,000
 MAX_STREAMS = 10_000
 
 _EVERY_STREAM = ""  # no stream has an empty id
+# Not `isdigit`: any role may NOTIFY, and `int` raises for "²" and for thousands of digits.
+_VERSION = re.compile("[0-9]{1,19}")
 
 
 class Outbox:
@@ -71,6 +74,6 @@ def parse_payload(payload: str) -> tuple[str, list[tuple[str | None, int | None]
     changes: list[tuple[str | None, int | None]] = []
     for line in lines:
         version, _, stream_id = line.partition(" ")
-        reached = int(version) if version.isdigit() else None
+        reached = int(version) if _VERSION.fullmatch(version) else None
         changes.append((None if stream_id == _EVERY_STREAM else stream_id, reached))
     return origin, changes

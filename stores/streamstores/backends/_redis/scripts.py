@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from hashlib import sha1
 from importlib import resources
@@ -13,6 +14,9 @@ from streamstores.limits import from_microseconds
 from streamstores.mutations import records_at
 from streamstores.store import Record, StreamInfo
 from streamstores.stored_form import error_from_json, stored_info
+
+# Bounded, because any client may PUBLISH, and `int` raises for more than 4,300 digits.
+_VERSION = re.compile(b"[0-9]{1,19}")
 
 
 class Script(NamedTuple):
@@ -97,7 +101,7 @@ def notice_of(message: bytes) -> Notice:
     """A published message as a notice; a foreign message is a notice that tells nothing."""
     head, _, news = message.partition(b"\n")
     version, _, sender = head.partition(b" ")
-    return Notice(int(version) if version.isdigit() else None, sender, news)
+    return Notice(int(version) if _VERSION.fullmatch(version) else None, sender, news)
 
 
 def news_in(text: bytes) -> News | None:

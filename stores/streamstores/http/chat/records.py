@@ -28,6 +28,8 @@ RESERVED_NAMES = frozenset({"stream-id", "ping", "stopped", "error", "done", "te
 """Names of the wire's own events."""
 
 _MARK = b"\xff"
+_EVENT_NAME = re.compile(rb"[^\r\n\0]+")
+_RESERVED_NAMES = frozenset(name.encode() for name in RESERVED_NAMES)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -119,7 +121,10 @@ def sse_of(
 def _event_of(data: bytes, event_id: int | None, text_as_json: bool) -> bytes:
     if data[:1] == _MARK:
         name, _, payload = data[1:-1].partition(b"\n")
-        return encode_event(payload, name=name, event_id=event_id)
+        if _EVENT_NAME.fullmatch(name) and name not in _RESERVED_NAMES:
+            return encode_event(payload, name=name, event_id=event_id)
+        # Another writer of the store wrote it. As an event it could carry fields of its own,
+        # such as an id, or be a `done` in the middle of the stream. So it is sent as text.
     if text_as_json and b"\r" in data:
         text = json.dumps(data.decode(errors="replace"), ensure_ascii=False)
         return encode_event(text.encode(), name=b"text", event_id=event_id)

@@ -20,7 +20,7 @@ __all__ = ["DEFAULT_TYPE", "Content", "chunks_of"]
 
 DEFAULT_TYPE = "application/octet-stream"
 
-_TYPE = re.compile(r"[\w!#$%&'*+.^`|~-]+/[\w!#$%&'*+.^`|~-]+\s*(;[\x20-\x7e\t]*)?", re.ASCII)
+_TYPE = re.compile(r"[\w!#$%&'*+.^`|~-]+/[\w!#$%&'*+.^`|~-]+[ \t]*(;[\x20-\x7e\t]*)?", re.ASCII)
 _MOST_TYPE_CHARS = 255
 _SPACE = re.compile(r"[ \t\n\r]*")
 _LINE_ENDS = re.compile(rb"\r\n|\r|\n")

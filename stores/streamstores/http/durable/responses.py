@@ -32,6 +32,9 @@ class Responses:
     def __init__(self, allow_origin: str | None) -> None:
         self.common: HeaderList = [
             _NOSNIFF,
+            # Clients choose the content type, so one could store a page whose script would run
+            # with the rights of the application's own pages in another user's browser.
+            (b"content-security-policy", b"sandbox"),
             # Pages that isolate themselves (Cross-Origin-Embedder-Policy) may load nothing
             # without it.
             (b"cross-origin-resource-policy", b"cross-origin"),
