@@ -11,17 +11,24 @@ from typing import NamedTuple
 __all__ = ["EventParser", "ServerSentEvent", "encode_event"]
 
 
-def encode_event(data: bytes, *, name: bytes = b"", event_id: int | None = None) -> bytes:
+def encode_event(
+    data: bytes, *, name: bytes = b"", event_id: int | None = None, compact: bool = False
+) -> bytes:
     """One event. `name` has no line end.
 
-    CR LF and CR in `data` arrive as LF, because a line of the format ends at all three.
+    CR LF and CR in `data` arrive as LF, because a line of the format ends at all three. A
+    parser drops one space after `data:`. With `compact` that space is written only before a
+    line that begins with a space, and would lose it otherwise.
     """
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     fields = b"" if event_id is None else b"id: %d\n" % event_id
     if name:
         fields = b"%bevent: %b\n" % (fields, name)
-    return b"%bdata: %b\n\n" % (fields, data.replace(b"\n", b"\ndata: "))
+    if not compact:
+        return b"%bdata: %b\n\n" % (fields, data.replace(b"\n", b"\ndata: "))
+    lines = data.replace(b"\n", b"\ndata:").replace(b"\ndata: ", b"\ndata:  ")
+    return b"%bdata:%b%b\n\n" % (fields, b" " if data[:1] == b" " else b"", lines)
 
 
 class ServerSentEvent(NamedTuple):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamstores import Record
+from streamstores._sse import EventParser, ServerSentEvent, encode_event
 from streamstores.http import Event
 from streamstores.http.chat.records import (
     RESERVED_NAMES,
@@ -171,3 +172,15 @@ def test_ids_can_be_left_out() -> None:
 
 def test_nul_and_u2028_are_ordinary() -> None:
     assert one("a\0b\u2028c\x85d")[2] == "a\0b\u2028c\x85d"
+
+
+@given(st.binary(max_size=40), st.booleans())
+def test_a_parser_reads_what_the_encoder_wrote(data: bytes, compact: bool) -> None:
+    lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    parsed = EventParser().feed(encode_event(data, name=b"n", event_id=7, compact=compact))
+    assert parsed == [ServerSentEvent("n", lines.decode(errors="replace"), "7")]
+
+
+def test_a_compact_event_has_a_space_only_where_it_is_needed() -> None:
+    assert encode_event(b"a\n b", compact=True) == b"data:a\ndata:  b\n\n"
+    assert encode_event(b" a", compact=True) == b"data:  a\n\n"

@@ -13,6 +13,7 @@ from functools import lru_cache
 from json.decoder import JSONDecoder
 from typing import NamedTuple, NoReturn
 
+from streamstores._sse import encode_event
 from streamstores.http._asgi.errors import HttpError
 from streamstores.limits import Limits
 
@@ -23,7 +24,6 @@ DEFAULT_TYPE = "application/octet-stream"
 _TYPE = re.compile(r"[\w!#$%&'*+.^`|~-]+/[\w!#$%&'*+.^`|~-]+[ \t]*(;[\x20-\x7e\t]*)?", re.ASCII)
 _MOST_TYPE_CHARS = 255
 _SPACE = re.compile(r"[ \t\n\r]*")
-_LINE_ENDS = re.compile(rb"\r\n|\r|\n")
 
 
 class Content(NamedTuple):
@@ -55,15 +55,10 @@ class Content(NamedTuple):
     def data_event(self, chunks: Iterable[bytes]) -> bytes:
         """The event that carries these records."""
         body = self.body_of(chunks)
-        if not self.is_text:
-            return b"event: data\ndata:%b\n\n" % b64encode(body)
-        # A parser drops one space after the colon, so a line that begins with a space needs an
-        # extra one. Other lines get none: the public suite compares the raw text.
-        lines = (
-            b"data: %b" % line if line[:1] == b" " else b"data:%b" % line
-            for line in _LINE_ENDS.split(body)
+        # Compact, because the public suite compares the raw text.
+        return encode_event(
+            body if self.is_text else b64encode(body), name=b"data", compact=True
         )
-        return b"event: data\n%b\n\n" % b"\n".join(lines)
 
     def whole_bytes(self, data: bytes) -> int:
         """How many bytes of `data` an event may carry now.

@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, Iterator
 from datetime import datetime
 
+from streamstores._sse import encode_event
 from streamstores.errors import StreamStoreError
 from streamstores.follow import Follower, follow
 from streamstores.http._asgi.bounded_reader import FIRST_PAGE_BYTES, BoundedReader
@@ -168,7 +169,7 @@ class _Cursor:
             control["upToDate"] = True
         text = json.dumps(control, separators=(",", ":")).encode()
         data_event = self._content.data_event(chunks) if chunks else b""
-        event = b"%bevent: control\ndata:%b\n\n" % (data_event, text)
+        event = data_event + encode_event(text, name=b"control", compact=True)
         return event, end - len(held), held
 
     def _share(self, key: _Key, made: _Event) -> None:
