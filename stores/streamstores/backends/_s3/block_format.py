@@ -215,6 +215,7 @@ def decode_header(data: bytes, key: str) -> Block:
 
 
 def _decode_one(data: bytes, position: int, key: str) -> tuple[Block, int]:
+    """The block that begins at `position`, and its end. Raises `CorruptData`."""
     header, start = _header(data, position, key)
     lengths: Any = header.get("lengths")
     is_list = isinstance(lengths, list)

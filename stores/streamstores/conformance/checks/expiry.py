@@ -27,7 +27,7 @@ from streamstores.store import StreamInfo, StreamStore
 PAST = datetime(2001, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
 # In a timezone with half an hour, which a store that drops the zone would be off by.
 FUTURE = datetime(2198, 7, 6, 5, 4, 3, tzinfo=timezone(timedelta(hours=5, minutes=30)))
-# Its seconds since 1970 are negative, and it is long before the first day of some calendars.
+# Its time since 1970 is negative.
 LONG_PAST = datetime(1, 1, 2, tzinfo=timezone.utc)
 FAR_FUTURE = datetime(9999, 12, 30, 23, 59, 59, tzinfo=timezone.utc)
 
