@@ -71,8 +71,7 @@ async def _serve(spec: str, out: BinaryIO) -> None:
     """Answer calls until stdin ends; what is still running then is cancelled."""
     answers: set[asyncio.Task[None]] = set()
     async with target_of(spec).make_store() as store:
-        # In a thread: a pipe as an asyncio stream would make stdin non-blocking, and with it
-        # the terminal that it may share.
+        # In a thread, because no event loop can read stdin on every system.
         while line := await asyncio.to_thread(sys.stdin.buffer.readline):
             # Beside the others, because a call may be a wait that a later call ends.
             task = asyncio.create_task(_answer(store, line, out))

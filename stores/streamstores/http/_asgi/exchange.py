@@ -36,7 +36,7 @@ class Exchange:
         await response(self.scope, self.receive, self.send)
 
     async def _replay(self) -> Message:
-        # The server's `receive` has given the body out, and would now wait until the client
+        # Not the server's `receive`: once the body has been read, that waits until the client
         # leaves.
         return {"type": "http.request", "body": self.body, "more_body": False}
 
