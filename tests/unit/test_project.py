@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = (".ci", "benchmarks", "examples", "stores", "tests")
+SUFFIXES = {".css", ".html", ".js", ".jsx", ".lua", ".mjs", ".py", ".sql", ".ts"}
+SKIPPED = {"node_modules", "results"}
 
 
 def test_ci_runs_the_test_command_of_the_readme():
@@ -32,6 +35,21 @@ def test_the_lowest_versions_of_ci_are_those_that_the_package_allows():
         r"^([a-z0-9-]+)==([0-9.]+)$", (ROOT / ".ci/lowest.txt").read_text(), re.M
     )
     assert {name: _padded(version) for name, version in allowed} == dict(lowest)
+
+
+def test_no_file_has_more_than_450_lines():
+    found = [path for name in FOLDERS for path in (ROOT / name).rglob("*") if path.is_file()]
+    sources = [
+        path for path in found if path.suffix in SUFFIXES and not SKIPPED & {*path.parts}
+    ]
+    assert len(sources) > 300
+    lengths = {str(path.relative_to(ROOT)): _lines(path) for path in sources}
+    too_long = {name for name, length in lengths.items() if length > 450}
+    assert too_long == {"stores/streamstores/http/chat/stream.js"}  # one ES module, not built
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n")
 
 
 def _padded(version: str) -> str:

@@ -215,6 +215,7 @@ def decode_header(data: bytes, key: str) -> Block:
 
 
 def _decode_one(data: bytes, position: int, key: str) -> tuple[Block, int]:
+    """The block at the position and the position after it, its payload checked by the CRC."""
     """The block that begins at `position`, and its end. Raises `CorruptData`."""
     header, start = _header(data, position, key)
     lengths: Any = header.get("lengths")

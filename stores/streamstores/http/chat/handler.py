@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from importlib import import_module
 
-from streamstores.backends.memory import MemoryStreamStore
 from streamstores.errors import InvalidRequest
 from streamstores.http._asgi.authorize import Authorize
 from streamstores.http._asgi.closing import Gate
@@ -84,7 +84,7 @@ def create_stream_handler(
         return direct.handler()
     chat = ResumableChat(
         requests,
-        store or MemoryStreamStore(),
+        store or _new_memory_store(),
         ttl=ttl,
         heartbeat=heartbeat,
         stream=stream,
@@ -96,6 +96,12 @@ def create_stream_handler(
         watch_signals=watch_signals,
     )
     return chat.handler()
+
+
+def _new_memory_store() -> StreamStore:
+    """The default store, by its public name: a handler imports only the contract."""
+    store: StreamStore = import_module("streamstores").MemoryStreamStore()
+    return store
 
 
 def _named(models: Model | Mapping[str, Model]) -> dict[str, Model]:
