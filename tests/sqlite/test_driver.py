@@ -60,6 +60,9 @@ class Decoy:
     def __init__(self, queue) -> None:
         self._queue = queue
 
+    def get(self):
+        return self._queue.get()
+
     def put_nowait(self, entry) -> None:
         if sys._getframe(1).f_globals["__name__"].startswith("aiosqlite"):
             self._queue.put_nowait(entry)
