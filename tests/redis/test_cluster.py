@@ -17,9 +17,9 @@ from streamstores import (
     StreamWriter,
     follow,
 )
-from tests.redis.helpers import PATIENCE, eventually, everything
+from tests.redis.helpers import PATIENCE, eventually, everything, once_available
 from tests.services import Unavailable, give_up
-from tests.services.redis import OLDEST, VALKEY, Server, own_cluster
+from tests.services.redis import OLDEST, VALKEY, Server, own_cluster, own_cluster_replica
 
 KEY = "streamstores:{a}"
 
@@ -37,23 +37,26 @@ def url_of(servers: list[Server]) -> str:
     return "redis+cluster://" + ",".join(server.address for server in servers)
 
 
+def owns_slot_of_key(server: Server) -> bool:
+    """Whether the stream `a` is on this master."""
+    slot = server.ask("CLUSTER", "KEYSLOT", KEY)
+    lines = server.ask("CLUSTER", "NODES").decode().splitlines()
+    ranges = next(line for line in lines if "myself" in line).split()[8:]
+    bounds = [part.partition("-") for part in ranges if not part.startswith("[")]
+    return any(int(low) <= slot <= int(high or low) for low, _, high in bounds)
+
+
 class Migration:
     """The slot of the stream on its way from one master to another."""
 
     def __init__(self, servers: list[Server]) -> None:
         self.slot = servers[0].ask("CLUSTER", "KEYSLOT", KEY)
-        self.source = next(each for each in servers if self._owns(each))
+        self.source = next(each for each in servers if owns_slot_of_key(each))
         self.target = next(each for each in servers if each is not self.source)
         self._ids = [
             each.ask("CLUSTER", "MYID").decode() for each in (self.source, self.target)
         ]
         self._others = [each for each in servers if each not in (self.source, self.target)]
-
-    def _owns(self, server: Server) -> bool:
-        lines = server.ask("CLUSTER", "NODES").decode().splitlines()
-        ranges = next(line for line in lines if "myself" in line).split()[8:]
-        bounds = [part.partition("-") for part in ranges if not part.startswith("[")]
-        return any(int(low) <= self.slot <= int(high or low) for low, _, high in bounds)
 
     def begin(self) -> None:
         self.target.ask("CLUSTER", "SETSLOT", self.slot, "IMPORTING", self._ids[0])
@@ -153,6 +156,35 @@ async def test_a_dead_master_makes_only_its_own_streams_unavailable(servers):
             assert {"there", "unavailable"} == set(results)
         finally:
             servers[0].start()
+
+
+async def test_a_planned_failover_in_a_cluster_loses_no_acknowledged_append():
+    try:
+        with own_cluster() as servers:
+            old = next(each for each in servers if owns_slot_of_key(each))
+            with own_cluster_replica(old) as replica:
+                await fail_over(servers, replica)
+    except Unavailable as exc:
+        give_up("redis-cluster", exc)
+
+
+async def fail_over(servers: list[Server], replica: Server) -> None:
+    """Promote the replica while `a` is appended to and followed, and compare."""
+    async with (
+        RedisStreamStore(url_of(servers)) as store,
+        RedisStreamStore(url_of(servers), limits=Limits(poll_interval=600)) as other,
+    ):
+        await store.create("a")
+        following = asyncio.create_task(everything(follow(other, "a")))
+        acknowledged: list[bytes] = []
+        replica.ask("CLUSTER", "FAILOVER")
+        while len(acknowledged) < 100 or replica.ask("ROLE")[0] != b"master":
+            chunk = b"%d " % len(acknowledged)
+            info = await once_available(lambda chunk=chunk: store.append("a", chunk))
+            assert info.tail == sum(map(len, acknowledged)) + len(chunk)
+            acknowledged.append(chunk)
+        await once_available(lambda: store.mark_done("a"))
+        assert await following == b"".join(acknowledged)
 
 
 async def anext_in_time(follower: Follower) -> Record:

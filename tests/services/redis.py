@@ -29,6 +29,7 @@ VALKEY = "valkey"
 OLDEST = "redis-6.2"
 HIGHEST_CLUSTER_PORT = 55_536  # a node's bus listens on its port + 10000
 SLOTS = 16_384
+_CLUSTER = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
 
 
 @contextmanager
@@ -221,9 +222,8 @@ def own_server(kind: str = VALKEY, *arguments: str, port: int = 0) -> Iterator[S
 @contextmanager
 def own_cluster(kind: str = VALKEY) -> Iterator[list[Server]]:
     """Three masters with all slots between them. Raises `Unavailable`."""
-    arguments = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
     with ExitStack() as stack:
-        servers = [stack.enter_context(own_server(kind, *arguments)) for _ in range(3)]
+        servers = [stack.enter_context(own_server(kind, *_CLUSTER)) for _ in range(3)]
         for number, server in enumerate(servers):
             first, end = SLOTS * number // 3, SLOTS * (number + 1) // 3
             server.ask("CLUSTER", "ADDSLOTS", *range(first, end))
@@ -231,6 +231,20 @@ def own_cluster(kind: str = VALKEY) -> Iterator[list[Server]]:
             server.ask("CLUSTER", "MEET", "127.0.0.1", servers[0].port)
         wait_until(lambda: all(map(_sees_three_masters, servers)), "the cluster to form")
         yield servers
+
+
+@contextmanager
+def own_cluster_replica(master: Server, kind: str = VALKEY) -> Iterator[Server]:
+    """A replica of a master of a cluster. Raises `Unavailable`."""
+    with own_server(kind, *_CLUSTER) as replica:
+        master_id = master.ask("CLUSTER", "MYID").decode()
+        replica.ask("CLUSTER", "MEET", "127.0.0.1", master.port)
+        wait_until(
+            lambda: master_id in replica.ask("CLUSTER", "NODES").decode(), "the nodes to meet"
+        )
+        replica.ask("CLUSTER", "REPLICATE", master_id)
+        wait_until(lambda: b"master_link_status:up" in replica.ask("INFO"), "the replica")
+        yield replica
 
 
 class Sentinel:
