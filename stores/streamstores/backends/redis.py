@@ -342,8 +342,12 @@ class RedisStreamStore:
 
     async def __aenter__(self) -> RedisStreamStore:
         self._check_open()
-        with translate_errors(is_mutation=False):
-            await self._router.open()
+        try:
+            with translate_errors(is_mutation=False):
+                await self._router.open()
+        except BaseException:
+            await self._router.disconnect()  # `__aexit__` will not be called
+            raise
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

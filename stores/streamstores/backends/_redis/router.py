@@ -29,6 +29,7 @@ from streamstores.backends._redis.connections import (
     kill_command,
     kill_connection,
     open_connection,
+    start_task,
 )
 from streamstores.backends._redis.durability import Durability
 from streamstores.backends._redis.scripts import Script
@@ -98,7 +99,7 @@ class Router:
         explains before its own. Follows the slots of a cluster to where
         they move. Sends a request again only if it was refused or never sent.
         """
-        if is_mutation and self._masters is not None:
+        if self._masters is not None:
             await self._masters.wait_for_promotion()
         endpoint = await self.endpoint_of(keys[0])
         is_confirmed = is_mutation and self._durability.is_awaited
@@ -190,6 +191,10 @@ class Router:
 
     async def aclose(self) -> None:
         self._is_closed = True
+        await self.disconnect()
+
+    async def disconnect(self) -> None:
+        """Close every connection; the next request opens another."""
         try:
             for connection in self._connections.values():
                 await connection.aclose()
@@ -205,6 +210,8 @@ class Router:
             connection.hang_up(ConnectionError("the store was never closed"))
         if self._masters is not None:
             self._masters.hang_up()
+        asyncio.get_running_loop()  # raises before there is a coroutine that never runs
+        start_task(self._close_owned(), "redis close")
 
     def is_own(self, name: bytes) -> bool:
         """Whether this is the name of a connection of this store that still brings replies."""
@@ -248,7 +255,7 @@ class Router:
                 if greeting.role == "replica":
                     raise ConnectionError(f"{host}:{port} is a replica, not the master")
                 await self._masters.admit(greeting.address)
-                self._masters.start()
+                await self._masters.start()
             # Before the first request, because a read must not come between.
             await self._fence(name_of(endpoint), connection, greeting)
             if is_confirmed:
