@@ -152,7 +152,7 @@ class Subscription(Bell):
 
     def __init__(self, changes: Changes, stream_id: str, absorb: Absorb | None) -> None:
         super().__init__()
-        self.stream_id = stream_id
+        self.stream_id: str = stream_id
         self.info: StreamInfo | None = None
         """The newest info that the subscriber knows, if it says so here: a notice of this
         version, or of an older version, does not ring."""

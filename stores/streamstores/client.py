@@ -84,9 +84,9 @@ class Stream:
     ) -> None:
         self.stream_id = stream_id
         """Store it, with `offset`, to go on in another process."""
-        self.offset = offset
+        self.offset: int = offset
         """The byte offset after everything that has arrived."""
-        self.status = Status.IDLE
+        self.status: Status = Status.IDLE
         self.error: StreamError | None = None
         self._connection = HttpConnection(endpoint, client, headers)
         self._retries = retries

@@ -79,16 +79,16 @@ class MemoryStreamStore:
     The URL is `memory://`, without options; every object is a new, empty store.
     """
 
-    capabilities = frozenset({"changes", "list"})
+    capabilities: frozenset[str] = frozenset({"changes", "list"})
 
     def __init__(self, url: str = "memory://", *, limits: Limits | None = None) -> None:
         parts = split_store_url(url, schemes=["memory"], options={}).parts
         if parts.netloc or parts.path.strip("/"):
             raise InvalidRequest(f"memory:// takes no host and no path: {redacted(url)}")
-        self.limits = limits or Limits()
+        self.limits: Limits = limits or Limits()
         self._chunk_bytes = min(self.limits.record_bytes, self.limits.append_bytes)
         self._streams: dict[str, _Stream] = {}
-        self.changes = Changes()
+        self.changes: Changes = Changes()
         self._clock = _Clock()
         self._closed = False
         # (time, id): for each stream that expires at least one entry, at its expiry or before.

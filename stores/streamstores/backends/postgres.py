@@ -80,7 +80,7 @@ class PostgresStreamStore:
     for connecting and for a free connection, `command_timeout` (30) for one statement.
     """
 
-    capabilities = frozenset({"changes", "durable", "list", "multi_process"})
+    capabilities: frozenset[str] = frozenset({"changes", "durable", "list", "multi_process"})
 
     mark_done = methods.mark_done
     wait = methods.wait
@@ -135,7 +135,7 @@ class PostgresStreamStore:
             sweeper.start()
             notices.start()
 
-        self.limits = options.check_limits(limits or Limits())
+        self.limits: Limits = options.check_limits(limits or Limits())
         self._sql = Statements(names)
         self._database = Database(target, connecting, prepare)
         self._sweeper = sweeper = PostgresSweeper(self._database, self._sql)

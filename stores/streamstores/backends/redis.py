@@ -93,7 +93,7 @@ class RedisStreamStore:
     reply. Raises `InvalidRequest` for arguments that cannot work, before anything connects.
     """
 
-    capabilities = frozenset({"changes", "durable", "list", "multi_process"})
+    capabilities: frozenset[str] = frozenset({"changes", "durable", "list", "multi_process"})
 
     # True if `__init__` refused its arguments; `__del__` has to know.
     _is_closed = True
@@ -108,7 +108,7 @@ class RedisStreamStore:
         limits: Limits | None = None,
     ) -> None:
         given = configure(client, prefix, durability, timeout)
-        self.limits = limits or Limits()
+        self.limits: Limits = limits or Limits()
         self._keys = keys = given.keys
         self._durability = given.durability
         self._place = given.place

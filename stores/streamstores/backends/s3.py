@@ -75,7 +75,7 @@ class S3StreamStore:
     connection, and the store never closes it.
     """
 
-    capabilities = frozenset({"changes", "durable", "list", "multi_process"})
+    capabilities: frozenset[str] = frozenset({"changes", "durable", "list", "multi_process"})
 
     _is_open = False
     _is_closed = False
@@ -85,7 +85,7 @@ class S3StreamStore:
         self, url: str, *, client: Any | None = None, limits: Limits | None = None
     ) -> None:
         self._options = options = parse_s3_url(url, has_client=client is not None)
-        self.limits = limits or Limits(linger=options.linger)
+        self.limits: Limits = limits or Limits(linger=options.linger)
         self._fork_guard = ForkGuard()
         self._tasks = BackgroundTasks()
         self._opening: asyncio.Task[None] | None = None
@@ -104,7 +104,7 @@ class S3StreamStore:
         bucket = Bucket(options, client)
         calendar = ExpiryCalendar(bucket, keys, options.grace)
         self._storage = Storage(bucket, keys, calendar, options.grace, options.timeout)
-        self.changes = Changes(set_interest)
+        self.changes: Changes = Changes(set_interest)
         self._streams = streams = KnownStreams(self._storage, self.changes)
         self._pollers = pollers = SegmentPollers(streams, options.poll_min, options.poll_max)
         heads = StreamHeads(streams)

@@ -82,7 +82,7 @@ class SQLiteStreamStore:
     WAL mode needs shared memory. (https://www.sqlite.org/wal.html)
     """
 
-    capabilities = frozenset({"changes", "durable", "list", "multi_process"})
+    capabilities: frozenset[str] = frozenset({"changes", "durable", "list", "multi_process"})
 
     mark_done = methods.mark_done
     wait = methods.wait
@@ -115,8 +115,8 @@ class SQLiteStreamStore:
         settings = merged(_DEFAULTS, url_options, arguments)
         _check_path(path)
         _check_settings(settings)
-        self.limits = limits or Limits()
-        self.changes = Changes(self._on_interest)
+        self.limits: Limits = limits or Limits()
+        self.changes: Changes = Changes(self._on_interest)
         self._options = DatabaseOptions(
             # Connections are opened at different times, between which a process may chdir.
             os.path.join(os.getcwd(), path),  # "..", symlinks stay

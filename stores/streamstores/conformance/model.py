@@ -47,20 +47,28 @@ EXPIRIES: dict[str, dict[str, Any]] = {
 }
 
 # Weighted so that most steps meet a living, streaming stream.
-store_numbers = st.integers(0, 1)
-names = st.sampled_from(("a", "a", "a", "A", "a/b"))
-texts = st.sampled_from(("", "x", "x\x00y", "é𝄞", "'\"\\")) | st.text(
+store_numbers: st.SearchStrategy[int] = st.integers(0, 1)
+names: st.SearchStrategy[str] = st.sampled_from(("a", "a", "a", "A", "a/b"))
+texts: st.SearchStrategy[str] = st.sampled_from(("", "x", "x\x00y", "é𝄞", "'\"\\")) | st.text(
     st.characters(exclude_categories=["Cs"]), max_size=4
 )
-attribute_maps = st.dictionaries(texts, texts, max_size=3)
-chunks_of_bytes = st.binary(min_size=1, max_size=9)
-chunks_of_note = st.sampled_from((b"\x00", b"\xff\xfe", b"\r\n"))
-chunk_lists = st.lists(chunks_of_bytes | chunks_of_note, max_size=4).map(tuple)
-first_states = st.sampled_from(("streaming",) * 6 + ("stopped", "done"))
-states = st.sampled_from((None,) * 8 + ("streaming", "stopped", "stopped", "done", "error"))
-expiries = st.sampled_from(("never", "ttl", "ttl", "future") * 2 + ("past",))
-guesses = st.sampled_from(("none", "none", "none", "right", "right", "stale", "far"))
-rarely = st.integers(0, 3).map(lambda number: number == 0)
+attribute_maps: st.SearchStrategy[dict[str, str]] = st.dictionaries(texts, texts, max_size=3)
+chunks_of_bytes: st.SearchStrategy[bytes] = st.binary(min_size=1, max_size=9)
+chunks_of_note: st.SearchStrategy[bytes] = st.sampled_from((b"\x00", b"\xff\xfe", b"\r\n"))
+chunk_lists: st.SearchStrategy[tuple[bytes, ...]] = st.lists(
+    chunks_of_bytes | chunks_of_note, max_size=4
+).map(tuple)
+first_states: st.SearchStrategy[str] = st.sampled_from(("streaming",) * 6 + ("stopped", "done"))
+states: st.SearchStrategy[str | None] = st.sampled_from(
+    (None,) * 8 + ("streaming", "stopped", "stopped", "done", "error")
+)
+expiries: st.SearchStrategy[str] = st.sampled_from(
+    ("never", "ttl", "ttl", "future") * 2 + ("past",)
+)
+guesses: st.SearchStrategy[str] = st.sampled_from(
+    ("none", "none", "none", "right", "right", "stale", "far")
+)
+rarely: st.SearchStrategy[bool] = st.integers(0, 3).map(lambda number: number == 0)
 
 
 def model_tests(
@@ -103,10 +111,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self, target: Target) -> None:
         super().__init__()
-        self.oracle = Oracle()
-        self.loop = asyncio.new_event_loop()
-        self.harness = Harness(target)
-        self.stores = [self.run(self.harness.open()) for _ in range(2)]
+        self.oracle: Oracle = Oracle()
+        self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
+        self.harness: Harness = Harness(target)
+        self.stores: list[StreamStore] = [self.run(self.harness.open()) for _ in range(2)]
         self.ids: dict[str, str] = {}
         self.followers: list[tuple[Follower, OracleStream]] = []
 

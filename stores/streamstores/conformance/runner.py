@@ -38,7 +38,7 @@ class Hangs(AssertionError):
 
     def __init__(self, what: str, seconds: float, stack: Sequence[str]) -> None:
         self.seconds = seconds
-        self.stack = tuple(stack)
+        self.stack: tuple[str, ...] = tuple(stack)
         place = "".join(f"\n  {each}" for each in stack) or " an unknown place"
         super().__init__(f"{what} did not end within {seconds:g} seconds; it is at{place}")
 

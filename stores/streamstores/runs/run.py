@@ -100,8 +100,8 @@ class Run:
     ) -> None:
         """Begin to drive `source` into the stream that `info`, just created or claimed,
         describes. `on_end(run)` is called once, when nothing of the run is left."""
-        self.stream_id = info.id
-        self.phase = Phase.PRODUCING
+        self.stream_id: str = info.id
+        self.phase: Phase = Phase.PRODUCING
         self._settings = settings
         self._source = source
         self._on_end = on_end
@@ -255,7 +255,7 @@ class Run:
         """Produce with `writer`, as the owner that its info names."""
         assert writer.info is not None
         self._writer = writer
-        self.owner = writer.info.attributes[OWNER]
+        self.owner: str = writer.info.attributes[OWNER]
         self.phase = Phase.PRODUCING
         writer.ended().add_done_callback(partial(self._writer_ended, writer))
         renewed, self._renewed = self._renewed, self._loop.create_future()

@@ -43,7 +43,7 @@ class HttpError(Exception):
         super().__init__(message)
         self.status = status
         self.code = code
-        self.headers = headers or {}
+        self.headers: dict[str, str] = headers or {}
         self.details = details
 
     def response(self) -> JSONResponse:

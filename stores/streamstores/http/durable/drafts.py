@@ -88,10 +88,10 @@ class Draft:
     )
 
     def __init__(self, known: ParsedStream, limits: Limits, producer_memory: float) -> None:
-        self.known = known
+        self.known: ParsedStream = known
         self.chunks: list[bytes] = []
         self.tail = known.info.tail
-        self.is_closed = known.is_closed
+        self.is_closed: bool = known.is_closed
         self.accepted = 0
         """How many requests are part of the append. With none there is nothing to append."""
         self._attributes: dict[str, str] | None = None
