@@ -17,6 +17,7 @@ import pytest
 
 from streamstores import InvalidRequest, MemoryStreamStore, StreamStore
 from streamstores.http import (
+    ResumableStreams,
     StreamHandler,
     StreamRequest,
     create_durable_streams_app,
@@ -54,6 +55,26 @@ def monitor(store: StreamStore, **options: Any) -> StreamHandler:
     return create_monitor(store, max_streams=5000, **options)
 
 
+class resumable:  # noqa: N801  # used as the functions above are
+    """An endpoint of an application's own, on `ResumableStreams`."""
+
+    def __init__(self, store: StreamStore, **options: Any) -> None:
+        self.streams = ResumableStreams(store, **options)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        response = await self.streams.replay("long", offset=0)
+        await response(scope, receive, send)
+
+    async def aclose(self) -> None:
+        await self.streams.aclose()
+
+    async def __aenter__(self) -> resumable:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+
 START = b'POST /stream HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n{"prompt":"hi"}'
 REQUESTS = {
     "chat": (chat, b"GET /stream/resume?id=long&mode=follow HTTP/1.1\r\nHost: x\r\n\r\n"),
@@ -61,6 +82,7 @@ REQUESTS = {
     "direct": (direct, START),
     "durable": (durable, b"GET /long?offset=-1&live=sse HTTP/1.1\r\nHost: x\r\n\r\n"),
     "durable catch-up": (durable, b"GET /long?offset=-1 HTTP/1.1\r\nHost: x\r\n\r\n" * 20),
+    "resumable": (resumable, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
     "monitor": (monitor, b"GET /events?limit=5000 HTTP/1.1\r\nHost: x\r\n\r\n"),
 }
 
@@ -147,7 +169,7 @@ async def test_a_client_that_reads_again_in_time_gets_every_byte(store: StreamSt
 
 
 @pytest.mark.parametrize("seconds", [0, -1])
-@pytest.mark.parametrize("create", [chat, direct, durable, monitor])
+@pytest.mark.parametrize("create", [chat, direct, durable, resumable, monitor])
 async def test_a_timeout_that_is_not_above_zero_is_refused(
     store: StreamStore, create: Any, seconds: float
 ) -> None:

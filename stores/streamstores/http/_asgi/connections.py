@@ -35,12 +35,15 @@ __all__ = ["Connection", "unsent_bytes"]
 _DESCRIPTORS = ("/proc/self/fd", "/dev/fd")
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: the close is a reset, and frees the queue
 
+_found: dict[Any, int] = {}  # the descriptors of the last look, by the ends of their sockets
+
 
 class Connection(NamedTuple):
     """The two ends of a TCP connection.
 
-    The first look at it costs about two microseconds for each open descriptor of the process,
-    so it is only for responses that were long, and for clients that take nothing.
+    Finding it looks at every open descriptor of the process, some microseconds each. So it is
+    only for responses that were long, and for clients that take nothing. What a look found is
+    kept, because many connections are looked for at once when a process ends.
     """
 
     client: tuple[str, int]
@@ -58,23 +61,16 @@ class Connection(NamedTuple):
 
     def find(self) -> int | None:
         """The descriptor of the connection's socket; None if it is closed or not found."""
-        return next((each for each in _open_descriptors() if self.is_at(each)), None)
+        descriptor = _found.get(self, -1)
+        if not self.is_at(descriptor):  # it is closed, or younger than the last look
+            _found.clear()
+            _found.update((_ends_of(each), each) for each in _open_descriptors())
+            descriptor = _found.get(self, -1)
+        return descriptor if self.is_at(descriptor) else None
 
     def is_at(self, descriptor: int) -> bool:
         """Whether this connection's socket has that descriptor."""
-        try:
-            # AF_INET6 has room for addresses of both families
-            borrowed = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, descriptor)
-        except OSError:
-            return False
-        try:
-            ends = borrowed.getpeername()[:2], borrowed.getsockname()[:2]
-        except OSError:
-            return False
-        else:
-            return ends == self
-        finally:
-            borrowed.detach()  # it stays the server's to close
+        return descriptor >= 0 and _ends_of(descriptor) == self
 
     def drop(self) -> bool:
         """Break the connection, and discard what the client has not taken. False if it is not
@@ -103,6 +99,21 @@ def unsent_bytes(descriptor: int) -> int:
     with suppress(OSError):
         fcntl.ioctl(descriptor, _UNSENT, size)
     return size[0]
+
+
+def _ends_of(descriptor: int) -> tuple[Any, Any] | None:
+    """The addresses of a connected TCP socket; None if the descriptor is anything else."""
+    try:
+        # AF_INET6 has room for addresses of both families
+        borrowed = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, descriptor)
+    except OSError:
+        return None
+    try:
+        return borrowed.getpeername()[:2], borrowed.getsockname()[:2]
+    except OSError:
+        return None
+    finally:
+        borrowed.detach()  # it stays the server's to close
 
 
 def _open_descriptors() -> Iterator[int]:
