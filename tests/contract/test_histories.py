@@ -103,8 +103,9 @@ def test_many_histories_of_each_store_have_an_explanation(target: Target) -> Non
 
 
 def info(tail: int, version: int, state: State = State.STREAMING) -> StreamInfo:
-    created_at: Any = "then"
-    return StreamInfo("s", state, tail, version, None, {}, created_at, None, None)
+    fields: dict[str, Any] = dict.fromkeys(StreamInfo._fields)
+    fields |= {"id": "s", "state": state, "tail": tail, "version": version, "attributes": {}}
+    return StreamInfo(**fields)
 
 
 def operation(

@@ -107,10 +107,13 @@ class _Client:
         """The result of the call, or None if it was cancelled on the way."""
         task = asyncio.ensure_future(recorded)
         if self._dice.random() < CANCELLED_SHARE:
-            for _ in range(self._dice.randrange(12)):
+            turns, seconds = self._dice.randrange(12), self._dice.choice((0, 0.001, 0.01))
+            for _ in range(turns):
                 await asyncio.sleep(0)
-            if self._dice.random() < 0.5:
-                await asyncio.sleep(self._dice.random() * 0.01)
+            # A call that never waits has ended by now. Without this condition its history would
+            # depend on the clock, and a seed would not repeat it.
+            if turns and not task.done():
+                await asyncio.sleep(seconds)
             task.cancel()
         # Not `await task`: the cancellation meant for the call would look like one of this
         # client.
