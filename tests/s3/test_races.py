@@ -70,3 +70,24 @@ async def test_one_writer_wins_a_race(place: Place, kind: str) -> None:
         else:
             records = (await stores[1].read(key)).records
             assert [record.data for record in records] == [b"%02d" % winners[0]]
+
+
+async def test_a_stop_gets_in_beside_a_writer_that_never_pauses(place: Place) -> None:
+    """The writer knows its own last segment; the other has to read it before each try."""
+    writer, other = await place.store(), await place.store()
+    await writer.create("a")
+    await other.info("a")
+
+    async def write() -> None:
+        while True:
+            await writer.append("a", b"x")
+
+    writing = asyncio.create_task(write())
+    try:
+        info = await other.mark_done("a", "stopped")
+        with pytest.raises(StreamClosed):
+            await writing
+        assert info.state == "stopped"
+        assert await writer.info("a") == info
+    finally:
+        writing.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
@@ -19,6 +20,7 @@ from streamstores.backends._s3.change_requests import (
 from streamstores.backends._s3.known_streams import KnownStream, KnownStreams
 from streamstores.backends._s3.segment_chain import SegmentChain
 from streamstores.backends._s3.stream_heads import StreamHeads
+from streamstores.backends._s3.writer_courtesy import WriterCourtesy
 from streamstores.errors import (
     OutcomeUnknown,
     StoreUnavailable,
@@ -114,6 +116,7 @@ class CommitQueues:
         self._on_commit = on_commit
         self._queues: dict[str, list[_QueuedRequest]] = {}
         self._tasks = BackgroundTasks()
+        self._courtesy = WriterCourtesy()
         self._is_closed = False
 
     async def submit(self, stream_id: str, request: ChangeRequest) -> StreamInfo:
@@ -185,6 +188,7 @@ class CommitQueues:
 
     async def _commit(self, stream_id: str, batch: list[_QueuedRequest]) -> None:
         """Write the batch, or refuse it, by what the stream is now."""
+        await self._courtesy.wait(stream_id)
         known = self._streams.known(stream_id)
         has_looked = False
         rounds = self._storage.rounds(stream_id)
@@ -204,7 +208,7 @@ class CommitQueues:
             elif has_looked:  # a refusal by what was known before the call could be stale
                 return plan.deliver()
             # Another writer was first, or what was known may be stale: the next round looks.
-            known = None
+            known = None  # the segment that won may not be the newest any more: look again
 
     def _is_closed_or_expired(self, known: KnownStream) -> bool:
         return known.is_final or self._streams.has_expired(known)
@@ -226,9 +230,11 @@ class CommitQueues:
         block = known.next_segment(
             plan.info, plan.chunks, due=due, stamp=self._storage.stamp(), kind=plan.kind
         )
+        begun_at = time.monotonic()
         date = await self._chain.put(known, block)
         if date is None:
             return False
+        self._courtesy.wrote(known.info.id, begun_at)
         if plan.kind == block_format.TOMBSTONE:
             with suppress(StoreUnavailable, OutcomeUnknown):  # a sweep removes the head
                 await self._heads.remove(known)

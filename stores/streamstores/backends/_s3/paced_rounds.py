@@ -10,7 +10,7 @@ from streamstores.errors import StoreUnavailable
 
 _AT_ONCE = 3  # rounds without a pause: the loser of an ordinary race wins the next
 _FIRST_PAUSE_SECONDS = 0.01
-_LONGEST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 0.1
 
 
 class PacedRounds:

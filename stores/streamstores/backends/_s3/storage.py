@@ -14,7 +14,7 @@ from streamstores.backends._s3.object_keys import ObjectKeys
 from streamstores.backends._s3.paced_rounds import PacedRounds
 from streamstores.backends._s3.server_clock import ServerClock
 
-_ROUNDS_TIMEOUTS = 2  # a change of a contended stream may take as long as this many calls
+_ROUNDS_TIMEOUTS = 6  # a change of a contended stream may take as long as this many calls
 
 
 @dataclass(frozen=True)
