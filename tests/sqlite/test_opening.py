@@ -140,7 +140,8 @@ async def test_an_opening_that_fails_after_its_caller_was_cancelled_is_not_repor
     del opening
     await store.aclose()
     gc.collect()
-    assert caplog.text == ""
+    # Collecting may log of stores that other tests have forgotten, too.
+    assert "never retrieved" not in caplog.text
 
 
 async def test_a_call_whose_store_is_closed_while_it_opens_is_told_so(path):
