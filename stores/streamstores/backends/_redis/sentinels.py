@@ -157,6 +157,7 @@ class _SentinelListener:
             await asyncio.wait(self._tasks)
 
     async def _listen(self) -> None:
+        """Listen until cancelled, with a new connection after each lost connection."""
         failures = 0
         while True:
             pubsub = PubSubConnection(self._connect, self._watch.timeout, self._take)
