@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import Any
 
 from streamstores.errors import InvalidRequest
 from streamstores.http._asgi.authorize import Authorize
@@ -105,7 +106,8 @@ def _new_memory_store() -> StreamStore:
 
 
 def _named(models: Model | Mapping[str, Model]) -> dict[str, Model]:
-    named: dict[str, Model] = {"default": models} if callable(models) else {**models}
+    found: Any = models
+    named: dict[str, Model] = found if isinstance(models, Mapping) else {"default": found}
     if not named:
         raise InvalidRequest("a handler needs a model")
     for name, model in named.items():
@@ -113,4 +115,4 @@ def _named(models: Model | Mapping[str, Model]) -> dict[str, Model]:
             raise InvalidRequest(
                 f"models must be functions under names of type str, not {name!r}: {model!r}"
             )
-    return named
+    return dict(named)
