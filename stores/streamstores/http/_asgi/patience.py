@@ -38,6 +38,8 @@ class ClientPatience:
             raise InvalidRequest(f"send_timeout must be above 0 seconds, not {send_timeout!r}")
         self.gate = gate
         self._send_timeout = send_timeout
+        self._waits: set[SendWatch] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # that the timer runs in
 
     @property
     def seconds(self) -> float:
@@ -53,6 +55,30 @@ class ClientPatience:
     def next_check(self) -> float:
         """Seconds until it is worth asking again."""
         return min(self.seconds, _CHECK_SECONDS)
+
+    def begin(self, wait: SendWatch) -> float:
+        """Watch a wait, and return the time. One timer watches all waits, and only while there
+        are any: a timer for each would cost as much as a small response."""
+        loop = asyncio.get_running_loop()
+        self._waits.add(wait)
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_later(self.next_check(), self._check)
+        return loop.time()
+
+    def end(self, wait: SendWatch) -> None:
+        self._waits.discard(wait)
+
+    def _check(self) -> None:
+        for wait in list(self._waits):
+            if self.is_over(wait.since):
+                self._waits.discard(wait)
+                wait.give_up()
+        loop = self._loop
+        if self._waits and loop is not None:
+            loop.call_later(self.next_check(), self._check)
+        else:
+            self._loop = None
 
     async def until_taken(self, scope: Scope, size: int) -> None:
         """Wait until the client has taken a complete response of `size` bytes, or drop it.
@@ -108,28 +134,25 @@ class BoundedSend:
             await self._patience.until_taken(self._scope, self._size)
 
     async def _send(self, message: Message) -> None:
-        watch = SendWatch(self._patience, lambda: drop(self._scope))
+        watch = SendWatch(self._patience, self._drop)
         try:
             await self.unbounded(message)
         finally:
             watch.stop()
 
+    def _drop(self) -> None:
+        drop(self._scope)
+
 
 class SendWatch:
-    """Watches one wait for a client, and calls `give_up` when it has lasted too long."""
+    """One wait for a client, from now until `stop`; `give_up` is called if it is too long."""
+
+    __slots__ = ("_patience", "give_up", "since")
 
     def __init__(self, patience: ClientPatience, give_up: Callable[[], Any]) -> None:
+        self.give_up = give_up
         self._patience = patience
-        self._give_up = give_up
-        self._loop = asyncio.get_running_loop()
-        self._since = self._loop.time()
-        self._timer = self._loop.call_later(patience.next_check(), self._check)
+        self.since = patience.begin(self)
 
     def stop(self) -> None:
-        self._timer.cancel()
-
-    def _check(self) -> None:
-        if self._patience.is_over(self._since):
-            self._give_up()
-        else:
-            self._timer = self._loop.call_later(self._patience.next_check(), self._check)
+        self._patience.end(self)
