@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import subprocess
 import sys
 import time
@@ -39,9 +40,17 @@ def server() -> Iterator[ScriptedS3]:
 
 @contextlib.asynccontextmanager
 async def opened(server: ScriptedS3, **options: object) -> AsyncIterator[S3StreamStore]:
-    options = {"timeout": 1, **options}
-    async with S3StreamStore(server.store_url("p", **options)) as store:
+    """A store that opens in its own time and is quick to give up after that."""
+    seconds = float(str(options.pop("timeout", 2)))
+    async with S3StreamStore(server.store_url("p", timeout=60, **options)) as store:
+        shorten(store, seconds)
         yield store
+
+
+def shorten(store: S3StreamStore, seconds: float) -> None:
+    """Give an open store this timeout."""
+    options = dataclasses.replace(store._options, timeout=seconds)
+    store._options = store._storage.bucket._options = options
 
 
 def is_continue(request: Request) -> bool:
@@ -150,8 +159,9 @@ async def test_too_many_calls_that_hang_are_an_error_at_once(server: ScriptedS3)
 @pytest.mark.parametrize("name", HANGS)
 async def test_closing_waits_for_nothing_that_hangs(server: ScriptedS3, name: str) -> None:
     await written(server)
-    store = S3StreamStore(server.store_url("p", timeout=1))
+    store = S3StreamStore(server.store_url("p", timeout=60))
     await store.info("a")
+    shorten(store, 2)
     server.spoil(anything, HANGS[name], times=0)
     calls = [
         store.append("a", b"z"),
@@ -169,6 +179,20 @@ async def test_closing_waits_for_nothing_that_hangs(server: ScriptedS3, name: st
     failed = [each for each in results if isinstance(each, BaseException)]
     assert failed
     assert all(isinstance(each, StreamStoreError) for each in failed)
+
+
+async def test_closing_does_not_wait_for_a_packer_that_hangs(server: ScriptedS3) -> None:
+    store = S3StreamStore(server.store_url("p", timeout=60))
+    await store.create("a", b"x" * 100_000)
+    shorten(store, 2)
+    server.spoil(put_of("packed/"), stall, times=0)
+    server.spoil(lambda request: request.method == "DELETE", stall, times=0)
+    await store.append("a", b"y", state="done")
+    while not server.count(put_of("packed/")):
+        await asyncio.sleep(0.01)
+    await asyncio.wait_for(store.aclose(), FOREVER)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert not any(request.method == "DELETE" for request in server.requests[-3:])
 
 
 async def test_closing_a_store_that_is_being_opened_leaves_no_task(server: ScriptedS3) -> None:

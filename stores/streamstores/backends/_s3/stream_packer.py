@@ -108,7 +108,7 @@ class StreamPacker:
 
     async def _pack_into_object(self, known: KnownStream) -> bool:
         """Write a packed object and switch the head to it; remove the object if that fails,
-        unless its outcome is unknown: then the head may name it."""
+        unless its outcome is unknown: then the head may name it, and a sweep decides."""
         packed = PackedObject(self._storage, known)
         try:
             async for block in all_blocks(self._streams, known):
@@ -117,8 +117,8 @@ class StreamPacker:
             _check_whole(known, layout.blocks[-1][0])
             if await self._switch_head(known, layout, []):
                 return True
-        except OutcomeUnknown:
-            raise
+        except (OutcomeUnknown, asyncio.CancelledError):
+            raise  # cancelled by closing, which waits for no further request
         except BaseException:
             await self._drop(packed)
             raise
