@@ -245,3 +245,10 @@ def test_an_append_that_returned_survives_a_killed_process(path):
     data = asyncio.run(read())
     acknowledged = b"".join(b"%03d" % n for n in range(50))
     assert data in (acknowledged, acknowledged + b"last")
+
+
+@pytest.mark.parametrize(("durability", "synchronous"), [("process", 1), ("power", 2)])
+async def test_a_commit_is_flushed_as_the_durability_says(path, durability, synchronous):
+    async with SQLiteStreamStore(path, durability=durability) as store:
+        assert await on_the_writer(store, "PRAGMA synchronous") == (synchronous,)
+        assert await on_the_writer(store, "PRAGMA journal_mode") == ("wal",)

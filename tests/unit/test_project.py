@@ -63,3 +63,13 @@ def test_no_two_classes_of_the_package_have_the_same_name():
         for name in re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.M)
     )
     assert [name for name, count in found.items() if count > 1] == []
+
+
+def test_no_page_makes_markup_of_text():
+    folders = (ROOT / "stores", ROOT / "examples")
+    pages = [each for folder in folders for each in folder.rglob("*.*")]
+    pages = [each for each in pages if each.suffix in {".js", ".html"}]
+    assert len(pages) > 3
+    markup = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(")
+    found = [each for each in pages if markup.search(each.read_text(encoding="utf-8"))]
+    assert found == []
