@@ -28,7 +28,7 @@ from streamstores.limits import Limits
 from streamstores.store import Page, State, StateLike, StreamInfo
 
 
-class FolderStreamStore:
+class FolderStreamStore(building.CommonMethods):
     """Streams as files of one folder, for the processes of one machine.
 
     A mutation that returned survives the death of every process; a power failure may lose the
@@ -98,9 +98,6 @@ class FolderStreamStore:
             self._save(info, [*stored, *mutation.chunks])
         self.changes.committed(info, building.records_of(mutation.chunks, info.tail))
         return info
-
-    mark_done = building.mark_done
-    wait = building.wait
 
     async def read(
         self, stream_id: str, offset: int = 0, *, max_bytes: int = 1_048_576

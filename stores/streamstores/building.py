@@ -18,8 +18,8 @@ one atomic step, and tells its `Changes` what was committed. In the order of tha
 4. **The stored form.** `stored_info`, `attributes_to_json`, `attributes_from_json`,
    `error_to_json`, `error_from_json`, `to_microseconds` and `from_microseconds` turn fields
    into an info and back. `records_of` makes the records of an append, `page_of` cuts a page.
-5. **The news.** A `Changes` is told of each mutation before it returns. `mark_done` and `wait`
-   are complete methods that a store class takes as they are; `is_namesake` and
+5. **The news.** A `Changes` is told of each mutation before it returns. A store class
+   that derives from `CommonMethods` has `mark_done` and `wait`; `is_namesake` and
    `recheck_after` serve a `wait` of its own. A store that lets its followers subscribe
    (`SharesChanges`) declares `"changes"`.
 6. **The errors** of the driver become those of `streamstores.errors`, in one place.
@@ -54,7 +54,7 @@ from streamstores.limits import (
     in_utc,
     to_microseconds,
 )
-from streamstores.methods import mark_done, wait
+from streamstores.methods import CommonMethods
 from streamstores.mutations import (
     Creation,
     Mutation,
@@ -92,6 +92,7 @@ from streamstores.url_options import (
 
 __all__ = [
     "Changes",
+    "CommonMethods",
     "Creation",
     "Mutation",
     "SharesChanges",
@@ -125,7 +126,6 @@ __all__ = [
     "has_expired",
     "in_utc",
     "is_namesake",
-    "mark_done",
     "merged",
     "mutated",
     "one_of",
@@ -140,6 +140,5 @@ __all__ = [
     "stored_info",
     "text",
     "to_microseconds",
-    "wait",
     "with_expiry",
 ]

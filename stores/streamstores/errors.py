@@ -122,7 +122,9 @@ class ProducerHandedOver(ProducerLost):
 
     def __init__(self, info: StreamInfo) -> None:
         super().__init__(info, 0.0)
-        self.args = (f"the producer of stream {info.id!r} has handed it over",)
+        self.args: tuple[object, ...] = (
+            f"the producer of stream {info.id!r} has handed it over",
+        )
 
 
 class StoreUnavailable(StreamStoreError):

@@ -93,7 +93,7 @@ class Follower:
         wait_for_create: float = 0.0,
     ) -> None:
         self.stream_id = stream_id
-        self.offset = offset
+        self.offset: int = offset
         """The end of what has been yielded, and the offset of the next record."""
         self.info: StreamInfo | None = None
         """The stream as this follower last saw it; None before the first step."""

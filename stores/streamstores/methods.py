@@ -1,11 +1,4 @@
-"""Methods of the contract that are the same on every store.
-
-A store class takes them as they are:
-
-    class MyStore:
-        mark_done = methods.mark_done
-        wait = methods.wait
-"""
+"""Methods of the contract that are the same on every store."""
 
 from __future__ import annotations
 
@@ -17,7 +10,7 @@ from streamstores.limits import Limits
 from streamstores.mutations import check_end_state
 from streamstores.values import State, StateLike, StreamInfo
 
-__all__ = ["mark_done", "wait"]
+__all__ = ["CommonMethods"]
 
 
 class _Appends(Protocol):
@@ -42,35 +35,46 @@ class _Watched(Protocol):
     async def info(self, stream_id: str) -> StreamInfo: ...
 
 
-async def mark_done(
-    self: _Appends,
-    stream_id: str,
-    state: StateLike = State.DONE,
-    *,
-    error: str | None = None,
-    version: int | None = None,
-) -> StreamInfo:
-    """`StreamStore.mark_done`: an `append` of a state other than streaming."""
-    return await self.append(
-        stream_id, state=check_end_state(state), error=error, version=version
-    )
+class CommonMethods:
+    """`mark_done` and `wait`, made of the store's own `append`, `info` and `changes`.
 
+        class MyStore(CommonMethods):
+            ...
 
-async def wait(self: _Watched, stream_id: str, *, version: int, timeout: float) -> StreamInfo:
-    """`StreamStore.wait`: `info` at once, and again after each notice in `changes`.
-
-    Costs an `info` at first, after each notice, and after each `poll_interval` without a
-    notice.
+    A class to derive from, and not two functions to assign, because type checkers infer the
+    type of a function that is assigned in a class differently. It keeps no state.
     """
-    bounds.check_stream_id(stream_id, self.limits)
-    bounds.check_seconds(timeout, "timeout")
-    version = bounds.check_version(version)
-    if timeout == 0:
-        return await self.info(stream_id)  # without a subscription
-    return await self.changes.wait(
-        self.info,
-        stream_id,
-        version=version,
-        timeout=timeout,
-        poll_interval=self.limits.poll_interval,
-    )
+
+    async def mark_done(
+        self: _Appends,
+        stream_id: str,
+        state: StateLike = State.DONE,
+        *,
+        error: str | None = None,
+        version: int | None = None,
+    ) -> StreamInfo:
+        """`StreamStore.mark_done`: an `append` of a state other than streaming."""
+        return await self.append(
+            stream_id, state=check_end_state(state), error=error, version=version
+        )
+
+    async def wait(
+        self: _Watched, stream_id: str, *, version: int, timeout: float
+    ) -> StreamInfo:
+        """`StreamStore.wait`: `info` at once, and again after each notice in `changes`.
+
+        Costs an `info` at first, after each notice, and after each `poll_interval` without a
+        notice.
+        """
+        bounds.check_stream_id(stream_id, self.limits)
+        bounds.check_seconds(timeout, "timeout")
+        version = bounds.check_version(version)
+        if timeout == 0:
+            return await self.info(stream_id)  # without a subscription
+        return await self.changes.wait(
+            self.info,
+            stream_id,
+            version=version,
+            timeout=timeout,
+            poll_interval=self.limits.poll_interval,
+        )

@@ -12,7 +12,6 @@ from itertools import accumulate
 from time import monotonic_ns
 
 from streamstores import limits as bounds
-from streamstores import methods
 from streamstores.changes import Changes
 from streamstores.errors import (
     InvalidRequest,
@@ -21,6 +20,7 @@ from streamstores.errors import (
     StreamNotFound,
 )
 from streamstores.limits import Limits
+from streamstores.methods import CommonMethods
 from streamstores.mutations import (
     changes_nothing,
     check_creation,
@@ -69,7 +69,7 @@ class _Clock:
         return self._moment if monotonic_ns() < self._fresh_until else self.now()
 
 
-class MemoryStreamStore:
+class MemoryStreamStore(CommonMethods):
     """Streams in plain lists of one process, for one event loop.
 
     It survives nothing: all streams end with the process, and `aclose` removes them. Every
@@ -179,9 +179,6 @@ class MemoryStreamStore:
         if stream_id in self.changes.subscriptions:
             self.changes.committed(info, records_of(chunks, info.tail))
         return info
-
-    mark_done = methods.mark_done
-    wait = methods.wait
 
     async def read(
         self, stream_id: str, offset: int = 0, *, max_bytes: int = 1_048_576

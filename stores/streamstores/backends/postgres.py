@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from streamstores import limits as bounds
-from streamstores import methods
 from streamstores.backends._postgres import options
 from streamstores.backends._postgres.connections import Database
 from streamstores.backends._postgres.notices import Notices
@@ -23,6 +22,7 @@ from streamstores.backends._postgres.rows import (
 )
 from streamstores.backends._postgres.schema import Statements, check_names, migrate
 from streamstores.backends._postgres.sweeper import PostgresSweeper
+from streamstores.changes import Changes
 from streamstores.errors import (
     CorruptData,
     OffsetOutOfRange,
@@ -32,6 +32,7 @@ from streamstores.errors import (
     StreamNotFound,
 )
 from streamstores.limits import Limits
+from streamstores.methods import CommonMethods
 from streamstores.mutations import (
     changes_nothing,
     check_creation,
@@ -54,7 +55,7 @@ _PAGE_BYTES = 67_108_864
 _LIST_PAGE = 500
 
 
-class PostgresStreamStore:
+class PostgresStreamStore(CommonMethods):
     """Streams in two tables of a PostgreSQL database, for one event loop.
 
     Every operation is one statement: atomic, one round trip, on the database's clock. An
@@ -81,9 +82,6 @@ class PostgresStreamStore:
     """
 
     capabilities: frozenset[str] = frozenset({"changes", "durable", "list", "multi_process"})
-
-    mark_done = methods.mark_done
-    wait = methods.wait
 
     def __init__(
         self,
@@ -141,7 +139,7 @@ class PostgresStreamStore:
         self._sweeper = sweeper = PostgresSweeper(self._database, self._sql)
         notices = self._make_notices(settings["poll_interval"], notify=settings["notify"])
         self._notices = notices
-        self.changes = notices.changes
+        self.changes: Changes = notices.changes
 
     def _make_notices(self, poll_interval: float | None, *, notify: bool) -> Notices | Polling:
         if poll_interval is not None:

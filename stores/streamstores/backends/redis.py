@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Any
 
 from streamstores import limits as bounds
-from streamstores import methods
 from streamstores.backends._redis import scripts
 from streamstores.backends._redis.configuration import configure
 from streamstores.backends._redis.connections import Endpoint
@@ -18,7 +17,7 @@ from streamstores.backends._redis.error_translation import translate_errors
 from streamstores.backends._redis.notice_channels import NoticeChannels
 from streamstores.backends._redis.router import RedisClient, Router
 from streamstores.backends._redis.shared_connection import HandleReply
-from streamstores.changes import is_namesake
+from streamstores.changes import Changes, is_namesake
 from streamstores.errors import (
     CorruptData,
     InvalidRequest,
@@ -27,6 +26,7 @@ from streamstores.errors import (
     StreamNotFound,
 )
 from streamstores.limits import Limits
+from streamstores.methods import CommonMethods
 from streamstores.mutations import (
     Mutation,
     changes_nothing,
@@ -48,7 +48,7 @@ wait for it, about two milliseconds."""
 KEYS_PER_SCAN = 500
 
 
-class RedisStreamStore:
+class RedisStreamStore(CommonMethods):
     """Streams in a Redis (6.2 or later) or Valkey server.
 
     `client` is a URL or a `redis.asyncio` client: `redis://user:password@host:6379/0`,
@@ -116,7 +116,7 @@ class RedisStreamStore:
             given.client, given.owned, given.durability, given.timeout
         )
         self._channels = NoticeChannels(router, keys.info, keys.stream_id)
-        self.changes = self._channels.changes
+        self.changes: Changes = self._channels.changes
         self._is_closed = False
 
     @classmethod
@@ -207,9 +207,6 @@ class RedisStreamStore:
             refuse(info, mutation)
             raise CorruptData(f"stream {stream_id!r} refuses an append without a reason")
         return info
-
-    mark_done = methods.mark_done
-    wait = methods.wait
 
     async def read(
         self, stream_id: str, offset: int = 0, *, max_bytes: int = 1_048_576

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any
 
 from streamstores import limits as bounds
-from streamstores import methods
 from streamstores.backends._fork import ForkGuard
 from streamstores.backends._s3 import bucket_policies
 from streamstores.backends._s3.background_tasks import BackgroundTasks, result_of
@@ -41,6 +40,7 @@ from streamstores.errors import (
     StreamNotFound,
 )
 from streamstores.limits import Limits
+from streamstores.methods import CommonMethods
 from streamstores.mutations import check_creation, check_mutation
 from streamstores.store import Page, State, StateLike, StreamInfo
 
@@ -50,7 +50,7 @@ _LIST_WINDOW = 16  # streams looked up at once
 _ROUNDS = 5
 
 
-class S3StreamStore:
+class S3StreamStore(CommonMethods):
     """Streams in an S3 bucket with conditional writes: AWS, MinIO, R2, Ceph.
 
     Durability: a mutation that returned is in the bucket, and as durable as the bucket. S3
@@ -160,8 +160,6 @@ class S3StreamStore:
         await self._open()
         return await self._commits.submit(stream_id, mutation)
 
-    mark_done = methods.mark_done
-
     async def read(
         self, stream_id: str, offset: int = 0, *, max_bytes: int = 1_048_576
     ) -> Page:
@@ -183,8 +181,6 @@ class S3StreamStore:
                 if self._streams.has_expired(known):
                     raise StreamNotFound(stream_id) from None
         raise StoreUnavailable(f"the records of stream {stream_id!r} are being moved")
-
-    wait = methods.wait
 
     async def info(self, stream_id: str) -> StreamInfo:
         return (await self._living(stream_id)).info

@@ -13,7 +13,6 @@ from os import PathLike
 from typing import Any, TypeVar
 
 from streamstores import limits as bounds
-from streamstores import methods
 from streamstores.backends._fork import ForkGuard
 from streamstores.backends._sqlite import operations, queries
 from streamstores.backends._sqlite.connections import Connections
@@ -29,6 +28,7 @@ from streamstores.backends._sqlite.watcher import FileChanges, Watcher
 from streamstores.changes import Changes
 from streamstores.errors import InvalidRequest, StoreUnavailable
 from streamstores.limits import Limits
+from streamstores.methods import CommonMethods
 from streamstores.mutations import check_creation, check_mutation, has_expired, records_of
 from streamstores.store import Page, State, StateLike, StreamInfo
 from streamstores.url_options import (
@@ -60,7 +60,7 @@ _TYPES: dict[str, Callable[[str], Any]] = {
 _LIST_PAGE = 500
 
 
-class SQLiteStreamStore:
+class SQLiteStreamStore(CommonMethods):
     """Streams in one SQLite file in WAL mode; many processes of one machine may share it.
 
     `path` is the path of the file, or a URL as `from_url` takes it. It is made if missing.
@@ -83,9 +83,6 @@ class SQLiteStreamStore:
     """
 
     capabilities: frozenset[str] = frozenset({"changes", "durable", "list", "multi_process"})
-
-    mark_done = methods.mark_done
-    wait = methods.wait
 
     # Class attributes, because `__del__` runs even if `__init__` refuses its arguments.
     _connections: Connections | None = None

@@ -70,7 +70,9 @@ class AISDKChats:
     def __init__(self, store: StreamStore, *, ttl: float = 86_400.0, **options: Any) -> None:
         self._store = store
         self._ttl = ttl
-        self.streams = ResumableStreams(store, ttl=ttl, ending=_ending, **options)
+        self.streams: ResumableStreams = ResumableStreams(
+            store, ttl=ttl, ending=_ending, **options
+        )
 
     async def answer(
         self, chat_id: str, body: Mapping[str, Any], source: AnySource

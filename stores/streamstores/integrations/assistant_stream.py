@@ -32,12 +32,12 @@ try:
         ResumableStreamError,
         validate_stream_id,
     )
-except ModuleNotFoundError as exc:  # pragma: no cover - the message is tested in a process
+except ModuleNotFoundError as _missing_module:  # pragma: no cover
     raise ImportError(
-        f"streamstores.integrations.assistant_stream needs {exc.name}: "
+        f"streamstores.integrations.assistant_stream needs {_missing_module.name}: "
         'pip install "streamstores[assistant-stream]"',
-        name=exc.name,
-    ) from exc
+        name=_missing_module.name,
+    ) from _missing_module
 
 __all__ = ["Acquisition", "AssistantStreamStore", "Lease"]
 

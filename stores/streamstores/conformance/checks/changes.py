@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from streamstores.changes import Changes, changes_of
+from streamstores.changes import Changes, Subscription, changes_of
 from streamstores.conformance.assertions import (
     PATIENCE,
     content,
@@ -56,7 +56,7 @@ class Listener:
 
     def __init__(self, store: StreamStore, info: StreamInfo) -> None:
         self.told: list[tuple[StreamInfo, list[Record]]] = []
-        self.subscription = changes_in(store).subscribe(info.id, self._absorb)
+        self.subscription: Subscription = changes_in(store).subscribe(info.id, self._absorb)
         self.subscription.info = info
 
     def _absorb(self, info: StreamInfo, records: Sequence[Record]) -> bool:

@@ -150,9 +150,9 @@ class SendWatch:
     __slots__ = ("_patience", "give_up", "since")
 
     def __init__(self, patience: ClientPatience, give_up: Callable[[], Any]) -> None:
-        self.give_up = give_up
+        self.give_up: Callable[[], Any] = give_up
         self._patience = patience
-        self.since = patience.begin(self)
+        self.since: float = patience.begin(self)
 
     def stop(self) -> None:
         self._patience.end(self)

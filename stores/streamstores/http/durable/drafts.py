@@ -90,9 +90,9 @@ class Draft:
     def __init__(self, known: ParsedStream, limits: Limits, producer_memory: float) -> None:
         self.known: ParsedStream = known
         self.chunks: list[bytes] = []
-        self.tail = known.info.tail
+        self.tail: int = known.info.tail
         self.is_closed: bool = known.is_closed
-        self.accepted = 0
+        self.accepted: int = 0
         """How many requests are part of the append. With none there is nothing to append."""
         self._attributes: dict[str, str] | None = None
         self._seq = known.seq

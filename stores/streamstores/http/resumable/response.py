@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import quote
 
+from starlette.background import BackgroundTask
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -36,7 +37,7 @@ class StreamResponse(Response):
         # Not `super().__init__`, which renders a body and sets its Content-Length.
         self.status_code = status_code
         self.media_type = media_type
-        self.background = None
+        self.background: BackgroundTask | None = None
         self._send_stream = send_stream
         self.init_headers(headers)
 
