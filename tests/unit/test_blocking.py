@@ -225,6 +225,27 @@ FORKING = """
 """
 
 
+FORKING_UNDER_THE_LOCK = """
+    import os, sys
+    from streamstores.blocking import background_loop, open_store
+
+    store = open_store(sys.argv[1])
+    with background_loop._lock:  # as another thread may hold it in the moment of the fork
+        child = os.fork()
+        if child == 0:
+            store.create("a")
+            os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert store.info("a").tail == 0
+    store.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_while_another_thread_starts_the_loop_does_not_hang_the_child(url):
+    run(FORKING_UNDER_THE_LOCK, url)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_each_process_after_a_fork_opens_connections_of_its_own(url):
     subprocess.run(

@@ -23,6 +23,16 @@ _abandoned: list[Any] = []
 speak on its parent's socket."""
 
 
+def _renew_lock() -> None:
+    """In a forked child: the thread that held the lock at the fork does not exist there."""
+    global _lock  # noqa: PLW0603 - it is the module that is forked
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def _running_loop() -> asyncio.AbstractEventLoop:
     """The loop of this process, started by its first call.
 
