@@ -87,7 +87,7 @@ async def test_a_call_that_hangs_is_replaced_and_its_thread_ends_with_it(
             await threads.run(may_end.wait, 0.01, changes=False)
     assert await threads.run(lambda: 7, LONG, changes=False) == 7
     may_end.set()
-    while threads._stuck:
+    while threads.stuck:
         await asyncio.sleep(0.01)
 
 
