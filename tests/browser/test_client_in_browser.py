@@ -103,7 +103,7 @@ async def test_a_connection_that_breaks_again_and_again_loses_and_doubles_nothin
     assert "disconnected" not in await client.statuses()
 
 
-async def test_a_client_that_gave_up_resumes_where_it_was(
+async def test_a_client_that_gave_up_resumes_at_its_offset(
     open_page: OpenPage, demo: DemoServer, proxy: Proxy
 ) -> None:
     client = await open_streaming(open_page, proxy.url)
@@ -120,7 +120,7 @@ async def test_a_client_that_gave_up_resumes_where_it_was(
     await until_complete(client)
 
 
-async def test_stop_keeps_what_was_saved_and_continue_goes_on(
+async def test_stop_keeps_the_saved_text_and_continue_goes_on(
     open_page: OpenPage, demo: DemoServer
 ) -> None:
     client = await open_streaming(open_page, demo.url)
@@ -194,7 +194,7 @@ async def test_a_reload_in_the_middle_reads_the_whole_answer(
     assert await client.statuses() == ["reconnecting", "streaming", "done"]
 
 
-async def test_a_reload_does_not_continue_what_was_stopped(
+async def test_a_reload_does_not_continue_a_stopped_stream(
     open_page: OpenPage, demo: DemoServer
 ) -> None:
     client = await open_streaming(open_page, demo.url, persist="chat")

@@ -270,7 +270,7 @@ async def test_fast_text_stays_in_view_until_the_reader_scrolls_up(
     assert await demo_page.distance_from_end() > 600
 
 
-async def test_what_is_read_is_never_ahead_of_what_the_server_is_shown_to_have(
+async def test_the_page_never_shows_an_offset_beyond_the_tail(
     open_page: OpenPage, demo: DemoServer
 ) -> None:
     demo_page = await open_demo(open_page, demo.url)

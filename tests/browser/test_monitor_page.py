@@ -98,7 +98,7 @@ async def shown(page: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("look", LOOKS)
-async def test_the_page_shows_what_lives_and_fits(
+async def test_the_page_shows_the_live_streams_and_fits_the_window(
     open_page: OpenPage, busy: Busy, look: str
 ) -> None:
     page = await open_page(busy.url + "/monitor/", **LOOKS[look])

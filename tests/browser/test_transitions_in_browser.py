@@ -224,7 +224,7 @@ def name_of(row: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("row", TABLE["transitions"], ids=name_of)
-async def test_transition(
+async def test_the_client_moves_as_the_transition_table_says(
     row: dict[str, Any], shared_client: Client, scripted: ScriptedServer
 ) -> None:
     driver = BrowserDriver(shared_client, scripted)

@@ -147,7 +147,7 @@ def test_retry_after_is_honoured_for_a_minute_at_most(case: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon"])
-async def test_a_senseless_ping_interval_is_ignored(
+async def test_an_invalid_ping_interval_is_ignored(
     stream: Stream, server: ScriptedServer, value: str
 ) -> None:
     await stream.send("hello")

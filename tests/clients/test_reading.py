@@ -58,7 +58,9 @@ async def test_named_events_come_by_callback_and_by_iteration(server: ScriptedSe
     assert seen == [StreamEvent("usage", '{"tokens":\n7}', 20)]
 
 
-async def test_what_comes_twice_is_taken_once(stream: Stream, server: ScriptedServer) -> None:
+async def test_an_event_that_arrives_twice_is_taken_once(
+    stream: Stream, server: ScriptedServer
+) -> None:
     await stream.send("hello")
     one = event("", "one", 3)
     await (await server.next()).open(one, one, event("", "two", 6), one, DONE)

@@ -59,7 +59,7 @@ async def test_of_two_sends_at_once_only_the_last_one_is_read(
     assert [piece async for piece in stream] == ["right"]
 
 
-async def test_a_reconnect_asks_for_what_is_missing(
+async def test_a_reconnect_requests_the_missing_part(
     stream: Stream, server: ScriptedServer
 ) -> None:
     stream_id = await stream.send("hello")
@@ -144,7 +144,7 @@ async def test_a_stop_waits_until_the_server_knows_the_stream(
     assert (stream.status, stream.text) == (Status.STOPPED, "onetwo")
 
 
-async def test_a_stop_of_a_lost_stream_brings_what_there_is(
+async def test_a_stop_while_disconnected_reads_the_stored_text(
     stream: Stream, server: ScriptedServer
 ) -> None:
     await stream.send("hello")
@@ -223,7 +223,7 @@ async def test_a_stopped_stream_is_watched_until_it_is_continued_elsewhere(
     assert stream.text == "onetwo"
 
 
-async def test_what_was_continued_and_stopped_again_in_between_is_read(
+async def test_text_of_a_continuation_that_was_stopped_again_is_read(
     stream: Stream, server: ScriptedServer
 ) -> None:
     await stream.send("hello")

@@ -132,7 +132,7 @@ def page(data: bytes, version: int) -> Page:
             operation("append", 3, 4, info(1, 2), chunks=(b"a",)),
             operation("info", 6, 7, info(2, 3)),
         ],
-        # what may have been applied was, long after its call
+        # the append of unknown outcome was applied, long after its call
         [
             CREATED,
             operation("append", 2, None, None, chunks=(b"a",)),
@@ -145,7 +145,9 @@ def page(data: bytes, version: int) -> Page:
         [CREATED, operation("create", 2, 3, StreamExists("", info(0, 1)))],
     ],
 )
-def test_the_checker_explains_what_the_contract_allows(operations: list[Operation]) -> None:
+def test_the_checker_explains_histories_that_the_contract_allows(
+    operations: list[Operation],
+) -> None:
     check_history(History(0, operations))
 
 
@@ -184,6 +186,8 @@ def test_the_checker_explains_what_the_contract_allows(operations: list[Operatio
         [CREATED, operation("create", 2, 3, info(0, 2))],
     ],
 )
-def test_the_checker_finds_what_the_contract_forbids(operations: list[Operation]) -> None:
+def test_the_checker_rejects_histories_that_the_contract_forbids(
+    operations: list[Operation],
+) -> None:
     with pytest.raises(AssertionError, match="no order of these calls"):
         check_history(History(0, operations))

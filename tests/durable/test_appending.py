@@ -205,7 +205,7 @@ async def test_a_doubt_that_cannot_be_resolved_is_outcome_unknown(serve: Serve) 
     assert refusal(await client.post("s", b"a", **producer(0))) == (503, "outcome_unknown")
 
 
-async def test_more_producers_than_a_stream_can_know(serve: Serve) -> None:
+async def test_a_producer_beyond_those_a_stream_can_remember_is_refused(serve: Serve) -> None:
     limits = Limits(attributes_bytes=2048)
     async with MemoryStreamStore(limits=limits) as store:
         client = await serve(store)
@@ -254,7 +254,7 @@ async def test_a_producer_that_begins_in_the_middle_has_a_gap(serve: Serve) -> N
     assert response.headers["producer-expected-seq"] == "0"
 
 
-async def test_a_body_over_the_limit(serve: Serve) -> None:
+async def test_a_body_over_the_limit_is_refused(serve: Serve) -> None:
     client = await serve(max_body_bytes=1000)
     await client.put("s")
 
@@ -311,7 +311,7 @@ async def test_messages_over_the_limits_of_an_append_are_refused(serve: Serve) -
         ({"Content-Type": ""}, "missing_content_type"),
     ],
 )
-async def test_headers_that_say_nothing(
+async def test_invalid_headers_are_refused(
     serve: Serve, headers: dict[str, str], code: str
 ) -> None:
     client = await serve()
@@ -343,7 +343,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_appends_nothing(
 @pytest.mark.parametrize(
     "options", [{"max_body_bytes": 0}, {"max_body_bytes": 2**40}, {"long_poll_seconds": 0}]
 )
-async def test_settings_that_cannot_be(options: dict[str, float]) -> None:
+async def test_invalid_settings_are_refused(options: dict[str, float]) -> None:
     async with MemoryStreamStore() as store:
         with pytest.raises(InvalidRequest):
             create_durable_streams_app(store, **options)  # type: ignore[arg-type]  # wrong values

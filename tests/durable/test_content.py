@@ -109,7 +109,9 @@ def test_any_bytes_count_as_text_with_an_end(data: bytes) -> None:
         ("application/vnd.x+json", "application/vnd.x+json", False, False),
     ],
 )
-def test_content_types(header: str | None, mime: str, is_json: bool, is_text: bool) -> None:
+def test_content_types_are_parsed(
+    header: str | None, mime: str, is_json: bool, is_text: bool
+) -> None:
     content = Content.of(header)
     assert (content.mime, content.is_json, content.is_text) == (mime, is_json, is_text)
 

@@ -58,7 +58,7 @@ def appended(known: ParsedStream, draft: Draft) -> ParsedStream:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(appends(), max_size=25))
-def test_requests_in_one_append_fare_as_they_would_one_by_one(
+def test_requests_in_one_append_have_the_same_outcomes_as_one_by_one(
     requests: list[AppendRequest],
 ) -> None:
     together = Draft(ParsedStream.of(BEGUN), LIMITS, 86_400)

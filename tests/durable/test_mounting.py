@@ -66,7 +66,7 @@ async def test_a_mounted_application_names_streams_below_its_mount(mounted: Any)
                 assert (await anext(events)).data == "x"
 
 
-async def test_authorize_sees_what_the_middleware_of_the_outer_application_set() -> None:
+async def test_authorize_sees_the_state_set_by_the_outer_applications_middleware() -> None:
     async with MemoryStreamStore() as store:
         app = create_durable_streams_app(
             store, authorize=lambda request, *_: request.state.user == "ann"

@@ -21,7 +21,7 @@ async def posted(process: Process, path: str, body: bytes, **headers: str) -> in
         return None
 
 
-async def test_a_request_that_is_repeated_everywhere_is_done_once(spawn: Spawn) -> None:
+async def test_a_request_repeated_in_several_processes_is_applied_once(spawn: Spawn) -> None:
     one, two = await asyncio.gather(spawn(), spawn())
     await one.put("s", b"", **JSON)
     for seq in range(15):
@@ -66,7 +66,7 @@ async def test_a_producer_goes_on_elsewhere_when_its_server_is_killed(spawn: Spa
     assert (await two.get("s")).json() == [*range(seq + 1)]
 
 
-async def test_readers_elsewhere_get_what_comes(spawn: Spawn) -> None:
+async def test_readers_in_another_process_get_new_records(spawn: Spawn) -> None:
     one, two = await asyncio.gather(spawn(), spawn())
     await one.put("s", b"", **JSON)
 

@@ -35,7 +35,7 @@ async def test_a_text_that_is_not_an_offset_is_refused(serve: Serve, offset: str
 
 
 @pytest.mark.parametrize("live", [{}, {"live": "long-poll"}, {"live": "sse"}])
-async def test_an_offset_beyond_the_tail(serve: Serve, live: dict[str, str]) -> None:
+async def test_an_offset_beyond_the_tail_is_refused(serve: Serve, live: dict[str, str]) -> None:
     client = await serve()
     await client.put("s", b"x")
     for offset in (at(2), "9" * 16 + "_" + "9" * 16):

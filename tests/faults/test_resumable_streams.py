@@ -87,7 +87,7 @@ async def test_a_killed_producer_is_continued_and_every_client_gets_each_number_
     assert head + rest[0] == WHOLE
 
 
-async def test_a_producer_that_cannot_be_continued_leaves_what_it_said_and_no_reader_hangs(
+async def test_a_producer_that_cannot_be_continued_leaves_its_text_and_no_reader_hangs(
     start,
 ):
     dying, other = await start(), await start()

@@ -194,7 +194,7 @@ class Door:
         tasks = [asyncio.ensure_future(_forward(*way)) for way in ways]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for each in (writer, up_writer):
-            each.close()  # what is on its way still arrives
+            each.close()  # bytes already sent still arrive
             self._writers.discard(each)
         await asyncio.wait(tasks)
 

@@ -65,7 +65,7 @@ async def answer_to(
     [False, None, 0, 1, "no", "yes", JSONResponse({}, 403), httpx.Response(403), object()],
     ids=["False", "None", "0", "1", "no", "yes", "a response", "another response", "object"],
 )
-async def test_anything_but_true_refuses(
+async def test_authorize_refuses_on_anything_but_true(
     create: Any, request_of: Any, verdict: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with MemoryStreamStore() as store:
@@ -79,7 +79,7 @@ async def test_anything_but_true_refuses(
 
 
 @pytest.mark.parametrize(("create", "request_of"), REQUESTS)
-async def test_true_allows(
+async def test_authorize_allows_on_true(
     create: Any, request_of: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with MemoryStreamStore() as store:

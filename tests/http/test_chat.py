@@ -42,7 +42,7 @@ async def test_an_answer_is_sent_as_events(serve: Serve) -> None:
     assert (headers["x-stream-id"], headers["x-stream-ping"]) == ("s", "15")
 
 
-async def test_the_model_is_asked_what_the_client_sent(serve: Serve) -> None:
+async def test_the_model_gets_the_request_of_the_client(serve: Serve) -> None:
     script = Script()
     chat = await serve({"other": Script().model, "this": script.model})
     messages = [{"role": "user", "content": ["x", 1]}]

@@ -179,7 +179,7 @@ async def test_the_requests_of_models_that_are_not_marked_are_not_kept(
     assert set((await chat_store.info("s")).attributes) == {"owner", "model", "request_digest"}
 
 
-async def test_a_request_too_long_to_keep_is_answered_all_the_same(serve: Serve) -> None:
+async def test_a_request_too_long_to_keep_is_still_answered(serve: Serve) -> None:
     script = Script().say("a")
     chat = await serve(marked(script), pause_for=0, max_body_bytes=30_000_000)
     await stop_after(chat, 1, messages=[{"content": "x" * 17_000_000}])

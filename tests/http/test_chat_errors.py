@@ -64,7 +64,7 @@ async def test_a_body_that_is_not_a_json_object_is_refused(
         ({"prompt": "x", "id": "streamstores.request/x"}, "invalid_id"),
     ],
 )
-async def test_a_start_with_a_wrong_field(
+async def test_a_start_with_a_wrong_field_is_refused(
     serve: Serve, chat_store: StreamStore, fields: dict[str, Any], code: str
 ) -> None:
     script = Script()
@@ -76,7 +76,7 @@ async def test_a_start_with_a_wrong_field(
 
 
 @pytest.mark.parametrize("stream_id", [None, "", "a\0b", "a" * 256, "streamstores.request/x"])
-async def test_an_id_that_is_none(serve: Serve, stream_id: str | None) -> None:
+async def test_an_invalid_id_is_refused(serve: Serve, stream_id: str | None) -> None:
     chat = await serve(Script().model)
     params = {} if stream_id is None else {"id": stream_id}
     for path in ("/stream/resume", "/stream/status"):
@@ -86,7 +86,7 @@ async def test_an_id_that_is_none(serve: Serve, stream_id: str | None) -> None:
 
 
 @pytest.mark.parametrize("after", ["", "-1", "1.0", "x", " 1", "٣", "0x1", "9" * 21])
-async def test_an_offset_that_is_none(serve: Serve, after: str) -> None:
+async def test_an_invalid_offset_is_refused(serve: Serve, after: str) -> None:
     chat = await serve(Script().say("abc", None).model)
     await chat.post("/stream", prompt="hi", id="s")
     response = await chat.get("/stream/resume", id="s", after=after)
@@ -94,7 +94,7 @@ async def test_an_offset_that_is_none(serve: Serve, after: str) -> None:
 
 
 @pytest.mark.parametrize("after", [-1, 1.0, True, [], {}, "x"])
-async def test_an_offset_in_a_body_that_is_none(serve: Serve, after: Any) -> None:
+async def test_an_invalid_offset_in_a_body_is_refused(serve: Serve, after: Any) -> None:
     chat = await serve(Script().say("abc", None).model)
     await chat.post("/stream", prompt="hi", id="s")
     response = await chat.post("/stream/resume", id="s", after=after)
@@ -102,7 +102,9 @@ async def test_an_offset_in_a_body_that_is_none(serve: Serve, after: Any) -> Non
 
 
 @pytest.mark.parametrize("state", ["streaming", "done"])
-async def test_every_offset_inside_a_character_or_an_event(serve: Serve, state: str) -> None:
+async def test_every_offset_inside_a_character_or_an_event_is_refused(
+    serve: Serve, state: str
+) -> None:
     script = Script().say("aü", Event("usage", "x"), "🎈", Event("e"), "b")
     chat = await serve(script.model)
     async with chat.start(id="s") as events:
@@ -120,14 +122,14 @@ async def test_every_offset_inside_a_character_or_an_event(serve: Serve, state: 
 
 
 @pytest.mark.parametrize("mode", ["", "Follow", "continue"])
-async def test_a_mode_that_is_none(serve: Serve, mode: str) -> None:
+async def test_an_unknown_mode_is_refused(serve: Serve, mode: str) -> None:
     chat = await serve(Script().say(None).model)
     await chat.post("/stream", prompt="hi", id="s")
     response = await chat.get("/stream/resume", id="s", mode=mode)
     assert refusal(response) == (400, "invalid_mode")
 
 
-async def test_a_stream_that_is_not(serve: Serve, chat_store: StreamStore) -> None:
+async def test_a_missing_stream_is_not_found(serve: Serve, chat_store: StreamStore) -> None:
     chat = await serve(Script().say(None).model)
     await chat.post("/stream", prompt="hi", id="expired")
     await chat_store.expire("expired", 0.000_001)
@@ -141,7 +143,7 @@ async def test_a_stream_that_is_not(serve: Serve, chat_store: StreamStore) -> No
 
 
 @pytest.mark.parametrize("path", ["/", "", "/streams", "/stream/other", "/web/x.js"])
-async def test_a_path_that_is_not(serve: Serve, path: str) -> None:
+async def test_an_unknown_path_is_not_found(serve: Serve, path: str) -> None:
     chat = await serve(Script().model)
     assert refusal(await chat.get(path)) == (404, "not_found")
 
@@ -157,7 +159,7 @@ async def test_a_path_that_is_not(serve: Serve, path: str) -> None:
         ("POST", "/stream.js", "GET"),
     ],
 )
-async def test_a_method_that_a_path_does_not_take(
+async def test_a_method_that_a_path_does_not_allow_is_refused(
     serve: Serve, method: str, path: str, allow: str
 ) -> None:
     response = await (await serve(Script().model)).request(method, path)
@@ -172,7 +174,7 @@ async def parts(size: int, count: int) -> Any:
 
 @pytest.mark.parametrize("path", ["/stream", "/stream/resume", "/stream/stop"])
 @pytest.mark.parametrize("how", ["announced", "in parts"])
-async def test_a_body_over_its_bound(serve: Serve, path: str, how: str) -> None:
+async def test_a_body_over_its_bound_is_refused(serve: Serve, path: str, how: str) -> None:
     chat = await serve(Script().model, max_body_bytes=1_000)
     content = b" " * 1_001 if how == "announced" else parts(100, 11)
     assert refusal(await chat.request("POST", path, content=content)) == (413, "too_large")
@@ -203,13 +205,13 @@ async def test_a_large_body_is_refused_before_it_is_sent() -> None:
 
 
 @pytest.mark.parametrize("prompt", ["x" * 11, "ü" * 6])
-async def test_a_prompt_over_its_bound(serve: Serve, prompt: str) -> None:
+async def test_a_prompt_over_its_bound_is_refused(serve: Serve, prompt: str) -> None:
     chat = await serve(Script().model, max_prompt_bytes=10)
     assert refusal(await chat.post("/stream", prompt=prompt)) == (413, "too_large")
 
 
 @pytest.mark.parametrize("path", ["resume", "resume?mode"])
-async def test_an_offset_beyond_the_end(serve: Serve, path: str) -> None:
+async def test_an_offset_beyond_the_end_is_refused(serve: Serve, path: str) -> None:
     chat = await serve(Script().say("abc", None).model)
     await chat.post("/stream", prompt="hi", id="s")
     mode = {"mode": "follow"} if "mode" in path else {}
@@ -233,7 +235,9 @@ async def test_an_offset_beyond_the_end_of_a_stopped_stream_does_not_continue_it
     assert (await chat_store.info("s")).version == before.version
 
 
-async def test_more_streams_than_allowed(serve: Serve, chat_store: StreamStore) -> None:
+async def test_a_start_beyond_max_runs_is_refused(
+    serve: Serve, chat_store: StreamStore
+) -> None:
     script = Script()
     chat = await serve(script.model, max_runs=1)
     async with chat.start(id="s") as events:
@@ -248,7 +252,9 @@ async def test_more_streams_than_allowed(serve: Serve, chat_store: StreamStore) 
     assert [info.id async for info in chat_store.list()] == ["s"]
 
 
-async def test_a_fault_of_the_server(serve: Serve, caplog: Any) -> None:
+async def test_an_unexpected_error_is_logged_and_hidden_from_the_client(
+    serve: Serve, caplog: Any
+) -> None:
     def new_id(request: Any) -> str:
         raise RuntimeError("secret")
 
@@ -282,7 +288,9 @@ class Failing(Wrapping):
         (OutcomeUnknown("x"), "outcome_unknown"),
     ],
 )
-async def test_a_store_that_cannot_be_used(error: Exception, code: str) -> None:
+async def test_an_error_of_the_store_is_answered_with_its_code(
+    error: Exception, code: str
+) -> None:
     store = Failing()
     handler = create_stream_handler(Script().model, store)
     async with serving(handler) as url, httpx.AsyncClient() as client:

@@ -25,7 +25,7 @@ async def test_a_model_that_fails_ends_in_an_error(serve: Serve, caplog: Any) ->
     assert "secret" in caplog.text
 
 
-async def test_the_application_chooses_what_clients_learn_of_a_failure(serve: Serve) -> None:
+async def test_the_application_chooses_the_error_text_that_clients_get(serve: Serve) -> None:
     model = Script().say(KeyError("k")).model
     chat = await serve(model, describe_error=lambda exc: f"{exc!r}\n.")
     async with chat.start() as events:

@@ -181,7 +181,9 @@ async def test_the_end_of_a_server_is_not_taken_for_clients_that_left(
         assert (text, ending) == (WHOLE, ["done"])
 
 
-async def test_a_restarted_process_stops_what_cannot_continue(processes: Processes) -> None:
+async def test_a_restarted_process_stops_streams_that_cannot_continue(
+    processes: Processes,
+) -> None:
     old, new = await processes.start(), await processes.start()
     async with old.start(str(COUNT), id="s", model="counting") as events:
         await events.next()

@@ -104,7 +104,7 @@ async def test_a_stream_of_another_writer_is_attached_to(
         assert text_of(await events.rest()) == "theirs"
 
 
-async def test_equal_requests_leave_no_equal_trace(
+async def test_equal_requests_leave_different_attributes(
     serve: Serve, chat_store: StreamStore
 ) -> None:
     """An administrator of the store cannot see that two users asked the same."""

@@ -74,7 +74,7 @@ def test_formatted_text_may_be_cut_anywhere(end):
 
 
 @given(st.lists(st.text().filter(lambda text: "\0" not in text), min_size=1, max_size=10))
-def test_what_a_client_parses_is_what_the_source_meant(texts):
+def test_a_client_parses_the_text_that_the_source_sent(texts):
     records = stored([ServerSentEvent("", text, None) for text in texts], record_bytes=10_000)
     events = EventParser().feed(sent(records))
     expected = [text.replace("\r\n", "\n").replace("\r", "\n") for text in texts]
@@ -108,7 +108,7 @@ class NotJson:
         ([ServerSentEvent("a\nb", "1", None)], "not a name"),
     ],
 )
-def test_what_cannot_be_an_event_is_refused(pieces, error):
+def test_an_invalid_event_is_refused(pieces, error):
     with pytest.raises((TypeError, ValueError), match=error):
         stored(pieces)
 

@@ -145,7 +145,7 @@ async def test_a_post_after_the_end_replays_and_begins_nothing(serve):
     assert served.words.opened == 1
 
 
-async def test_a_stop_saves_what_there_is_and_closes_the_source(serve):
+async def test_a_stop_keeps_the_stored_records_and_closes_the_source(serve):
     served = await serve()
     served.words.say("data: 1\n\n")
     async with served.stream("POST", "/chat/s") as response:
@@ -182,7 +182,7 @@ async def test_a_source_of_another_type_ends_in_an_error_event(serve):
         ({"params": {"offset": "19"}}, 416, "offset_out_of_range"),
     ],
 )
-async def test_a_place_where_no_event_begins_is_refused(serve, options, status, code):
+async def test_an_offset_inside_an_event_is_refused(serve, options, status, code):
     served = await serve()
     served.words.say("data: 1\n\n", "data: 2\n\n", None)
     await served.post("/chat/s")

@@ -148,7 +148,7 @@ async def test_a_killed_producer_leaves_an_end_and_no_reader_hangs(start):
     assert (await resume(other)).status == 204
 
 
-async def test_chats_are_strangers_to_each_other(start):
+async def test_a_chat_cannot_be_reached_under_another_id(start):
     process = await start(APP)
     await post(process, "100 0.01", chat="alice/1", until=3)
     for guess in ("alice", "1", "alice/1/", "../alice/1"):
@@ -157,7 +157,7 @@ async def test_chats_are_strangers_to_each_other(start):
 
 
 @pytest.mark.parametrize("chat", ["", "x" * 300, "a\nb", 5, None])
-async def test_a_chat_that_cannot_be_one_is_refused(start, chat):
+async def test_an_invalid_chat_id_is_refused(start, chat):
     process = await start(APP)
     answer = await process.client.post(process.url + "/api/chat", json=body("1 0", chat=chat))
     assert answer.status_code == 400

@@ -142,7 +142,7 @@ async def test_a_stop_from_outside_ends_producer_and_readers():
         assert await adapter.status("s") == "done"
 
 
-async def test_what_cannot_be_is_refused_as_the_stores_of_assistant_stream_do():
+async def test_invalid_calls_are_refused_as_by_the_stores_of_assistant_stream():
     async with MemoryStreamStore() as store:
         adapter = AssistantStreamStore(store)
         for call in (adapter.acquire, adapter.status, adapter.delete):
@@ -193,7 +193,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_killed_producer_is_an_error_to_readers_and_none_hangs(
+async def test_readers_of_a_killed_producer_get_an_error_and_do_not_hang(
     store: StreamStore, store_url: str
 ):
     child = await asyncio.create_subprocess_exec(

@@ -48,7 +48,7 @@ class Proxy:
         self._replacement = (statement, other)
 
     def release(self) -> None:
-        """Deliver everything, also what was held back."""
+        """Deliver everything, including the bytes held back so far."""
         self._is_holding = False
         for gate in self._gates:
             gate.set()

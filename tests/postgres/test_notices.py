@@ -125,7 +125,7 @@ async def test_followers_of_two_hundred_streams_share_the_connections(
     assert await sessions(admin, way) <= 4 + 1
 
 
-async def test_what_this_process_appends_costs_its_own_followers_no_read(
+async def test_appends_of_this_process_cost_its_own_followers_no_read(
     way, follower_store, producer_store, monkeypatch
 ):
     looks = reads_before_each_look(follower_store, monkeypatch)
@@ -194,7 +194,7 @@ async def test_followers_miss_nothing_when_the_listening_connection_is_cut(
         assert await asyncio.wait_for(task, 15) == b"<0><1><2>end"
 
 
-async def test_a_store_looks_for_what_it_missed_while_it_did_not_listen(
+async def test_a_store_looks_for_changes_missed_while_it_did_not_listen(
     url, admin, producer_store, monkeypatch
 ):
     monkeypatch.setattr(notices, "BACKOFF_SECONDS", (1.0, 1.0))

@@ -44,7 +44,7 @@ def test_an_outbox_keeps_the_newest_version_and_never_forgets_an_end():
     assert not outbox
 
 
-def test_what_could_not_be_sent_does_not_replace_what_is_newer():
+def test_a_version_put_back_does_not_replace_a_newer_one():
     outbox = Outbox()
     outbox.grew("a", 1)
     outbox.grew("b", 1)

@@ -34,7 +34,7 @@ from tests.services.postgres import shared, with_options
 # ---- refused by the server: nothing was applied
 
 
-async def test_what_the_server_refuses_was_not_applied(url, admin):
+async def test_an_append_that_the_server_refused_was_not_applied(url, admin):
     stream_id, name = new_id(), new_id()
     async with open_store(url) as store:
         before = await store.create(stream_id)
@@ -219,7 +219,7 @@ async def test_tables_that_vanished_are_unavailable(url):
     ],
     ids=lambda exc: type(exc).__name__,
 )
-def test_an_error_without_words_of_its_own_gets_some(silent):
+def test_an_error_without_a_message_gets_one(silent):
     with pytest.raises(Exception, match=r"PostgreSQL: \w+") as caught, translate_errors():
         raise silent
     assert caught.value.__cause__ is silent

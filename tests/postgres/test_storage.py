@@ -192,7 +192,9 @@ async def test_a_stream_that_replaces_an_expired_one_is_always_younger(store, ur
     assert await store.info(stream_id) == new
 
 
-async def test_a_sweep_counts_what_expired_and_spares_what_moved_its_end(store, url, admin):
+async def test_a_sweep_counts_expired_streams_and_spares_those_whose_expiry_moved(
+    store, url, admin
+):
     await store.sweep()
     past = datetime.now(timezone.utc) - timedelta(seconds=1)
     kept, moved = new_id(), new_id()

@@ -162,7 +162,7 @@ async def test_a_server_that_does_not_write_to_disk_is_refused_at_opening(server
     await store.aclose()
 
 
-async def test_a_user_who_may_not_wait_is_refused_at_opening(server):
+async def test_a_user_without_permission_for_wait_is_refused_at_opening(server):
     server.ask("ACL", "SETUSER", "hasty", "on", ">p", "~*", "&*", "+@all", "-wait")
     store = RedisStreamStore(f"redis://hasty:p@{server.address}", durability="replica")
     with pytest.raises(InvalidRequest, match="durability"):

@@ -164,7 +164,7 @@ async def test_a_client_that_decodes_is_refused():
         ("redis+cluster://u:secret@one,two:7", "redis+cluster://one:6379,two:7"),
     ],
 )
-async def test_the_repr_says_what_a_store_points_at_without_secrets(url, shown):
+async def test_the_repr_names_the_server_without_secrets(url, shown):
     store = RedisStreamStore(url, prefix="p", durability="replica")
     assert repr(store) == f"<RedisStreamStore {shown} prefix='p' durability='replica'>"
     await store.aclose()

@@ -33,7 +33,7 @@ MEANT = [meant for _, meant in REPLIES]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, len(BYTES)])
-def test_replies_are_whole_however_their_bytes_are_cut(size):
+def test_replies_are_parsed_however_their_bytes_are_split(size):
     replies: list[Any] = []
     parser = ReplyParser(replies.append)
     for start in range(0, len(BYTES), size):
@@ -88,9 +88,9 @@ def test_a_command_is_an_array_of_bulk_strings():
         ("OOM command not allowed when used memory > 'maxmemory'.", ResponseError),
     ],
 )
-def test_an_error_reply_is_the_exception_that_the_driver_has_for_it(text, kind):
+def test_an_error_reply_raises_the_exception_of_the_driver(text, kind):
     assert type(error_of(text)) is kind
 
 
-def test_a_redirection_says_where_to():
+def test_a_redirection_names_its_target():
     assert error_of("ASK 3999 127.0.0.1:6381").node_addr == ("127.0.0.1", 6381)

@@ -77,7 +77,7 @@ def test_a_changed_payload_or_a_cut_object_is_corrupt(data: st.DataObject) -> No
 
 
 @given(st.binary(max_size=100))
-def test_other_bytes_are_corrupt(junk: bytes) -> None:
+def test_bytes_that_are_not_a_block_are_corrupt(junk: bytes) -> None:
     for bad in (junk, b"STS1" + junk, b"STS1\0\0\0\2[]" + junk, b"STS1\0\0\0\2{}" + junk):
         with pytest.raises(CorruptData):
             block_format.decode(bad, "k")

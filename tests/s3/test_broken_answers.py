@@ -1,4 +1,4 @@
-"""Answers that are cut, spoilt, or no answers of S3: none is taken for what it is not."""
+"""Responses that are cut, damaged, or not from S3 are recognised, and never believed."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ LISTINGS: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("name", LISTINGS)
-async def test_a_listing_that_is_not_whole_is_no_listing(server: ScriptedS3, name: str) -> None:
+async def test_an_incomplete_listing_is_unavailable(server: ScriptedS3, name: str) -> None:
     """A process that does not know the stream would see it shorter than it is."""
     await written(server)
     async with opened(server) as store:
@@ -116,9 +116,7 @@ async def test_a_listing_that_is_not_whole_is_no_listing(server: ScriptedS3, nam
 
 
 @pytest.mark.parametrize("name", [name for name in LISTINGS if name != "not found"])
-async def test_a_listing_that_is_not_whole_is_asked_for_again(
-    server: ScriptedS3, name: str
-) -> None:
+async def test_an_incomplete_listing_is_requested_again(server: ScriptedS3, name: str) -> None:
     await written(server)
     async with opened(server) as store:
         server.spoil(listing_of("segments/"), LISTINGS[name])
@@ -146,7 +144,7 @@ GETS: dict[str, Fault] = {
 
 @pytest.mark.parametrize("part", ["streams/", "segments/"])
 @pytest.mark.parametrize("name", GETS)
-async def test_an_object_that_is_not_whole_is_unavailable(
+async def test_an_incomplete_object_is_unavailable(
     server: ScriptedS3, name: str, part: str
 ) -> None:
     await written(server)
@@ -159,9 +157,7 @@ async def test_an_object_that_is_not_whole_is_unavailable(
 
 
 @pytest.mark.parametrize("name", GETS)
-async def test_an_object_that_is_not_whole_is_asked_for_again(
-    server: ScriptedS3, name: str
-) -> None:
+async def test_an_incomplete_object_is_requested_again(server: ScriptedS3, name: str) -> None:
     await written(server)
     async with opened(server) as store:
         server.spoil(get_of("streams/"), GETS[name])
@@ -176,7 +172,7 @@ async def test_a_missing_object_is_missing(server: ScriptedS3) -> None:
 
 @pytest.mark.parametrize("code", [404, 412, 409, 500, 503])
 @pytest.mark.parametrize("spoilt", ["cut", "reset", "stalled"])
-async def test_an_error_of_a_write_whose_body_is_spoilt_is_an_error_of_ours(
+async def test_an_error_of_a_write_is_translated_even_if_its_body_is_damaged(
     server: ScriptedS3, code: int, spoilt: str
 ) -> None:
     """And it is tried again: the writer notices nothing."""
@@ -192,7 +188,7 @@ async def test_an_error_of_a_write_whose_body_is_spoilt_is_an_error_of_ours(
         assert (await store.append("a", b"y")).tail == tail + 1
 
 
-async def test_a_write_whose_answer_names_no_object_is_looked_for(server: ScriptedS3) -> None:
+async def test_a_write_whose_response_has_no_etag_is_looked_up(server: ScriptedS3) -> None:
     """A proxy's page with status 200, before or after S3 did it."""
     async with opened(server) as store:
         await store.create("a")

@@ -70,8 +70,10 @@ async def test_a_write_expects_no_100_continue(server: ScriptedS3) -> None:
     assert not any("expect" in request.headers for request in server.requests)
 
 
-async def test_nor_does_it_with_a_client_that_was_passed_in(server: ScriptedS3) -> None:
-    """Whose other users keep what they have."""
+async def test_a_write_with_a_passed_in_client_expects_no_100_continue_either(
+    server: ScriptedS3,
+) -> None:
+    """The setting is made for the store's calls only, not for other users of the client."""
     client = server.place.client()
     async with S3StreamStore("s3://streams/p", client=client) as store:
         await store.create("a")

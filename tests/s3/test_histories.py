@@ -8,7 +8,7 @@ from tests.s3.faulty_histories import run_faulty_history
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_clients_see_of_a_faulty_server_has_an_explanation(seed: int) -> None:
+def test_histories_on_a_faulty_server_have_an_explanation(seed: int) -> None:
     calls, spoilt = run_faulty_history(seed)
     assert calls > 10
     assert spoilt > 0
@@ -16,5 +16,5 @@ def test_what_clients_see_of_a_faulty_server_has_an_explanation(seed: int) -> No
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(1000, 1060))
-def test_what_clients_see_of_a_very_faulty_server_has_an_explanation(seed: int) -> None:
+def test_histories_on_a_very_faulty_server_have_an_explanation(seed: int) -> None:
     run_faulty_history(seed, share=0.15)

@@ -82,9 +82,7 @@ async def test_a_write_that_did_not_arrive_is_shut_out_and_reported_as_not_appli
 
 
 @pytest.mark.parametrize("read", ["info", "read", "wait"])
-async def test_what_is_read_after_an_unknown_outcome_is_final(
-    server: ScriptedS3, read: str
-) -> None:
+async def test_a_read_after_an_unknown_outcome_is_final(server: ScriptedS3, read: str) -> None:
     late = Late(server)
     async with opened(server) as store:
         info = await store.create("a")

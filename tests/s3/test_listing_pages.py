@@ -114,7 +114,7 @@ async def test_a_listing_in_no_order_is_an_error(server: ScriptedS3) -> None:
             await ids(store)
 
 
-async def test_a_truncated_page_of_nothing_is_an_error(server: ScriptedS3) -> None:
+async def test_an_empty_page_marked_truncated_is_an_error(server: ScriptedS3) -> None:
     async with opened(server) as store:
         await store.create("a", b"x")
         await store.append("a", b"y")

@@ -111,9 +111,11 @@ async def test_a_reader_sees_no_gap_when_its_stream_is_packed(
     assert begin + await content(reader, "a", len(begin)) == b"first" + b"".join(CHUNKS)
 
 
-async def test_knowledge_of_removed_segments_is_not_trusted(place: Place) -> None:
-    """A process has slept since the stream was half as long. The absence of the next segment
-    does not make it take what it remembers for the end."""
+async def test_remembered_segments_that_were_removed_are_not_taken_for_the_end(
+    place: Place,
+) -> None:
+    """A process sleeps while the stream grows and is packed. When it wakes, the next segment is
+    missing, but it must not conclude that the last segment it knows is the end."""
     store = await place.store(grace=1)
     sleeper = await place.store(grace=1)
     await store.create("a")

@@ -113,7 +113,7 @@ class Proxy:
                 await gate.wait()
                 writer.write(data)
                 await writer.drain()
-            await gate.wait()  # an end travels behind what was held back
+            await gate.wait()  # the end of the connection must not overtake held bytes
         writer.close()
 
 

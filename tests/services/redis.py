@@ -156,7 +156,7 @@ class Server:
         wait_until(self._answers, f"{self._command[0]} on {self.port}")
 
     def stop(self) -> None:
-        """End in order, after writing what has to be written."""
+        """Shut down in order, after writing unsaved data."""
         self._end(subprocess.Popen.terminate)
 
     def kill(self) -> None:

@@ -48,7 +48,7 @@ def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 class OtherEntries(aiosqlite.Connection):
-    """Has a `_tx` whose entries nobody runs."""
+    """Has a `_tx` whose entries are never run."""
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
@@ -105,7 +105,7 @@ async def test_errors_of_the_file_come_through_any_driver(tmp_path, driver):
         assert (await store.append("a", b"x")).tail == 1
 
 
-async def test_closing_commits_what_was_called_with_any_driver(tmp_path, driver):
+async def test_closing_commits_pending_appends_with_any_driver(tmp_path, driver):
     store = SQLiteStreamStore(tmp_path / "streams.db")
     await store.create("a")
     appends = [asyncio.ensure_future(store.append("a", b"x")) for _ in range(50)]

@@ -63,7 +63,7 @@ async def test_a_full_database_takes_nothing_and_recovers(path):
         assert (await store.append("a", IMAGE, state="done")).tail == 1 + len(IMAGE)
 
 
-def test_a_file_that_cannot_grow_takes_nothing_and_keeps_what_it_has(path):
+def test_a_file_that_cannot_grow_takes_nothing_and_keeps_its_data(path):
     """A real limit of the operating system makes the write itself fail half-way."""
     script = """
         import asyncio, resource, signal, sys

@@ -133,7 +133,7 @@ async def test_a_known_stream_expires_at_its_time(store):
 
 
 async def test_a_transaction_that_failed_is_not_known(store, path):
-    """It is rolled back after the row was written, so what was known of it is wrong."""
+    """The transaction is rolled back after the row was written, so the known row is wrong."""
     before = await store.create("a", b"1")
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
@@ -209,7 +209,7 @@ async def take_numbers(store: SQLiteStreamStore) -> None:
         await store.create(f"crowd-{number}")
 
 
-async def test_a_watcher_says_once_what_changed(store, other):
+async def test_a_watcher_reports_each_change_once(store, other):
     """The latest streams are looked at after each commit, though not all have changed."""
     heard: list[tuple[str, int]] = []
     await store.create("quiet")
@@ -278,7 +278,7 @@ async def watched(store: SQLiteStreamStore, stream_id: str) -> None:
     await store.info(stream_id)  # with one reader, this runs after the query of the wait
 
 
-async def test_a_store_that_is_closed_first_commits_what_is_queued(path):
+async def test_closing_a_store_commits_queued_mutations_first(path):
     store = SQLiteStreamStore(path)
     await store.create("a")
     appends = [asyncio.create_task(store.append("a", b"x")) for _ in range(1_000)]

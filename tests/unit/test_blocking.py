@@ -51,7 +51,7 @@ def test_a_store_has_every_method_of_the_contract(store):
         store.info("a")
 
 
-def test_what_one_thread_writes_another_one_follows(store):
+def test_one_thread_follows_the_writes_of_another(store):
     store.create("a")
     read = []
     reader = threading.Thread(target=lambda: read.extend(store.follow("a")))

@@ -138,7 +138,7 @@ async def test_an_error_of_the_wrappers_wait_reaches_the_follower():
             await (await live(Away(inner)))
 
 
-async def test_what_a_newcomer_saw_is_read_at_once_without_the_seam_too():
+async def test_a_new_followers_read_wakes_the_others_even_if_the_store_shares_no_changes():
     """The wrapper's wait never wakes and the poll is far away."""
     size = 1_048_576
 
@@ -158,7 +158,7 @@ async def test_what_a_newcomer_saw_is_read_at_once_without_the_seam_too():
 
 
 async def test_changes_that_are_not_declared_are_not_used():
-    """So a wrapper that passes every attribute on can still say no."""
+    """So a wrapper that delegates every attribute can still decline to share changes."""
 
     class PassesAllOn(Wrapping):
         def __getattr__(self, name: str) -> Any:

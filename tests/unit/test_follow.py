@@ -53,7 +53,7 @@ async def test_many_followers_cost_one_read_for_each_change():
     assert await asyncio.gather(*tasks) == [b"0" + b"x" * 10] * 50
 
 
-async def test_what_this_process_appends_costs_its_followers_no_read(tmp_path, monkeypatch):
+async def test_appends_of_this_process_cost_its_followers_no_read(tmp_path, monkeypatch):
     async with SQLiteStreamStore(tmp_path / "x.db") as store:
         await store.create("a", b"0")
         tasks = await started(store, "a", 5)
@@ -90,7 +90,7 @@ async def test_a_follower_that_is_behind_reads_for_itself_and_misses_nothing():
 
 async def test_a_read_that_a_local_commit_overtakes_is_not_taken_for_that_of_a_namesake():
     class Slow(MemoryStreamStore):
-        """Its reads answer what was true when they were asked."""
+        """Its reads return the state at the time of the call, however late they return."""
 
         gate = None
 
@@ -336,7 +336,7 @@ async def test_wait_for_create_counts_from_the_first_step_even_if_that_is_cancel
         assert store.changes.subscribed_ids == []
 
 
-async def test_the_repr_of_a_follower_says_what_it_follows():
+async def test_the_repr_of_a_follower_names_its_stream():
     async with MemoryStreamStore() as store:
         await store.create("a", b"123")
         follower = follow(store, "a")

@@ -253,7 +253,7 @@ async def test_a_text_continues_only_its_own_beginning() -> None:
         await collect(text_source("abc", delay=0)(StreamRequest("p", partial="abd")))
 
 
-def test_the_built_in_text_says_what_it_is() -> None:
+def test_the_built_in_text_says_that_it_is_built_in() -> None:
     assert models.BUILT_IN_TEXT.startswith("This is a built-in text, not a language model.")
     assert can_continue(text_source())
 

@@ -144,7 +144,7 @@ async def test_a_read_that_notices_overtake_does_not_take_the_reader_back(store)
     assert await ended(store, task) == b"012"
 
 
-async def test_notices_of_what_was_already_read_cost_no_read(store):
+async def test_notices_of_records_already_read_cost_no_read(store):
     task = await following(store)
     told = [(await store.append("a", chunk), chunk) for chunk in (b"1", b"2", b"3")]
     store.gate.clear()

@@ -70,14 +70,14 @@ def test_a_module_offers_what_it_declares_and_nothing_else(name):
         and value.__module__ == module.__name__
     }
     assert own <= set(module.__all__)
-    if name == "building":  # it has nothing of its own: what it imports is what it offers
+    if name == "building":  # it defines nothing: its public names are its imports
         assert set(public) - TYPING == set(module.__all__)
 
 
 @pytest.mark.parametrize(
     "url", ["", "x.db", "ftp://x", "memory://x", "memory://?a=1", "postgresql://[::1/x", None]
 )
-def test_open_store_refuses_what_it_does_not_know(url):
+def test_open_store_refuses_unknown_schemes_and_options(url):
     with pytest.raises(streamstores.InvalidRequest):
         streamstores.open_store(url)
 

@@ -180,7 +180,7 @@ async def test_a_buffer_that_its_source_uses_again_is_copied(
 
 
 @pytest.mark.parametrize("source", [None, [b"a"], "text"])
-async def test_what_is_no_source_ends_in_an_error(
+async def test_a_source_that_cannot_be_iterated_ends_in_an_error(
     store: StreamStore, runs_on: Any, source: Any
 ) -> None:
     await (await runs_on()).start("s", source)
@@ -225,7 +225,7 @@ async def test_a_silent_source_shows_signs_of_life(store: StreamStore, runs_on: 
     await until(store, "s", lambda info: info.version >= first.version + 3)
 
 
-async def test_runs_and_their_followers_say_what_they_point_at(runs_on: Any) -> None:
+async def test_the_reprs_of_runs_and_their_followers_name_their_stream(runs_on: Any) -> None:
     store = MemoryStreamStore()
     runs = await runs_on(store, max_runs=7)
     info = await runs.start("answer", Script().source())

@@ -30,7 +30,7 @@ async def test_racing_starts_of_one_id_make_one_run(store: StreamStore, runs_on:
     assert sum(script.steps for script in scripts) == 1
 
 
-async def test_no_more_runs_than_allowed(store: StreamStore, runs_on: Any) -> None:
+async def test_a_run_beyond_max_runs_is_refused(store: StreamStore, runs_on: Any) -> None:
     runs = await runs_on(max_runs=2)
     script = Script()
     await runs.start("a", script.source())

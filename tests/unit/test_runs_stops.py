@@ -38,7 +38,9 @@ async def test_a_stop_saves_and_halts_and_a_resume_goes_on(
     assert await read_to_end(other, "s") == (b"abcd", State.DONE)
 
 
-async def test_a_stop_stores_what_was_yielded(store: StreamStore, runs_on: Any) -> None:
+async def test_a_stop_stores_the_chunks_already_yielded(
+    store: StreamStore, runs_on: Any
+) -> None:
     runs = await runs_on()
     script = Script()
     await runs.start("s", script.source())
@@ -199,7 +201,7 @@ async def test_a_stream_that_nothing_continues_stays_stopped(
     assert await read_to_end(runs, "s") == (b"a", State.STOPPED)
 
 
-async def test_resuming_what_is_not_stopped_changes_nothing(
+async def test_resuming_a_stream_that_is_not_stopped_changes_nothing(
     store: StreamStore, runs_on: Any
 ) -> None:
     runs = await runs_on()

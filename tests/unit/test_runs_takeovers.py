@@ -197,7 +197,7 @@ async def test_a_handed_over_stream_that_finds_no_room_is_asked_for_once(
     waiting.cancel()
 
 
-async def test_a_closing_process_stops_what_nothing_can_continue(
+async def test_a_closing_process_stops_a_stream_that_nothing_can_continue(
     store: StreamStore, runs_on: Any
 ) -> None:
     runs = await runs_on()

@@ -59,7 +59,7 @@ def test_text_is_stored_as_utf8_and_the_id_is_the_offset_after_it() -> None:
     assert parse(sse_of([Record(10, "wörld".encode())])) == [("message", "16", "wörld")]
 
 
-def test_empty_text_is_no_record() -> None:
+def test_empty_text_makes_no_record() -> None:
     assert list(encode("", RECORD_BYTES)) == []
 
 
@@ -120,7 +120,7 @@ def test_a_record_that_no_model_can_have_written_is_sent_as_text(name: bytes) ->
 
 
 @pytest.mark.parametrize(("name", "data"), [(b"usage", ""), ("usage", b""), ("usage", {})])
-def test_an_event_is_made_of_text(name: object, data: object) -> None:
+def test_an_event_takes_only_text(name: object, data: object) -> None:
     with pytest.raises(TypeError):
         Event(name, data)  # type: ignore[arg-type]  # what an untyped model may do
 
@@ -175,7 +175,7 @@ def test_nul_and_u2028_are_ordinary() -> None:
 
 
 @given(st.binary(max_size=40), st.booleans())
-def test_a_parser_reads_what_the_encoder_wrote(data: bytes, compact: bool) -> None:
+def test_the_parser_reads_the_encoders_output(data: bytes, compact: bool) -> None:
     lines = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     parsed = EventParser().feed(encode_event(data, name=b"n", event_id=7, compact=compact))
     assert parsed == [ServerSentEvent("n", lines.decode(errors="replace"), "7")]

@@ -57,7 +57,9 @@ def refusals(scheme: str, url: str) -> list[str]:
         ("\n", "control"),
     ],
 )
-def test_what_no_store_understands_is_refused_alike(scheme: str, ending: str, named: str):
+def test_an_invalid_url_is_refused_with_the_same_message_in_every_way_of_opening(
+    scheme: str, ending: str, named: str
+):
     texts = refusals(scheme, STORES[scheme][1] + ending)
     assert all(named in text for text in texts), texts
     assert len(set(texts)) == 1
@@ -85,7 +87,7 @@ def test_a_flag_is_written_alike(scheme: str, value: str):
 
 
 @pytest.mark.parametrize("scheme", STORES)
-def test_the_repr_of_a_store_says_what_it_points_at_without_secrets(scheme: str):
+def test_the_repr_of_a_store_names_its_target_without_secrets(scheme: str):
     name, url, _, _ = STORES[scheme]
     for make_store in ways(scheme):
         shown = repr(make_store(url))

@@ -70,7 +70,7 @@ def test_attributes_are_frozen(attributes: Any):
         {"expires_at": 10**30},
     ],
 )
-def test_what_no_store_wrote_is_corrupt(wrong: dict[str, Any]):
+def test_invalid_stored_fields_are_corrupt(wrong: dict[str, Any]):
     with pytest.raises(CorruptData, match="'x'"):
         stored_info("x", **{**FIELDS, **wrong})
 
@@ -90,6 +90,6 @@ def test_an_error_comes_back_from_one_printable_line(error: str | None):
 
 
 @pytest.mark.parametrize("line", ["1", "{", json.dumps(["a"])])
-def test_a_line_that_is_no_error_is_refused(line: str):
+def test_a_malformed_stored_error_is_refused(line: str):
     with pytest.raises(ValueError):
         error_from_json(line)

@@ -58,7 +58,7 @@ def test_a_plus_sign_is_a_plus_sign():
     assert split("x://h?secret_key=a+b/c=").options == {"secret_key": "a+b/c="}
 
 
-def test_what_is_the_drivers_stays_in_the_url_as_written():
+def test_options_of_the_driver_stay_in_the_url_as_written():
     url = split("x://h/db?timeout=1&sslmode=verify%2Dfull")
     assert url.options == {"timeout": 1.0}
     assert url.parts.geturl() == "x://h/db?sslmode=verify%2Dfull"
@@ -107,7 +107,7 @@ def test_a_wrong_option_is_refused_by_name_and_the_password_is_not_shown(
         *(None, 1, b"x://h"),
     ],
 )
-def test_what_is_no_url_of_this_store_is_refused(url: object):
+def test_a_url_that_is_not_of_this_store_is_refused(url: object):
     with pytest.raises(InvalidRequest):
         split(url)  # type: ignore[arg-type]  # on purpose
 

@@ -42,7 +42,7 @@ class Gated(Counting):
         return await self.inner.mark_done(stream_id, "stopped")
 
 
-async def test_what_gathers_while_an_append_is_in_flight_goes_out_as_one():
+async def test_chunks_written_while_an_append_is_in_flight_go_out_as_one_append():
     store = Gated()
     await store.create("a")
     writer = StreamWriter(store, "a")
@@ -93,7 +93,7 @@ async def test_a_cancelled_write_has_accepted_nothing():
     assert await content(store) == b"first0123456789"
 
 
-async def test_a_failed_writer_gives_back_what_is_not_stored():
+async def test_a_failed_writer_gives_back_the_chunks_not_stored():
     store = Gated()
     await store.create("a")
     writer = StreamWriter(store, "a")

@@ -77,7 +77,7 @@ async def test_a_full_buffer_does_not_linger(split):
     await writer.aclose("done")
 
 
-async def test_a_writer_says_what_it_points_at():
+async def test_the_repr_of_a_writer_names_its_stream():
     store = MemoryStreamStore()
     writer = StreamWriter(store, "answer", info=await store.create("answer"))
     assert repr(writer) == f"<StreamWriter of 'answer' on {store!r}: open>"

@@ -134,7 +134,7 @@ class Unconfirmed(Wrapping):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-async def test_a_flush_returns_when_the_store_has_confirmed_what_landed(count):
+async def test_a_flush_returns_when_the_store_has_confirmed_every_byte(count):
     store = Unconfirmed(count)
     writer = StreamWriter(store, "a", info=await store.create("a"))
     await writer.write(b"text")
@@ -159,7 +159,7 @@ async def test_a_close_returns_when_the_store_has_confirmed_the_end(count, endin
 
 
 @pytest.mark.parametrize("ending", ["done", None])
-async def test_what_is_never_confirmed_ends_the_writer_in_doubt(ending):
+async def test_a_writer_whose_bytes_are_never_confirmed_ends_in_doubt(ending):
     store = Unconfirmed(float("inf"))
     writer = StreamWriter(store, "a", info=await store.create("a"), retry_for=0.3)
     await writer.write(b"text")

@@ -51,7 +51,7 @@ async def test_several_producers_append_to_one_stream():
         assert own == [f"{name}{number}".encode() for number in range(50)]
 
 
-async def test_it_asks_nothing_at_the_start_and_retries_what_was_not_applied():
+async def test_it_reads_nothing_at_the_start_and_retries_unapplied_appends():
     class Unasked(Faulty):
         async def info(self, stream_id: str) -> Any:
             raise AssertionError("there is nothing to ask")
