@@ -139,7 +139,7 @@ def page(data: bytes, version: int) -> Page:
             operation("info", 3, 4, info(0, 1)),
             operation("info", 5, 6, info(1, 2)),
         ],
-        # and was not
+        # it was never applied
         [CREATED, operation("delete", 2, None, None), operation("info", 3, 4, info(0, 1))],
         [CREATED, operation("append", 2, 3, Conflict("", info(0, 1)), version=7)],
         [CREATED, operation("create", 2, 3, StreamExists("", info(0, 1)))],

@@ -188,7 +188,7 @@ async def test_an_append_delayed_until_its_stream_was_swept_is_not_acknowledged(
     with pytest.raises(Conflict):
         await append
     assert await content(store, "a") == b"new"
-    await eventually(lambda: not place.keys("segments/"), store.sweep)  # the records that it wrote
+    await eventually(lambda: not place.keys("segments/"), store.sweep)  # its records
 
 
 async def test_an_append_that_s3_took_after_the_expiry_is_void(place: Place) -> None:

@@ -23,7 +23,7 @@ PAST = datetime(2001, 2, 3, tzinfo=timezone.utc)
 
 Call = Callable[[S3StreamStore, str, int], Awaitable[Any]]
 
-# What is there before; what the writers do; the errors that the losers may get.
+# How the stream begins, what every writer calls, and the errors that the losers may get.
 KINDS: dict[str, tuple[dict[str, Any] | None, Call, tuple[type[Exception], ...]]] = {
     "create": (None, lambda store, key, n: store.create(key, b"%02d" % n), (StreamExists,)),
     "create over an expired stream": (
