@@ -72,7 +72,14 @@ def test_a_seed_gives_the_same_history_again() -> None:
 STORES = ("memory", "sqlite", "postgres", "redis", "redis-cluster", "s3")
 
 
-@pytest.fixture(params=STORES)
+SLOW = {"redis-cluster", "s3"}
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.long) if name in SLOW else name for name in STORES
+    ]
+)
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
     if request.param == "memory":
         yield target_of("memory://")

@@ -100,6 +100,15 @@ LISTINGS: dict[str, Fault] = {
 }
 
 
+LONG = pytest.mark.long
+STALLED = pytest.param("stalled", marks=LONG)  # each waits for its timeouts
+
+
+def slow(name: str) -> tuple[pytest.MarkDecorator, ...]:
+    """The marks of an answer for which a call waits, or that is tried again and again."""
+    return (LONG,) if "stalled" in name or "not found" in name else ()
+
+
 @pytest.mark.parametrize("name", LISTINGS)
 async def test_an_incomplete_listing_is_unavailable(server: ScriptedS3, name: str) -> None:
     """A process that does not know the stream would see it shorter than it is."""
@@ -171,7 +180,7 @@ async def test_a_missing_object_is_missing(server: ScriptedS3) -> None:
 
 
 @pytest.mark.parametrize("code", [404, 412, 409, 500, 503])
-@pytest.mark.parametrize("spoilt", ["cut", "reset", "stalled"])
+@pytest.mark.parametrize("spoilt", ["cut", "reset", STALLED])
 async def test_an_error_of_a_write_is_translated_even_if_its_body_is_damaged(
     server: ScriptedS3, code: int, spoilt: str
 ) -> None:
@@ -247,7 +256,7 @@ KINDS: dict[str, Wanted] = {
 }
 
 
-@pytest.mark.parametrize("name", NO_ANSWERS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=slow(name)) for name in NO_ANSWERS])
 async def test_no_exception_of_a_driver_leaks(server: ScriptedS3, name: str) -> None:
     """Whatever is asked, and whatever comes back."""
     await written(server, 2)
