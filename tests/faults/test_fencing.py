@@ -31,7 +31,7 @@ class Meeting:
 
 
 class Meets(Wrapping):
-    """A store whose claims wait for each other, so that all carry the same version."""
+    """A store in which claims wait for each other, so that all carry the same version."""
 
     def __init__(self, inner: StreamStore, meeting: Meeting) -> None:
         super().__init__(inner)

@@ -89,7 +89,7 @@ def names(events: list[Received]) -> list[str]:
 
 
 class Script:
-    """A model whose every word the test decides, for one stream at a time."""
+    """A model whose pieces the test chooses one by one, for one stream at a time."""
 
     def __init__(self) -> None:
         self.requests: list[StreamRequest] = []

@@ -99,7 +99,7 @@ async def store() -> AsyncIterator[StreamStore]:
 
 
 async def ask(url: str, request: bytes) -> socket.socket:
-    """A connection that asks and then takes nothing."""
+    """A connection that sends a request and then does not read."""
     host, port = url.removeprefix("http://").split(":")
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

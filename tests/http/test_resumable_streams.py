@@ -15,7 +15,7 @@ from tests.http.serving import serving
 
 
 class Words:
-    """A source of events whose every word the test decides."""
+    """A source of events that the test chooses one by one."""
 
     def __init__(self) -> None:
         self.opened = 0

@@ -96,7 +96,7 @@ class Proxy:
         return data if self._replacement is None else data.replace(*self._replacement)
 
     def cut_clients(self) -> None:
-        """Clients lose their connections; the server does not hear of it until `release`."""
+        """Break the connections of the clients; the server notices only at `release`."""
         self.silence()
         for writer in self._clients:
             writer.transport.abort()

@@ -30,7 +30,7 @@ class Counting(PostgresStreamStore):
 
 @pytest.fixture(params=["notices", "polling"])
 def way(request: pytest.FixtureRequest, url: str) -> str:
-    """The URL of a store that hears of others in one of the two ways, under its own name."""
+    """The URL of a store that learns of changes by notices or polling, under its own name."""
     name = f"{request.param}-{secrets.token_hex(4)}"
     # The safety poll is so slow that only notices can bring anything in time.
     polling, notified = {"notify": "false"}, {"poll_interval": 600}
@@ -143,12 +143,12 @@ async def test_appends_of_this_process_cost_its_own_followers_no_read(
         await follower_store.append(stream_id, b"x")
     await follower_store.mark_done(stream_id)
     assert len([record async for record in follower]) == 50
-    # A poll can see a commit a moment before this process hears that it is done.
+    # A poll can see a commit just before its statement returns in this process.
     assert follower_store.reads <= (10 if "polling" in way else 0)
 
 
 def reads_before_each_look(store: Counting, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many reads there had been each time all subscribers were told to look."""
+    """The number of reads at each time that all subscribers were told to read."""
     looks: list[int] = []
     noticed_all = store.changes.noticed_all
 
@@ -212,7 +212,7 @@ async def test_a_store_looks_for_changes_missed_while_it_did_not_listen(
 
 
 async def test_a_cancelled_append_that_happened_is_seen_elsewhere(url, producer_store):
-    """Followers are told to look, whatever the moment of the cancellation."""
+    """Followers are told to read, at whatever moment the call is cancelled."""
     stream_id = new_id()
     await producer_store.create(stream_id)
     async with open_store(with_options(url, poll_interval=600)) as store:

@@ -102,7 +102,7 @@ async def test_a_new_connection_asks_the_server_about_no_types(url):
 
 
 async def _use_all(store: PostgresStreamStore) -> None:
-    """Run every statement of a store, with a follower that hears of a change."""
+    """Run every statement of a store, with a follower that is told of a change."""
     stream_id = new_id()
     await store.create(stream_id, b"1", b"2", ttl=60)
     follower = follow(store, stream_id)

@@ -107,7 +107,7 @@ async def test_a_repeated_final_state_is_confirmed_although_it_changes_nothing(s
         await eventually(lambda: _is_unconfirmed(store.mark_done("a")))
         for _ in range(2):
             await eventually(lambda: _is_unconfirmed(store.mark_done("a")))
-            # A new connection has written nothing that the server could answer for.
+            # A new connection has no writes for the server to confirm.
             server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             await once_available(lambda: store.info("a"))
         replica.resume()

@@ -184,7 +184,7 @@ async def test_a_missing_object_is_missing(server: ScriptedS3) -> None:
 async def test_an_error_of_a_write_is_translated_even_if_its_body_is_damaged(
     server: ScriptedS3, code: int, spoilt: str
 ) -> None:
-    """And it is tried again: the writer notices nothing."""
+    """A transient error of this kind is retried, and the writer goes on."""
     async with opened(server) as store:
         await store.create("a")
         fault = error_with_spoilt_body(code, "Whatever", spoilt)
@@ -258,7 +258,7 @@ KINDS: dict[str, Wanted] = {
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=slow(name)) for name in NO_ANSWERS])
 async def test_no_exception_of_a_driver_leaks(server: ScriptedS3, name: str) -> None:
-    """Whatever is asked, and whatever comes back."""
+    """Every kind of request, with every kind of damaged response."""
     await written(server, 2)
     async with opened(server, timeout=1.5) as store:
         await store.info("a")

@@ -127,7 +127,7 @@ async def test_a_write_ends_when_its_time_is_over(server: ScriptedS3, name: str)
 
 
 async def test_calls_that_hang_leave_room_for_others(server: ScriptedS3) -> None:
-    """Many more than there are connections, and none of them ends."""
+    """There are many more calls than connections, and none of the calls ends."""
     await written(server)
     async with opened(server, max_connections=4) as store:
         await store.info("a")

@@ -130,7 +130,7 @@ async def test_a_lost_answer_to_delete_still_deletes_once(place: Place) -> None:
 async def test_a_writer_continues_after_an_append_without_any_answer(
     place: Place, applied: bool
 ) -> None:
-    """S3 cannot be reached after it; when it can again, nothing is lost or doubled."""
+    """S3 is unreachable afterwards; once it is back, nothing is lost or doubled."""
     store, client = await place.recorded()
     info = await store.create("a")
     client.lose(put_of("segments/"), applied=applied)

@@ -42,7 +42,7 @@ async def content(store: S3StreamStore, stream_id: str) -> bytes:
 
 
 class Late:
-    """Writes whose connection ends at once, and which arrive when they are let in."""
+    """Writes whose connection breaks at once, and which arrive when the test releases them."""
 
     def __init__(self, server: ScriptedS3) -> None:
         self._may_arrive = threading.Event()
@@ -67,7 +67,7 @@ class Late:
 async def test_a_write_that_did_not_arrive_is_shut_out_and_reported_as_not_applied(
     server: ScriptedS3,
 ) -> None:
-    """Another segment takes its place, so that a plain retry doubles nothing."""
+    """Another segment takes its key, so that a plain retry cannot double the append."""
     late = Late(server)
     async with opened(server) as store:
         await store.create("a")

@@ -105,7 +105,7 @@ async def test_a_probe_outlives_losers_that_are_told_to_try_again(status: int) -
 
 
 async def test_a_server_that_refuses_a_right_etag_later_is_given_up_on() -> None:
-    """No call loops for ever, and none without a pause."""
+    """Retries end, and there is a pause between them."""
     with scripted_s3() as server:
         async with S3StreamStore(server.store_url("p", timeout=1)) as store:
             await store.create("a", state="done")

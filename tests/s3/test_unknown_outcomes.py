@@ -136,7 +136,7 @@ async def test_a_deletion_that_landed_without_any_answer_is_unknown(server: Scri
 async def test_an_append_near_the_expiry_that_cannot_be_checked_is_unknown(
     server: ScriptedS3, fault: Fault
 ) -> None:
-    """The write succeeds within two seconds of the expiry; what S3 dates it is not told."""
+    """The write succeeds within two seconds of the expiry; its date on S3 cannot be read."""
     now = datetime.now(timezone.utc).replace(microsecond=0)
     server.objects.quirks.clock_stands_at = now.timestamp()
     async with opened(server) as store:

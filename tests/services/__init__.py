@@ -48,7 +48,7 @@ def free_port(*, below: int = 65_536) -> int:
 
 
 def has_docker() -> bool:
-    """Whether a Docker engine answers; an installed command proves nothing."""
+    """Whether a Docker engine answers; the command may be installed without one."""
     try:
         import docker
     except ModuleNotFoundError:

@@ -141,7 +141,7 @@ class OwnServer:
         self._end(signal.SIGINT)
 
     def kill(self) -> None:
-        """Stop like a crash: no client is told, and nothing is flushed."""
+        """Stop as in a crash: clients are not notified, and nothing is flushed."""
         self._end(signal.SIGQUIT)
 
     def _end(self, how: signal.Signals) -> None:

@@ -107,7 +107,7 @@ class _Spoilt(NamedTuple):
 
 
 class ScriptedS3:
-    """The server. `requests` holds everything that was asked."""
+    """The server. `requests` holds all requests so far."""
 
     def __init__(self, quirks: Quirks | None = None) -> None:
         self.objects = Objects(quirks or Quirks())

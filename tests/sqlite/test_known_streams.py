@@ -185,7 +185,7 @@ async def test_a_watcher_hears_of_a_stream_after_many_others_have_changed(store,
 
 
 async def test_a_watcher_hears_of_changes_after_the_newest_stream_was_swept(store, other):
-    """It was the last one to change, and no watcher is told that it is gone."""
+    """The swept stream was the last to change, and watchers are not told of the sweep."""
     first = await store.create("a")
     await take_numbers(store)
     await store.create("newest", ttl=0.001)

@@ -120,7 +120,7 @@ async def read_to_end(runs: Runs, stream_id: str, offset: int = 0) -> tuple[byte
 
 
 async def abandon(runs: Runs, stream_id: str) -> None:
-    """End a run as the end of its process would: the store hears nothing of it."""
+    """End a run as the death of its process would: nothing reaches the store."""
     run = runs._runs[stream_id]
     run._leave()
     await run._writer.abort()

@@ -103,7 +103,7 @@ async def test_a_takeover_is_not_taken_for_a_heartbeat_in_doubt():
 
 @pytest.mark.parametrize("fault", ["lost", "landed"])
 async def test_an_append_in_doubt_stays_in_doubt_when_the_store_is_away(fault):
-    """StoreUnavailable would say that nothing was applied."""
+    """`StoreUnavailable` would promise that the append was not applied."""
     store = Faulty(fault, *["before"] * 1000)
     await store.create("a")
     writer = StreamWriter(store, "a", retry_for=0.1)

@@ -158,7 +158,7 @@ class TellsOfAppendsThatItRefuses(Teller):
 
 @caught_by("clause05-of-racing-commits-only-the-winner-is-told")
 class TellsBeforeItCommits(Teller):
-    """So the loser of a race has told of a commit that did not happen."""
+    """So the loser of a race has reported a commit that did not happen."""
 
     async def append(self, stream_id, *chunks, **options):
         info = await self.info(stream_id)
