@@ -12,8 +12,13 @@ from tests.services import postgres, redis, s3
 
 SHARED = ["sqlite", "postgres", "redis", "s3"]
 
-LONG_FILES = ("test_chats.py", "test_halting.py")
-"""Their tests take ten seconds and more; on stores other than SQLite they are left to the long
+LONG_FILES = (
+    "test_chats.py",
+    "test_deadly_models.py",
+    "test_halting.py",
+    "test_resumable_streams.py",
+)
+"""Their tests take seconds and more; on stores other than SQLite they are left to the long
 run."""
 
 
