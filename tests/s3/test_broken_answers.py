@@ -100,13 +100,7 @@ LISTINGS: dict[str, Fault] = {
 }
 
 
-LONG = pytest.mark.long
-STALLED = pytest.param("stalled", marks=LONG)  # each waits for its timeouts
-
-
-def slow(name: str) -> tuple[pytest.MarkDecorator, ...]:
-    """The marks of an answer for which a call waits, or that is tried again and again."""
-    return (LONG,) if "stalled" in name or "not found" in name else ()
+STALLED = pytest.param("stalled", marks=pytest.mark.long)  # each waits for its timeouts
 
 
 @pytest.mark.parametrize("name", LISTINGS)
@@ -256,7 +250,8 @@ KINDS: dict[str, Wanted] = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=slow(name)) for name in NO_ANSWERS])
+@pytest.mark.long  # each waits for the timeouts of several calls
+@pytest.mark.parametrize("name", NO_ANSWERS)
 async def test_no_exception_of_a_driver_leaks(server: ScriptedS3, name: str) -> None:
     """Every kind of request, with every kind of damaged response."""
     await written(server, 2)
