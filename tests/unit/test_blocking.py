@@ -160,12 +160,12 @@ def test_a_stop_ends_a_plain_source_between_its_steps(url):
 
 def test_an_interrupted_produce_stops_its_stream(url):
     def tokens():
+        interrupt_soon()  # once the stream has begun
         while True:
             yield "data: x\n\n"
             time.sleep(0.01)
 
     with BlockingStreams(url, heartbeat=0.5) as streams:
-        interrupt_soon()
         with pytest.raises(KeyboardInterrupt):
             streams.produce("a", tokens)
         assert streams.info("a").state is State.STOPPED

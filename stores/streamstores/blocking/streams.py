@@ -62,9 +62,9 @@ class BlockingStreams:
         first run lives attaches to it and begins no second generation. An exception that
         interrupts the wait, such as a task's time limit, stops the stream if it runs here.
         """
-        info = self.start(stream_id, source, **options)
         streams = self._resident.get()
         try:
+            info = call(streams.start(stream_id, source, **options))
             return call(_ended(streams, info))
         except BaseException:
             if streams.is_running(stream_id):
