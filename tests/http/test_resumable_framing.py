@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamstores._sse import EventParser
 from streamstores.http import ServerSentEvent
-from streamstores.http.resumable.framing import framing_of
+from streamstores.http.resumable.framings import framing_of
 from streamstores.mutations import records_of
 
 EVENTS = "text/event-stream"

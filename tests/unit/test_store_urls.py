@@ -14,7 +14,7 @@ from streamstores import InvalidRequest, StreamStore, open_store
 # scheme: (store class, URL without options, an option that it has, a flag if it has one)
 STORES = {
     "memory": ("MemoryStreamStore", "memory://", None, None),
-    "sqlite": ("SQLiteStreamStore", "sqlite:////tmp/x.db", "busy_timeout", None),
+    "sqlite": ("SQLiteStreamStore", "sqlite:////x/y.db", "busy_timeout", None),
     "postgresql": ("PostgresStreamStore", "postgresql://me:hush@h/x", "timeout", "notify"),
     "redis": ("RedisStreamStore", "redis://me:hush@h/0", "timeout", "tls"),
     "rediss": ("RedisStreamStore", "rediss://me:hush@h/0", "timeout", "ssl_verify"),

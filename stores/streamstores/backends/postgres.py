@@ -13,7 +13,7 @@ from streamstores import limits as bounds
 from streamstores.backends._postgres import options
 from streamstores.backends._postgres.connections import Database
 from streamstores.backends._postgres.notices import Notices
-from streamstores.backends._postgres.polling import POLL_INTERVAL_SECONDS, Polling
+from streamstores.backends._postgres.poller import POLL_INTERVAL_SECONDS, Polling
 from streamstores.backends._postgres.rows import (
     append_arguments,
     create_arguments,

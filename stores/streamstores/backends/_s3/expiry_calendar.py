@@ -61,7 +61,7 @@ class ExpiryCalendar:
             try:
                 entry = self._keys.entry_of(key)
             except CorruptData:
-                continue  # an object of somebody else
+                continue  # an object that this store did not write
             if entry.seconds > now:
                 break
             entries.append((key, entry))

@@ -16,8 +16,8 @@ from typing import Any
 from starlette.types import Message, Scope, Send
 
 from streamstores.errors import InvalidRequest
-from streamstores.http._asgi.closing import Gate
 from streamstores.http._asgi.connections import Connection, unsent_bytes
+from streamstores.http._asgi.gate import Gate
 
 __all__ = ["BoundedSend", "ClientPatience", "SendWatch", "drop"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from streamstores.errors import InvalidRequest
 from streamstores.http._asgi.authorize import Authorize
-from streamstores.http._asgi.closing import Gate
 from streamstores.http._asgi.event_stream import EventStream
+from streamstores.http._asgi.gate import Gate
 from streamstores.http._asgi.handler import StreamHandler
 from streamstores.http._asgi.patience import ClientPatience
 from streamstores.http.chat.direct import DirectChat

@@ -6,9 +6,9 @@ from starlette.requests import ClientDisconnect
 
 from streamstores.errors import InvalidRequest
 from streamstores.http._asgi.authorize import Authorize, check_allowed
-from streamstores.http._asgi.closing import Gate
 from streamstores.http._asgi.errors import HttpError, refusal_of
 from streamstores.http._asgi.exchange import Exchange
+from streamstores.http._asgi.gate import Gate
 from streamstores.http._asgi.handler import StreamHandler
 from streamstores.http._asgi.patience import ClientPatience
 from streamstores.http._asgi.requests import read_body

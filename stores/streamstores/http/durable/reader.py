@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from streamstores.errors import OffsetOutOfRange, StreamNotFound
 from streamstores.follow import Follower, follow
-from streamstores.http._asgi.closing import Gate
 from streamstores.http._asgi.errors import HttpError
 from streamstores.http._asgi.exchange import Exchange
+from streamstores.http._asgi.gate import Gate
 from streamstores.http.durable.attributes import CONTENT_TYPE
 from streamstores.http.durable.content import Content
 from streamstores.http.durable.expiry import kept_alive, touch

@@ -16,10 +16,10 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse
 
 from streamstores.errors import InvalidRequest
 from streamstores.http._asgi.authorize import check_allowed
-from streamstores.http._asgi.closing import Gate
 from streamstores.http._asgi.errors import HttpError
 from streamstores.http._asgi.event_stream import EventStream, event_stream_headers
 from streamstores.http._asgi.exchange import Exchange
+from streamstores.http._asgi.gate import Gate
 from streamstores.http._asgi.handler import Activity, StreamHandler
 from streamstores.http._asgi.patience import ClientPatience
 from streamstores.http._asgi.requests import query_of

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from streamstores.http._asgi.exchange import Exchange
-from streamstores.http.resumable.framing import EVENT_STREAM
+from streamstores.http.resumable.framings import EVENT_STREAM
 
 __all__ = ["Sender", "StreamResponse", "stream_headers"]
 

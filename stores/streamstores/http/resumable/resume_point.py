@@ -6,7 +6,7 @@ from typing import Any
 
 from streamstores.errors import OffsetOutOfRange
 from streamstores.http._asgi.errors import HttpError
-from streamstores.http.resumable.framing import find_event_id
+from streamstores.http.resumable.framings import find_event_id
 from streamstores.store import StreamInfo, StreamStore
 
 __all__ = ["offset_of_text", "resume_offset", "resume_point"]

@@ -13,7 +13,7 @@ from collections.abc import (
 )
 from typing import Any, Union
 
-from streamstores.http.resumable.framing import Framing
+from streamstores.http.resumable.framings import Framing
 from streamstores.runs import IteratorThread, close_source
 
 __all__ = ["AnySource", "close_unread", "iterate", "records_of_source"]

@@ -21,13 +21,13 @@ from streamstores.errors import (
     StreamStoreError,
 )
 from streamstores.http._asgi.bounded_reader import BoundedReader
-from streamstores.http._asgi.closing import Gate
 from streamstores.http._asgi.errors import HttpError, refusal_of
 from streamstores.http._asgi.event_stream import EventStream, in_parts
 from streamstores.http._asgi.exchange import Exchange
+from streamstores.http._asgi.gate import Gate
 from streamstores.http._asgi.patience import ClientPatience
 from streamstores.http._asgi.signals import SignalWatch
-from streamstores.http.resumable.framing import (
+from streamstores.http.resumable.framings import (
     EVENT_STREAM,
     EventIds,
     Framing,
