@@ -19,7 +19,7 @@ from streamstores.store import Page, StreamInfo
 
 __all__ = ["SecondProcess", "SecondProcessEnded", "from_line", "plain", "to_line"]
 
-_START_SECONDS = 30.0
+_START_SECONDS = 120.0
 _EXIT_SECONDS = 15.0
 _LINE_BYTES = 256 * 1_048_576
 
