@@ -60,8 +60,16 @@ def application(streams, words, **options):
         return await streams.response(stream_id, words(), **options)
 
     @app.get("/chat/{stream_id}")
-    async def resume(stream_id: str, request: Request, live: bool = False, missing: int = 404):
-        return await streams.replay(stream_id, request, only_live=live, missing_status=missing)
+    async def resume(
+        stream_id: str,
+        request: Request,
+        live: bool = False,
+        missing: int = 404,
+        ending: bool = False,
+    ):
+        return await streams.replay(
+            stream_id, request, only_live=live, missing_status=missing, repeat_ending=ending
+        )
 
     return app
 
@@ -206,6 +214,39 @@ async def test_a_finished_stream_is_replayed_and_then_204_ends_the_reconnects(se
     answer = await served.get("/chat/s", headers={"Last-Event-ID": "9"})
     assert (answer.status_code, answer.content) == (204, b"")
     assert (await served.get("/chat/s", params={"live": True})).status_code == 204
+
+
+async def test_an_async_ending_is_sent_at_the_end_and_again_if_it_is_asked_for(serve):
+    async def ending(info):
+        await asyncio.sleep(0)
+        return b"data: %b\n\n" % info.state.value.encode()
+
+    served = await serve(own={"ending": ending})
+    served.words.say("data: 1\n\n", None)
+    response = await served.post("/chat/s")
+    assert response.text == "id: 9\ndata: 1\n\ndata: done\n\n"
+    assert (await served.get("/chat/s?offset=9")).status_code == 204
+    assert (await served.get("/chat/s?offset=9&ending=true")).text == "data: done\n\n"
+
+
+async def test_a_source_of_another_library_is_closed_by_its_own_close(serve):
+    class Events:
+        """Events as the clients of `openai` and `anthropic` give them."""
+
+        closed = asyncio.Event()
+
+        async def __aiter__(self):
+            yield "data: 1\n\n"
+            await asyncio.Event().wait()
+
+        async def close(self):
+            self.closed.set()
+
+    served = await serve()
+    await served.streams.start("s", Events())
+    async with cut(served.stream("GET", "/chat/s"), 1):
+        await served.streams.stop("s")
+    await asyncio.wait_for(Events.closed.wait(), 30)
 
 
 async def test_own_event_ids_are_found_again(serve):

@@ -44,12 +44,17 @@ async def records_of_source(source: AnySource, framing: Framing) -> AsyncGenerat
 
 async def iterate(source: AnySource) -> AsyncGenerator[Any, None]:
     """The pieces of `source`. Closing this closes the source."""
-    pieces = await _opened(source)
+    opened = await _opened(source)
+    pieces = _iterator_of(opened)
     try:
         async for piece in pieces:
             yield piece
     finally:
         await close_source(pieces)
+        # The streams of `openai` and `anthropic` are iterated by a generator, and its end does
+        # not close their connections.
+        if pieces is not opened and hasattr(opened, "__aiter__"):
+            await close_unread(opened)
 
 
 async def close_unread(source: AnySource) -> None:
@@ -61,10 +66,12 @@ async def close_unread(source: AnySource) -> None:
             await closing
 
 
-async def _opened(source: AnySource) -> AsyncIterator[Any]:
+async def _opened(source: AnySource) -> Any:
     opened: Any = source() if callable(source) else source
-    if inspect.isawaitable(opened):
-        opened = await opened
+    return await opened if inspect.isawaitable(opened) else opened
+
+
+def _iterator_of(opened: Any) -> AsyncIterator[Any]:
     found: Any = opened  # a type checker takes the items of a narrowed Any for unknown
     if isinstance(opened, AsyncIterable):
         return aiter(found)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -77,8 +78,8 @@ class ResumableStreams:
     - `revive(info)`: a source that goes on where the stream ends, after its process died or
       handed it over; None if there is none. Without `revive` such a stream is stopped.
     - `describe_error(exc)`: what clients are told when a source raises `exc`.
-    - `ending(info)`: the bytes after the last record of an event stream that has ended. By
-      default an event `error` if the stream failed, else nothing.
+    - `ending(info)`, plain or async: the bytes after the last record of an event stream that
+      has ended. By default an event `error` if the stream failed, else nothing.
     - `watch_signals`: end with the signal that ends the server, which otherwise waits for its
       responses first.
 
@@ -99,7 +100,7 @@ class ResumableStreams:
         max_runs: int = 1000,
         revive: Callable[[StreamInfo], AnySource | None] | None = None,
         describe_error: Callable[[Exception], str] | None = None,
-        ending: Callable[[StreamInfo], bytes] | None = None,
+        ending: Callable[[StreamInfo], bytes | Awaitable[bytes]] | None = None,
         watch_signals: bool = True,
     ) -> None:
         if not ping_interval > 0:
@@ -172,6 +173,7 @@ class ResumableStreams:
         offset: int | str | None = None,
         missing_status: int = 404,
         only_live: bool = False,
+        repeat_ending: bool = False,
         status_code: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
@@ -183,7 +185,8 @@ class ResumableStreams:
 
         Answers `missing_status`, with an empty body if that is 204, if there is no such
         stream. Answers 204, which ends the reconnects of an `EventSource`, to a client that has
-        all of a finished event stream; and with `only_live`, for any stream that has ended.
+        all of a finished event stream, unless `repeat_ending` asks for what `ending` returns;
+        and with `only_live`, for any stream that has ended.
         """
         try:
             self._check_open()
@@ -194,7 +197,8 @@ class ResumableStreams:
             start = await resume_offset(self.store, info, place, has_own_ids=_has_own_ids(info))
             # Without `start`, a new client of a stream that ended empty would take 204 for "no
             # such answer", and would never see how it ended.
-            if info.state.is_final and start == info.tail and _sends_events(info) and start:
+            has_all = info.state.is_final and _sends_events(info) and 0 < start == info.tail
+            if has_all and not repeat_ending:
                 return Response(status_code=204)
         except StreamNotFound as exc:
             return Response(status_code=204) if missing_status == 204 else _refused(exc)
@@ -410,15 +414,16 @@ class ResumableStreams:
             while batch := await reader.batch():
                 for part in in_parts(batch, _SEND_BYTES):
                     yield framing.body_of(part)
+            ending = self._ending(reader.info) if _sends_events(info) else b""
+            if inspect.isawaitable(ending):
+                ending = await ending
         except StreamStoreError as exc:
             # The status line is long sent. Without the ending a client knows that there is
             # more, and the store's error is no text for clients.
             _log.info("a response ended early, and its client will ask again: %s", exc)
             return
-        if _sends_events(info):
-            ending = self._ending(reader.info)
-            if ending:
-                yield ending
+        if ending:
+            yield ending
 
 
 def _has_own_ids(info: StreamInfo) -> bool:

@@ -1,0 +1,76 @@
+"""The programs in `examples`, run as their READMEs say."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@asynccontextmanager
+async def running(app: str, folder: Path, port: int):
+    """A server of an example, in an empty folder, killed at the end."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "uvicorn", "--port", str(port), "--factory", app),
+        env={**os.environ, "PYTHONPATH": f"{EXAMPLES}:{os.environ.get('PYTHONPATH', '')}"},
+        cwd=folder,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert child.stderr is not None
+        while b"running on" not in (line := await child.stderr.readline()):
+            assert line, "the server has ended"
+        yield child
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.communicate()
+
+
+@asynccontextmanager
+async def client(script: str, *arguments: str):
+    """A client of an example, killed at the end if it is still running."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(EXAMPLES / script), *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.communicate()
+
+
+async def test_the_openai_client_gets_the_whole_response_from_a_server_that_is_killed(
+    tmp_path: Path,
+):
+    (tmp_path / "example.py").write_text(
+        "from openai_responses.server import create_app as make\n"
+        "def app(): return make('sqlite:///responses.db')\n"
+    )
+    port = free_port()
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(running("example:app", tmp_path, port))
+        url = f"http://127.0.0.1:{port}/v1"
+        asking = await stack.enter_async_context(client("openai_responses/client.py", url))
+        said = await asking.stdout.readexactly(40)
+        server.kill()
+        await server.wait()
+        await stack.enter_async_context(running("example:app", tmp_path, port))
+        rest, errors = await asyncio.wait_for(asking.communicate(), 90)
+        assert asking.returncode == 0, errors.decode()
+        assert said.startswith(b"It was the best")
+        assert rest.endswith(b"complete\n")
