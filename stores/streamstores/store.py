@@ -47,10 +47,10 @@ each.
 
 **Capabilities** are declared in `capabilities` and never inferred:
 
-| `"durable"` | streams outlive the store object and its process |
-| `"multi_process"` | clause 10 holds |
-| `"list"` | `list` works |
-| `"changes"` | followers may subscribe to the store's `Changes`; see `streamstores.changes` |
+- `"durable"`: streams outlive the store object and its process;
+- `"multi_process"`: clause 10 holds;
+- `"list"`: `list` works;
+- `"changes"`: followers may subscribe to the store's `Changes`; see `streamstores.changes`.
 
 **Errors** say what the caller should do; see `streamstores.errors`. Every method can raise
 

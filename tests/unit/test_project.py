@@ -22,7 +22,9 @@ def test_ci_runs_the_test_command_of_the_readme():
     assert in_ci.count(commands[0]) == 1
 
 
-@pytest.mark.parametrize("script", [".ci/run", ".ci/checks", ".ci/prose.py"])
+@pytest.mark.parametrize(
+    "script", [".ci/run", ".ci/checks", ".ci/documentation.py", ".ci/prose.py", ".ci/release"]
+)
 def test_scripts_of_ci_are_executable(script: str):
     assert (ROOT / script).stat().st_mode & 0o111
 
