@@ -40,11 +40,13 @@ def back_again(namespace: dict[str, Any]) -> None:
     namespace["_folder"].cleanup()
 
 
+PATTERNS = ["README.md", "docs/*.md", "docs/stores/*.md", "docs/integrations/*.md"]
+
 pytest_collect_file = Sybil(
     parsers=[CodeBlockParser("python", InOrder()), SkipParser()],
-    patterns=["README.md", "docs/*.md", "docs/stores/*.md", "docs/integrations/*.md"],
-    # Whole programs, which tests/http/test_frameworks.py runs in processes.
-    excludes=["docs/frameworks.md"],
+    patterns=PATTERNS,
+    # Whole programs, which tests/http runs in processes.
+    excludes=["docs/frameworks.md", "docs/tutorial.md"],
     setup=in_an_empty_folder,
     teardown=back_again,
 ).pytest()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import report, results, sizes
 from benchmarks.cases import ALL
+from benchmarks.charts import draw_charts
 from benchmarks.runner import run
 from benchmarks.services import BACKENDS
 from benchmarks.subjects import SUBJECTS
@@ -43,6 +44,7 @@ def _write_table(out: Path) -> None:
     table = report.markdown(measured, facts)
     out.with_suffix(".md").write_text(table, encoding="utf-8")
     print(table)
+    draw_charts(measured, out.parent)
     if find_spec("matplotlib") is None:
         print("no plots: matplotlib is not installed", file=sys.stderr)
     else:
