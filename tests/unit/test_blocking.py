@@ -27,6 +27,14 @@ def store(url):
         yield store
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A shell that runs the tests in the background lets them ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt_soon():
     """As Ctrl-C does, once the caller is blocked."""
     main = threading.main_thread().ident
