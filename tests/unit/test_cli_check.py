@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from streamstores import cli
 from streamstores.conformance import CLAUSES, Result, all_checks, run_checks, runner
 from streamstores.conformance.assertions import PATIENCE
+from tests.contract.broken.hangs import BlocksAThreadOfTheExecutor
 
 CHECKS = {each.id: each for each in all_checks()}
 
@@ -115,6 +116,9 @@ def short_patience(monkeypatch):
     monkeypatch.setattr(PATIENCE, "opening", 0.5)
     monkeypatch.setattr(PATIENCE, "whole_check", 1.0)
     monkeypatch.setattr(runner, "_SLOW_SECONDS", 0.1)
+    BlocksAThreadOfTheExecutor.over.clear()
+    yield
+    BlocksAThreadOfTheExecutor.over.set()  # or this process could not exit after its tests
 
 
 @pytest.mark.usefixtures("short_patience")

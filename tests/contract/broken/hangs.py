@@ -41,10 +41,12 @@ class BlocksItsThreadOnEntry(Wrapper):
 
 
 class BlocksAThreadOfTheExecutor(Wrapper):
-    """The thread is not a daemon, so it would keep the interpreter from exiting."""
+    """The thread is not a daemon, so it keeps the interpreter from exiting until `over`."""
+
+    over = threading.Event()
 
     async def read(self, stream_id, offset=0, **options):
-        return await asyncio.to_thread(threading.Event().wait)
+        return await asyncio.to_thread(self.over.wait)
 
 
 class ExitsTheProgram(Wrapper):
