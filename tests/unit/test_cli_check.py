@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
@@ -164,10 +165,12 @@ def test_a_store_that_does_not_open_or_close_exits_with_2(store, place):
     assert place in result.output
 
 
-def test_a_store_that_raises_system_exit_fails_its_check():
+def test_a_store_that_raises_system_exit_fails_its_check(caplog):
     result = check("tests.contract.broken.hangs:ExitsTheProgram", "--only", "mutable-buffers")
     assert result.exit_code == 1, result.output
     assert "FAIL" in result.output
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_the_command_ends_while_a_thread_of_the_store_is_blocked():
