@@ -5,6 +5,7 @@ Sybil executes the Python blocks (conftest.py). Of the others, a block is
 - executed by the test that `EXECUTED` names;
 - an installation of extras, which `tests/release` installs one by one;
 - commands of `streamstores`, whose names and options are checked here;
+- a change (`diff`) to a program, if the next block is such a program, which is executed;
 - data, which is parsed here; or
 - marked in the line above it: `<!-- not executed: the reason -->`.
 """
@@ -49,6 +50,7 @@ class Block(NamedTuple):
     code: str
     mark: str
     line: int
+    next_language: str = ""
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}"
@@ -63,7 +65,17 @@ def blocks() -> Iterator[Block]:
             yield Block(name, found["language"], found["code"], found["mark"] or "", line)
 
 
-ALL = list(blocks())
+def with_next(found: list[Block]) -> list[Block]:
+    following = [*found[1:], None]
+    return [
+        block._replace(next_language=after.language)
+        if after is not None and after.path == block.path
+        else block
+        for block, after in zip(found, following, strict=True)
+    ]
+
+
+ALL = with_next(list(blocks()))
 
 
 def test_the_python_blocks_are_where_sybil_looks() -> None:
@@ -103,6 +115,8 @@ def test_a_block_is_executed_or_checked_or_says_why_not(block: Block) -> None:
     if block.language in {"sh", "bash", "console"}:
         for command in commands(block):
             check_command(command)
+    elif block.language == "diff" and block.next_language == "python":
+        return
     elif block.language == "json":
         json.loads(block.code)
     else:
