@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from streamstores import errors
+from streamstores._time_limits import in_time
 from streamstores.store import Page, StreamInfo
 
 __all__ = ["SecondProcess", "SecondProcessEnded", "from_line", "plain", "to_line"]
@@ -98,7 +99,7 @@ class SecondProcess:
         )
         self._reader = asyncio.get_running_loop().create_task(self._read_answers())
         try:
-            await asyncio.wait_for(self.call("ready"), _START_SECONDS)
+            await in_time(self.call("ready"), _START_SECONDS)
         except BaseException:
             await self.__aexit__()
             raise
@@ -109,7 +110,7 @@ class SecondProcess:
         # The end of its stdin lets the child close its store, as a process does that ends well.
         self._process.stdin.close()
         try:
-            await asyncio.wait_for(self._process.wait(), _EXIT_SECONDS)
+            await in_time(self._process.wait(), _EXIT_SECONDS)
         except asyncio.TimeoutError:
             await self.kill()
         await self._reader

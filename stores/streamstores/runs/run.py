@@ -11,6 +11,7 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
+from streamstores._time_limits import in_time
 from streamstores.errors import (
     Conflict,
     OutcomeUnknown,
@@ -143,7 +144,7 @@ class Run:
         state = None if await self._can_be_revived() else State.STOPPED
         closing = self._writer.aclose(state, attributes=without_owner(self._info))
         try:
-            await asyncio.wait_for(closing, CLOSE_SECONDS)
+            await in_time(closing, CLOSE_SECONDS)
         except (StreamClosed, Conflict, StreamNotFound):
             pass  # it belongs to another process already, or is gone
         except (StreamStoreError, asyncio.TimeoutError) as exc:

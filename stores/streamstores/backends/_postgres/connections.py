@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from streamstores._time_limits import in_time
 from streamstores.backends._fork import ForkGuard
 from streamstores.backends._postgres.driver_errors import NETWORK_ERRORS, translate_errors
 from streamstores.backends._postgres.options import SYNCHRONOUS_COMMIT, ConnectionOptions
@@ -175,7 +176,7 @@ class Database:
         and would apply it as soon as it gets the lock.
         """
         with suppress(StreamStoreError, asyncio.TimeoutError):
-            await asyncio.wait_for(self.run(_END_STATEMENT, pid, sql), FINAL_SECONDS)
+            await in_time(self.run(_END_STATEMENT, pid, sql), FINAL_SECONDS)
 
     @asynccontextmanager
     async def reserved(self) -> AsyncGenerator[Connection, None]:
@@ -228,7 +229,7 @@ class Database:
         if self._url is None or pool is None:
             return
         try:
-            await asyncio.wait_for(pool.close(), self._options.timeout)
+            await in_time(pool.close(), self._options.timeout)
         except (*NETWORK_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError):
             pool.terminate()
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from streamstores._time_limits import in_time
 from streamstores.backends._postgres.connections import Database
 from streamstores.backends._postgres.driver_errors import translate_errors
 from streamstores.backends._postgres.outbox import Outbox, parse_payload, payloads_of
@@ -194,7 +195,7 @@ class Notices:
         """
         try:
             listening = connection.add_listener(self._channel, self._on_notify)
-            await asyncio.wait_for(listening, ANSWER_SECONDS)
+            await in_time(listening, ANSWER_SECONDS)
             # Before the echo is sent: it may arrive while the sending call has not returned.
             self._is_listening = True
             await self._send_echo()
@@ -209,7 +210,7 @@ class Notices:
         # nothing.
         sending = self._database.run(_NOTIFY, self._channel, [self._echo])
         try:
-            await asyncio.wait_for(sending, ECHO_SECONDS)
+            await in_time(sending, ECHO_SECONDS)
         except asyncio.TimeoutError:
             raise StoreUnavailable("no connection was free to test notices with") from None
 
@@ -226,7 +227,7 @@ class Notices:
             self._echo_by = math.inf
             with suppress(StreamStoreError), translate_errors():
                 unlistening = connection.remove_listener(self._channel, self._on_notify)
-                await asyncio.wait_for(unlistening, ANSWER_SECONDS)
+                await in_time(unlistening, ANSWER_SECONDS)
 
     async def _send(self, connection: Connection) -> None:
         """Send what has gathered; raises if the connection is lost."""

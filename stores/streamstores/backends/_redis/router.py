@@ -21,6 +21,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from streamstores._time_limits import in_time
 from streamstores.backends._redis.connections import (
     Endpoint,
     Greeting,
@@ -175,7 +176,7 @@ class Router:
         than one connection.
         """
         if self._cluster is not None:
-            await asyncio.wait_for(self._refresh(self._cluster, key), self.timeout)
+            await in_time(self._refresh(self._cluster, key), self.timeout)
 
     async def connect(self, endpoint: Endpoint) -> Connection:
         """A connection to the master, for notices."""

@@ -157,6 +157,7 @@ class SharedConnection:
 
     async def _connect_in_time(self) -> tuple[Connection, Greeting]:
         try:
+            # Not `in_time`, which would drop a connection that is there when this is cancelled.
             return await asyncio.wait_for(self._connect(), self._timeout)
         except asyncio.TimeoutError:
             raise TimeoutError(f"no connection in {self._timeout} seconds") from None

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
+from streamstores._time_limits import in_time
 from streamstores.backends._sqlite.database import DatabaseOptions, connect
 
 T = TypeVar("T")
@@ -156,7 +157,7 @@ async def _probe_queue() -> bool:
     answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     try:
         queue.put_nowait((answer, lambda: "called"))  # type: ignore[union-attr]
-        is_called = await asyncio.wait_for(answer, _PROBE_SECONDS) == "called"
+        is_called = await in_time(answer, _PROBE_SECONDS) == "called"
     except (AttributeError, TypeError, asyncio.TimeoutError):
         is_called = False
     closing = asyncio.ensure_future(proxy.close())
