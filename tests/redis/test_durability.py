@@ -18,6 +18,7 @@ from streamstores import (
     StreamWriter,
 )
 from streamstores.backends._redis.durability import Durability
+from streamstores.conformance.faults import Proxy
 from tests.redis.helpers import (
     calls,
     eventually,
@@ -26,7 +27,6 @@ from tests.redis.helpers import (
     once_available,
     server_or_skip,
 )
-from tests.services.proxy import Proxy
 from tests.services.redis import OLDEST, VALKEY, Server
 
 INFO_KEY = "streamstores:{a}"
@@ -93,7 +93,7 @@ async def test_a_mutation_that_no_replica_confirms_is_an_unknown_outcome(server)
 
 async def test_a_heartbeat_is_confirmed_like_any_other_append(server):
     async with replicated(server) as (store, replica):
-        replica.pause()
+        replica.freeze()
         await eventually(lambda: _is_unconfirmed(store.append("a", b"x")))
         await eventually(lambda: _is_unconfirmed(store.append("a")))
         replica.resume()
@@ -103,7 +103,7 @@ async def test_a_heartbeat_is_confirmed_like_any_other_append(server):
 
 async def test_a_repeated_final_state_is_confirmed_although_it_changes_nothing(server):
     async with replicated(server) as (store, replica):
-        replica.pause()
+        replica.freeze()
         await eventually(lambda: _is_unconfirmed(store.mark_done("a")))
         for _ in range(2):
             await eventually(lambda: _is_unconfirmed(store.mark_done("a")))
@@ -236,7 +236,7 @@ async def test_a_writer_has_flushed_only_what_a_replica_has_confirmed(server):
         writer = StreamWriter(store, "a")
         await writer.write(b"before ")
         await writer.flush()
-        replica.pause()
+        replica.freeze()
         await writer.write(b"during ")
         flushing = asyncio.create_task(writer.flush())
         await eventually(lambda: _has_tail(server, 14))

@@ -19,6 +19,7 @@ from streamstores import (
     follow,
 )
 from streamstores.backends._redis import pubsub
+from streamstores.conformance.faults import Proxy
 from tests.redis.helpers import (
     eventually,
     everything,
@@ -27,7 +28,6 @@ from tests.redis.helpers import (
     server_or_skip,
 )
 from tests.services import free_port
-from tests.services.proxy import Proxy
 from tests.services.redis import (
     VALKEY,
     Server,

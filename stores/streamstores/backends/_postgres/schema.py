@@ -65,6 +65,7 @@ class Statements:
         self._names = names
         self.create = self._statement("create")
         self.append = self._statement("append")
+        self.confirm = self._statement("confirm")
         self.read = self._statement("read")
         self.info = self._statement("info")
         self.expire = self._statement("expire")
