@@ -13,11 +13,12 @@ calls, by the contract:
   anything of the stream before it.
 
     python -m streamstores.conformance.histories sqlite:///check.db --seeds 1000
+    python -m streamstores.conformance.histories redis://localhost --seeds 1000 --faults
 """
 
 from __future__ import annotations
 
 from streamstores.conformance.histories.operations import History, Operation
-from streamstores.conformance.histories.runner import check_history, run_history
+from streamstores.conformance.histories.runner import Spoiler, check_history, run_history
 
-__all__ = ["History", "Operation", "check_history", "run_history"]
+__all__ = ["History", "Operation", "Spoiler", "check_history", "run_history"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 from streamstores.conformance.assertions import PATIENCE, within
 from streamstores.conformance.harness import Harness, Target, run_in_own_loop
@@ -11,31 +13,43 @@ from streamstores.conformance.histories.operations import History, Operation
 from streamstores.conformance.histories.workload import run_clients
 from streamstores.store import StreamInfo
 
-__all__ = ["check_history", "run_history"]
+__all__ = ["Spoiler", "check_history", "run_history"]
 
 _SHOWN_OPERATIONS = 40
 
 
-def run_history(target: Target, seed: int) -> History:
+class Spoiler(Protocol):
+    """What makes the network bad while clients work: a `FaultyNetwork`, or one of yours."""
+
+    def spoil(self, seed: int) -> AbstractContextManager[object]:
+        """Spoil what passes, by a seed, while the block runs."""
+        ...
+
+
+def run_history(target: Target, seed: int, *, network: Spoiler | None = None) -> History:
     """Run the clients of a seed, in a new event loop, and check what they saw.
 
     Raises `AssertionError`, which shows the history, if no order of the calls explains it.
     On a store whose calls never wait, a seed gives the same history every time; elsewhere it
     gives the same calls.
+
+    `network` is spoilt while the clients work, and good when stores are opened and when every
+    stream is read at the end. `target` must reach its server through it.
     """
     __tracebackhide__ = True
-    history = run_in_own_loop(_run(target, seed))
+    history = run_in_own_loop(_run(target, seed, network))
     check_history(history)
     return history
 
 
-async def _run(target: Target, seed: int) -> History:
+async def _run(target: Target, seed: int, network: Spoiler | None) -> History:
     async with Harness(target) as harness:
         store = await harness.open()
         has_processes = "multi_process" in store.capabilities and target.second_process
         # A process takes as long to start as a whole history without.
         is_used = bool(has_processes) and seed % 8 == 0
-        running = run_clients(harness, seed, is_second_process_used=is_used)
+        spoilt = nullcontext() if network is None else network.spoil(seed)
+        running = run_clients(harness, seed, is_second_process_used=is_used, spoilt=spoilt)
         return await within(PATIENCE.whole_check, running, f"the clients of seed {seed}")
 
 

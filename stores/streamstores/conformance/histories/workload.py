@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+from streamstores.conformance.assertions import PATIENCE
 from streamstores.conformance.harness import Harness
 from streamstores.conformance.histories.operations import MUTATIONS, History
 from streamstores.conformance.second_process import SecondProcessEnded
+from streamstores.errors import StoreUnavailable
 from streamstores.store import StreamInfo, StreamStore
 
 __all__ = ["run_clients"]
@@ -24,8 +28,17 @@ Caller = Callable[..., Awaitable[Any]]
 """Called with the name of a method and its arguments."""
 
 
-async def run_clients(harness: Harness, seed: int, *, is_second_process_used: bool) -> History:
-    """The history of clients on two streams, each client with its own choices by the seed."""
+async def run_clients(
+    harness: Harness,
+    seed: int,
+    *,
+    is_second_process_used: bool,
+    spoilt: AbstractContextManager[object],
+) -> History:
+    """The history of clients on two streams, each client with its own choices by the seed.
+
+    They work inside `spoilt`; the stores are opened before it, and read after it.
+    """
     dice = random.Random(seed)
     history = History(seed)
     ids = [harness.new_id("/a"), harness.new_id("/b")]
@@ -39,11 +52,12 @@ async def run_clients(harness: Harness, seed: int, *, is_second_process_used: bo
         _Client(history, name, caller, ids, random.Random(dice.random()))
         for name, caller in callers.items()
     ]
-    working = [asyncio.ensure_future(client.work()) for client in clients]
-    if process is not None and dice.random() < 0.5:
-        await asyncio.wait(working[:1])  # somewhere in the middle of the others
-        await process.kill()
-    await asyncio.gather(*working)
+    with spoilt:
+        working = [asyncio.ensure_future(client.work()) for client in clients]
+        if process is not None and dice.random() < 0.5:
+            await asyncio.wait(working[:1])  # somewhere in the middle of the others
+            await process.kill()
+        await asyncio.gather(*working)
     await _look_at_the_end(history, harness, stores, ids)
     return history
 
@@ -58,14 +72,30 @@ def _method_of(store: StreamStore) -> Caller:
 async def _look_at_the_end(
     history: History, harness: Harness, stores: list[StreamStore], ids: list[str]
 ) -> None:
-    """Read every stream through every store, so that the history pins what is there."""
+    """Read every stream through every store, so that the history pins what is there.
+
+    A store whose network was bad may still be unavailable for some seconds, but not for ever.
+    """
     if "multi_process" in stores[0].capabilities:
         stores = [*stores, await harness.open_new()]
     for number, store in enumerate(stores):
         for stream_id in ids:
-            arguments = {"offset": 0}
-            call = partial(store.read, stream_id, 0)
-            await history.record(f"end {number}", "read", stream_id, arguments, call)
+            await _read_at_the_end(history, f"end {number}", store, stream_id)
+
+
+async def _read_at_the_end(
+    history: History, client: str, store: StreamStore, stream_id: str
+) -> None:
+    deadline = time.monotonic() + PATIENCE.eventual
+    call = partial(store.read, stream_id, 0)
+    while True:
+        result = await history.record(client, "read", stream_id, {"offset": 0}, call)
+        if not isinstance(result, StoreUnavailable):
+            return
+        if time.monotonic() > deadline:
+            history.faults.append(f"{client}: the store does not become available: {result}")
+            return
+        await asyncio.sleep(0.05)
 
 
 class _Client:
