@@ -19,10 +19,11 @@ async def parrot(request: ResponseRequest) -> AsyncIterator[str]:
         await asyncio.sleep(0.1)
 
 
-def create_app(store_url: str) -> Starlette:
-    responses = OpenAIResponses(open_store(store_url), parrot, revive=parrot, heartbeat=1.0)
+def create_app() -> Starlette:
+    store = open_store("sqlite:///responses.db")
+    responses = OpenAIResponses(store, parrot, revive=parrot, heartbeat=1.0)
     return Starlette(routes=[Mount("/v1", responses)], lifespan=responses.lifespan)
 
 
 if __name__ == "__main__":
-    uvicorn.run(create_app("sqlite:///responses.db"), port=8000)
+    uvicorn.run(create_app(), port=8000)

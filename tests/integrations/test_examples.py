@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,12 +17,17 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
+def copied(example: str, folder: Path) -> str:
+    """The application of an example, copied to where it runs and leaves its files."""
+    (folder / "server.py").write_text((EXAMPLES / example / "server.py").read_text())
+    return "server:create_app"
+
+
 @asynccontextmanager
 async def running(app: str, folder: Path, port: int):
     """A server of an example, in an empty folder, killed at the end."""
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "uvicorn", "--port", str(port), "--factory", app),
-        env={**os.environ, "PYTHONPATH": f"{EXAMPLES}:{os.environ.get('PYTHONPATH', '')}"},
         cwd=folder,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -57,20 +61,28 @@ async def client(script: str, *arguments: str):
 async def test_the_openai_client_gets_the_whole_response_from_a_server_that_is_killed(
     tmp_path: Path,
 ):
-    (tmp_path / "example.py").write_text(
-        "from openai_responses.server import create_app as make\n"
-        "def app(): return make('sqlite:///responses.db')\n"
-    )
-    port = free_port()
+    app, port = copied("openai_responses", tmp_path), free_port()
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(running("example:app", tmp_path, port))
+        server = await stack.enter_async_context(running(app, tmp_path, port))
         url = f"http://127.0.0.1:{port}/v1"
         asking = await stack.enter_async_context(client("openai_responses/client.py", url))
         said = await asking.stdout.readexactly(40)
         server.kill()
         await server.wait()
-        await stack.enter_async_context(running("example:app", tmp_path, port))
+        await stack.enter_async_context(running(app, tmp_path, port))
         rest, errors = await asyncio.wait_for(asking.communicate(), 90)
         assert asking.returncode == 0, errors.decode()
         assert said.startswith(b"It was the best")
         assert rest.endswith(b"complete\n")
+
+
+async def test_the_langgraph_client_joins_its_run_again(tmp_path: Path):
+    app, port = copied("langgraph", tmp_path), free_port()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(running(app, tmp_path, port))
+        url = f"http://127.0.0.1:{port}"
+        asking = await stack.enter_async_context(client("langgraph/client.py", url))
+        said, errors = await asyncio.wait_for(asking.communicate(), 120)
+        assert asking.returncode == 0, errors.decode()
+        assert said.startswith(b"You (away) ")
+        assert said.endswith(b"complete\n")

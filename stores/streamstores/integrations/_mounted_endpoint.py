@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
-import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Union, cast
 
 from starlette.exceptions import HTTPException
@@ -20,6 +21,7 @@ from streamstores.http._asgi.errors import HttpError, refusal_of
 from streamstores.http._asgi.exchange import Exchange, path_below_mount
 from streamstores.http._asgi.requests import read_object
 from streamstores.http.resumable import ResumableStreams, StreamResponse
+from streamstores.store import StreamInfo
 
 __all__ = ["Identify", "MountedEndpoint"]
 
@@ -27,8 +29,6 @@ Identify = Callable[[Request], Union[str, Awaitable[Union[str, None]], None]]
 """`identify(request)`, plain or async: the user that sent the request, or None to refuse it."""
 
 Endpoint = Callable[..., Awaitable[Response]]
-
-_log = logging.getLogger("streamstores.http")
 
 
 class MountedEndpoint:
@@ -53,6 +53,7 @@ class MountedEndpoint:
         ]
         self._identify = identify
         self._max_body_bytes = max_body_bytes
+        self._watched: dict[str, asyncio.Task[None]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request. Whatever an endpoint raises becomes a refusal."""
@@ -70,7 +71,10 @@ class MountedEndpoint:
         await response(scope, receive, send)
 
     async def aclose(self) -> None:
-        """As `ResumableStreams.aclose`."""
+        """Hand over the streams that run here, and end their responses, so that clients
+        reconnect elsewhere. Idempotent; later requests are refused with 503."""
+        for task in list(self._watched.values()):
+            task.cancel()
         await self.streams.aclose()
 
     @asynccontextmanager
@@ -81,6 +85,24 @@ class MountedEndpoint:
                 yield
             finally:
                 await self.aclose()
+
+    def _watch(self, info: StreamInfo) -> None:
+        """See to it that a stream whose process dies is continued or ends, even if no client
+        reads it and all only ask for its state."""
+        if info.id in self._watched or self.streams.is_running(info.id):
+            return
+        task = asyncio.ensure_future(self._to_the_end(info.id, info.tail))
+        self._watched[info.id] = task
+        task.add_done_callback(partial(self._unwatch, info.id))
+
+    def _unwatch(self, stream_id: str, task: asyncio.Task[None]) -> None:
+        del self._watched[stream_id]
+        if not task.cancelled():
+            task.exception()  # read, or asyncio reports it; the next request meets it too
+
+    async def _to_the_end(self, stream_id: str, offset: int = 0) -> None:
+        async for _ in self.streams.follow(stream_id, offset):
+            pass
 
     def _refuse(self, error: HttpError) -> Response:
         """A refusal as the framework's clients understand it."""

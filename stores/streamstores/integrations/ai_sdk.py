@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import time
-from asyncio import sleep
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import Any, cast
@@ -19,22 +17,17 @@ from typing import Any, cast
 from starlette.responses import JSONResponse, Response
 
 from streamstores._sse import encode_event
-from streamstores.errors import Conflict, InvalidRequest, StreamExists, StreamNotFound
+from streamstores.errors import InvalidRequest, StreamNotFound
 from streamstores.http.resumable import AnySource, ResumableStreams, close_unread, iterate
+from streamstores.integrations._pointers import REQUEST, RUNNING, Pointers
 from streamstores.store import State, StreamInfo, StreamStore
 
 __all__ = ["AISDKChats"]
 
 _CHAT = "ai-sdk-chat/"
 _ANSWER = "ai-sdk-answer/"
-_RUNNING = "running"
-_REQUEST = "request"
 _DONE = b"data: [DONE]\n\n"
 _HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
-
-_BEGIN_SECONDS = 2.0
-"""How long an answer that another request has claimed may take to begin, before that request's
-process is taken for dead."""
 
 _CLAIM_ATTEMPTS = 20
 
@@ -69,7 +62,7 @@ class AISDKChats:
 
     def __init__(self, store: StreamStore, *, ttl: float = 86_400.0, **options: Any) -> None:
         self._store = store
-        self._ttl = ttl
+        self._pointers = Pointers(store, ttl)
         self.streams: ResumableStreams = ResumableStreams(
             store, ttl=ttl, ending=_ending, **options
         )
@@ -106,7 +99,7 @@ class AISDKChats:
             return Response(status_code=204)
         except InvalidRequest as exc:
             return _refusal(400, "invalid_request", str(exc))
-        running = pointer.attributes[_RUNNING]
+        running = pointer.attributes[RUNNING]
         if not running:
             return Response(status_code=204)
         return await self.streams.replay(
@@ -124,7 +117,7 @@ class AISDKChats:
             pointer = await self._store.info(_pointer_id(chat_id))
         except (StreamNotFound, InvalidRequest):
             return JSONResponse({"stopped": False})
-        running = pointer.attributes[_RUNNING]
+        running = pointer.attributes[RUNNING]
         meant = (body or {}).get("streamId")
         is_meant = meant is None or _last_part(running) == _last_part(str(meant))
         if not running or not is_meant:
@@ -142,19 +135,16 @@ class AISDKChats:
     async def _claim(self, pointer_id: str, digest: str) -> tuple[str, bool]:
         """The answer that this request is for, and whether this request is to generate it."""
         for _ in range(_CLAIM_ATTEMPTS):
-            pointer = await self._pointer(pointer_id)
-            running = pointer.attributes[_RUNNING]
+            pointer = await self._pointers.get(pointer_id)
+            running = pointer.attributes[RUNNING]
             # Only while the answer runs: the user may ask the same again when it has ended, and
             # wants another answer then.
-            if pointer.attributes[_REQUEST] == digest and await self._is_live(running):
+            if pointer.attributes[REQUEST] == digest and await self._pointers.is_live(running):
                 return running, False
             # A new id for every answer. If it were derived from the request, a question that is
             # asked again would find its old answer.
             answer_id = f"{_ANSWER}{pointer_id[len(_CHAT) :]}/{secrets.token_urlsafe(16)}"
-            claim = {_RUNNING: answer_id, _REQUEST: digest}
-            try:
-                await self._store.append(pointer_id, version=pointer.version, attributes=claim)
-            except (Conflict, StreamNotFound):
+            if not await self._pointers.move(pointer, answer_id, digest):
                 continue  # another request was first, and may be for the same answer
             # After the claim, not before: the request that lost the race must not stop the
             # answer of the winner.
@@ -163,30 +153,6 @@ class AISDKChats:
                     await self.streams.stop(running)
             return answer_id, True
         raise InvalidRequest("too many requests for this chat at once")
-
-    async def _pointer(self, pointer_id: str) -> StreamInfo:
-        """The stream that names the running answer, created if there is none."""
-        try:
-            return await self._store.info(pointer_id)
-        except StreamNotFound:
-            nothing = {_RUNNING: "", _REQUEST: ""}
-        try:
-            return await self._store.create(pointer_id, ttl=self._ttl, attributes=nothing)
-        except StreamExists as exc:
-            return exc.info
-
-    async def _is_live(self, answer_id: str) -> bool:
-        """Whether the answer is being generated, or is about to be."""
-        deadline = time.monotonic() + _BEGIN_SECONDS
-        while True:
-            try:
-                return (await self._store.info(answer_id)).state is State.STREAMING
-            # The pointer is written before the answer is created, so there is a moment in which
-            # a live answer is not there yet.
-            except StreamNotFound:
-                if time.monotonic() > deadline:
-                    return False
-            await sleep(0.05)
 
 
 def _pointer_id(chat_id: Any) -> str:

@@ -7,7 +7,6 @@ starting_after=number)`. The endpoint needs the extra `http`, and the sources ne
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import inspect
 import json
@@ -16,7 +15,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Union
 
 from starlette.responses import JSONResponse, Response
@@ -119,14 +117,6 @@ class OpenAIResponses(MountedEndpoint):
         self._respond = respond
         self._revive = revive
         self._ttl = ttl
-        self._watched: dict[str, asyncio.Task[None]] = {}
-
-    async def aclose(self) -> None:
-        """Hand over the responses that run here, and end their streams, so that clients
-        reconnect elsewhere. Idempotent."""
-        for task in list(self._watched.values()):
-            task.cancel()
-        await super().aclose()
 
     # --- the endpoints
 
@@ -149,7 +139,7 @@ class OpenAIResponses(MountedEndpoint):
         if body.get("stream"):
             return await self.streams.replay(stream_id)
         if not body.get("background"):
-            await self._follow_to_end(stream_id)
+            await self._to_the_end(stream_id)
         return await self._object(stream_id)
 
     async def _retrieve(self, exchange: Exchange, user: str, response_id: str) -> Response:
@@ -296,26 +286,6 @@ class OpenAIResponses(MountedEndpoint):
         event = events.ended(kind, **_ending_of(info))
         sent = as_sent(event)
         return f"id: {sent.id}\nevent: {sent.name}\ndata: {sent.data}\n\n".encode()
-
-    # --- responses that nobody streams
-
-    def _watch(self, info: StreamInfo) -> None:
-        """See to it that a response whose process dies is continued or fails, even if all
-        clients only ask for its state."""
-        if info.id in self._watched or self.streams.is_running(info.id):
-            return
-        task = asyncio.ensure_future(self._follow_to_end(info.id, info.tail))
-        self._watched[info.id] = task
-        task.add_done_callback(partial(self._unwatch, info.id))
-
-    def _unwatch(self, stream_id: str, task: asyncio.Task[None]) -> None:
-        del self._watched[stream_id]
-        if not task.cancelled():
-            task.exception()  # read, or asyncio reports it; the next request meets it too
-
-    async def _follow_to_end(self, stream_id: str, offset: int = 0) -> None:
-        async for _ in self.streams.follow(stream_id, offset):
-            pass
 
     async def _first_record(self, stream_id: str) -> None:
         records = self.streams.follow(stream_id)
