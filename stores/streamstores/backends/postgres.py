@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from streamstores import limits as bounds
 from streamstores.backends._postgres import options
+from streamstores.backends._postgres.append_groups import AppendGroups
 from streamstores.backends._postgres.connections import Database
 from streamstores.backends._postgres.notices import Notices
 from streamstores.backends._postgres.poller import POLL_INTERVAL_SECONDS, Polling
@@ -136,6 +137,7 @@ class PostgresStreamStore(CommonMethods):
         self.limits: Limits = options.check_limits(limits or Limits())
         self._sql = Statements(names)
         self._database = Database(target, connecting, prepare)
+        self._append_groups = AppendGroups(self._database, self._sql, connecting.max_size)
         self._sweeper = sweeper = PostgresSweeper(self._database, self._sql)
         notices = self._make_notices(settings["poll_interval"], notify=settings["notify"])
         self._notices = notices
@@ -203,14 +205,18 @@ class PostgresStreamStore(CommonMethods):
         attributes: Mapping[str, str] | None = None,
     ) -> StreamInfo:
         """As the contract says. One round trip, and one more for each race that it loses, or if
-        it only repeats a state."""
+        it only repeats a state.
+
+        Appends that are called while four others are in flight gather, for 10 ms at most, and
+        share a transaction.
+        """
         bounds.check_stream_id(stream_id, self.limits)
         mutation = check_mutation(self.limits, chunks, at, version, state, error, attributes)
         arguments = append_arguments(mutation)
         # Not in a loop without end: a row that shows no reason for a refusal means a defect or
         # a storm, and either should become visible.
         for _ in range(_ATTEMPTS):
-            row = await self._mutate(self._sql.append, stream_id, *arguments)
+            row = await self._append(stream_id, arguments)
             if row is None:
                 raise StreamNotFound(stream_id)
             info = stream_info(stream_id, row)
@@ -338,6 +344,14 @@ class PostgresStreamStore(CommonMethods):
         if not rows:
             raise StreamNotFound(stream_id)
         return rows
+
+    async def _append(self, stream_id: str, arguments: tuple[object, ...]) -> Row | None:
+        """As `_mutate`, in a group if many appends are under way."""
+        try:
+            return await self._append_groups.run(stream_id, *arguments)
+        except (OutcomeUnknown, asyncio.CancelledError):
+            self._announce(stream_id)
+            raise
 
     async def _mutate(self, sql: str, stream_id: str, *arguments: object) -> Row | None:
         """The row that a mutation returns. If it is not known whether the mutation happened,

@@ -1,10 +1,8 @@
 -- $1 id, $2 size, $3 at, $4 version, $5 state, $6 error, $7 attributes,
 -- $8 where each chunk begins, $9 its length, as text, $10 all chunks joined
 --
--- Returns the row after the mutation, or (applied = false) the row that refused it. UPDATE
--- waits for the row's lock and then tests its newest version. The refusing row is that of the
--- statement's snapshot, so it can be older than what refused: the caller tries again if the
--- row shows no reason.
+-- The beginning of two statements: append_alone.sql and append_grouped.sql are their ends. UPDATE
+-- waits for the row's lock and then tests its newest version.
 WITH applied AS (
     UPDATE {streams} SET
         state = coalesce($5, state),
@@ -19,7 +17,7 @@ WITH applied AS (
         END
     -- Not now(), which is when the transaction began: this may have waited for the lock of the
     -- row, and the stream have expired meanwhile.
-    WHERE id = $1 AND (expires_at IS NULL OR expires_at > clock_timestamp())
+    WHERE {row} AND (expires_at IS NULL OR expires_at > clock_timestamp())
         AND ($3::bigint IS NULL OR tail = $3)
         AND ($4::bigint IS NULL OR version = $4)
         AND (
@@ -36,8 +34,3 @@ WITH applied AS (
         FROM applied
     ) AS chunk
 )
-SELECT true AS applied, {columns} FROM applied
-UNION ALL
-SELECT false, {columns} FROM {streams}
-WHERE id = $1 AND (expires_at IS NULL OR expires_at > clock_timestamp())
-    AND NOT EXISTS (SELECT FROM applied)

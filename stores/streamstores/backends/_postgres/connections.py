@@ -14,6 +14,7 @@ import asyncpg
 from streamstores._time_limits import in_time
 from streamstores.backends._fork import ForkGuard
 from streamstores.backends._postgres.driver_errors import NETWORK_ERRORS, translate_errors
+from streamstores.backends._postgres.idle_connections import IdleConnections
 from streamstores.backends._postgres.options import SYNCHRONOUS_COMMIT, ConnectionOptions
 from streamstores.changes import Bell
 from streamstores.errors import (
@@ -61,8 +62,8 @@ class Database:
     together.
 
     Of our own pool no more than `max_size` statements hold a connection. The others wait in
-    turn, and each gets its connection straight from a statement that ended: giving it to
-    asyncpg's pool and taking it again costs the client as much as the statement itself.
+    turn, and each gets its connection straight from a statement that ended. A connection that
+    no statement waits for is kept for the next one, `IdleConnections` says for how long.
 
     `prepare` is called once with a connection, before any statement runs.
     """
@@ -86,6 +87,12 @@ class Database:
         # How many connections may still be taken; a given pool counts for itself.
         self._free = options.max_size if self._url is not None else sys.maxsize
         self._waiters: deque[asyncio.Future[PooledConnection | None]] = deque()
+        self._idle = IdleConnections(self._release)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for connecting, and for a free connection."""
+        return self._options.timeout
 
     @property
     def is_open(self) -> bool:
@@ -133,20 +140,41 @@ class Database:
         has been given up. Before `OutcomeUnknown` is raised, a statement that may still run in
         a lost session is ended, so that it cannot be applied later.
         """
-        if not self._is_ready or self._is_closed or self._fork_guard.is_inherited:
+        if not self.is_ready:
             await self.open()
-        self._running += 1
+        self.enter()
         try:
-            return await self._run_in_turn(sql, arguments, mutates=mutates)
+            return await self.execute(sql, arguments, mutates=mutates)
         finally:
-            self._running -= 1
-            if not self._running:
-                self._idle_bell.ring()
+            self.leave()
 
-    async def _run_in_turn(
-        self, sql: str, arguments: Sequence[object], *, mutates: bool
+    @property
+    def is_ready(self) -> bool:
+        """Whether a statement can run without `open`, which would also say why it may not."""
+        return self._is_ready and not self._is_closed and not self._fork_guard.is_inherited
+
+    def enter(self) -> None:
+        """A call begins that `drain` has to wait for; what it executes runs even while the
+        store is being closed."""
+        self._running += 1
+
+    def leave(self) -> None:
+        self._running -= 1
+        if not self._running:
+            self._idle_bell.ring()
+
+    async def execute_many(self, sql: str, calls: Sequence[Sequence[object]]) -> list[Row]:
+        """The rows of one statement for each call, all in one transaction and one round trip.
+
+        For a mutation, within a call that has entered. Raises as `run` does.
+        """
+        return await self.execute(sql, calls, mutates=True, is_many=True)
+
+    async def execute(
+        self, sql: str, arguments: Sequence[Any], *, mutates: bool, is_many: bool = False
     ) -> list[Row]:
-        """Run the statement when a connection is free, and give the connection to the next."""
+        """`run`, within a call that has entered: when a connection is free, which then goes to
+        the next statement."""
         # Outside of the translation of errors: nothing has been sent yet, so a failure here is
         # never of unknown outcome.
         connection = await self._take()
@@ -156,7 +184,10 @@ class Database:
         pid = connection.get_server_pid() if mutates else 0
         try:
             with translate_errors(mutates=mutates):
-                rows = await connection.fetch(sql, *arguments, timeout=timeout)
+                if is_many:
+                    rows = await connection.fetchmany(sql, arguments, timeout=timeout)
+                else:
+                    rows = await connection.fetch(sql, *arguments, timeout=timeout)
         except BaseException as exc:
             # The connection first: to end the statement takes a connection too, and with
             # `max_size=1` there is no other.
@@ -164,8 +195,8 @@ class Database:
             if isinstance(exc, OutcomeUnknown):
                 await self._end_statement(pid, sql)
             raise
-        # The next waiting statement gets the connection without a way through the pool.
-        if connection.is_closed() or not self._pass_on(connection):
+        # The next statement gets the connection without a way through the pool.
+        if connection.is_closed() or not (self._pass_on(connection) or self._keep(connection)):
             await self._give_back(connection)
         return rows
 
@@ -228,6 +259,7 @@ class Database:
         pool = self._pool
         if self._url is None or pool is None:
             return
+        await self._idle.give_all_back()
         try:
             await in_time(pool.close(), self._options.timeout)
         except (*NETWORK_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -236,6 +268,7 @@ class Database:
     def abandon(self) -> None:
         """Drop our own pool without waiting; for a store that was never closed."""
         self._is_closed = True
+        self._idle.abandon()
         if self._url is not None and self._pool is not None:
             with suppress(RuntimeError):  # its loop is closed, and the sockets go with it
                 self._pool.terminate()
@@ -287,9 +320,9 @@ class Database:
 
     async def _take(self) -> PooledConnection:
         """A connection for one statement, when its turn comes."""
-        connection = None
         if self._free:
             self._free -= 1
+            connection = self._idle.take()
         else:
             connection = await self._turn()
         if connection is not None:
@@ -334,6 +367,15 @@ class Database:
         if connection is None:
             self._free += 1
         return False
+
+    def _keep(self, connection: PooledConnection) -> bool:
+        """Keep a connection of our own pool for the next statement; those of a given pool are
+        for its other users too."""
+        if self._url is None or self._is_closed:
+            return False
+        self._free += 1
+        self._idle.put(connection)
+        return True
 
     async def _give_back(self, connection: PooledConnection) -> None:
         try:

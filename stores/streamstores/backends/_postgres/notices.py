@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 SPACING_SECONDS = 0.002
 """The pause after a notice, in which more changes gather."""
+BUSY_SPACING_SECONDS = 0.008
+"""The pause after a notice that told of `MANY_STREAMS`."""
+MANY_STREAMS = 8
 PROBE_SECONDS = 15.0
 """How long the connection may be quiet before it is asked whether it is still there."""
 ANSWER_SECONDS = 5.0
@@ -246,7 +249,8 @@ class Notices:
             self._connect_backoff.succeeded()
             # After the notice and not before it, so that the first change of a quiet store goes
             # out at once.
-            await asyncio.sleep(SPACING_SECONDS)
+            is_busy = len(taken) >= MANY_STREAMS
+            await asyncio.sleep(BUSY_SPACING_SECONDS if is_busy else SPACING_SECONDS)
         if connection.is_closed():
             raise StoreUnavailable("the connection for notices was lost")
 

@@ -22,6 +22,9 @@ CHANNEL_BYTES = 63
 (NAMEDATALEN - 1: https://www.postgresql.org/docs/current/sql-notify.html)"""
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,47}")
+# The row of an append that waits for the row's lock, and of one that never waits.
+_ROW = "id = $1"
+_FREE_ROW = "key = (SELECT key FROM {streams} WHERE id = $1 FOR NO KEY UPDATE SKIP LOCKED)"
 _COLUMNS = "state, tail, version, error, attributes, created_at, updated_at, ttl, expires_at"
 
 
@@ -64,7 +67,8 @@ class Statements:
     def __init__(self, names: Names) -> None:
         self._names = names
         self.create = self._statement("create")
-        self.append = self._statement("append")
+        self.append = self._statement("append", "append_alone", row=_ROW)
+        self.append_grouped = self._statement("append", "append_grouped", row=_FREE_ROW)
         self.confirm = self._statement("confirm")
         self.read = self._statement("read")
         self.info = self._statement("info")
@@ -75,11 +79,13 @@ class Statements:
         self.sweep_records = self._statement("sweep_records")
         self.changed = self._statement("changed")
 
-    def _statement(self, name: str) -> str:
-        return _sql_file(f"{name}.sql").format(
-            streams=self._names.table("streams"),
+    def _statement(self, *names: str, row: str = "") -> str:
+        streams = self._names.table("streams")
+        return "".join(_sql_file(f"{name}.sql") for name in names).format(
+            streams=streams,
             records=self._names.table("records"),
             columns=_COLUMNS,
+            row=row.format(streams=streams),
         )
 
 
