@@ -310,11 +310,11 @@ class SharedReader:
         return store
 
     async def _wait_for_change(self) -> None:
-        timeout = recheck_after(self.info, self._store.limits.poll_interval)
+        poll_interval = self._store.limits.poll_interval
         if isinstance(self._bell, Subscription):
-            await self._bell.wait(timeout)
+            await self._bell.wait_to_recheck(self.info, poll_interval)
         else:
-            await self._wait_by_store(timeout)
+            await self._wait_by_store(recheck_after(self.info, poll_interval))
 
     async def _wait_by_store(self, timeout: float) -> None:
         """Wait for a change with the store's own `wait`, because it shares no `Changes`.

@@ -20,12 +20,14 @@ A store that offers its `Changes` to followers declares `"changes"` in its capab
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, Protocol, runtime_checkable
 
+from streamstores._safety_look import Look, SafetyLook
 from streamstores.errors import StoreUnavailable, StreamNotFound
 from streamstores.store import StreamStore
 from streamstores.values import Record, StreamInfo
@@ -200,6 +202,18 @@ class Subscription(Bell):
         self._closed = True
         self.ring()
 
+    async def wait_to_recheck(
+        self, info: StreamInfo, poll_interval: float, timeout: float | None = None
+    ) -> None:
+        """Wait until the backend has to be asked about the stream again, for `timeout` seconds
+        at most: until the bell rings, the stream of this `info` expires, or `poll_interval`
+        seconds are over, of which a safety look takes care if the store makes one."""
+        if self._changes.makes_safety_looks:
+            poll_interval = math.inf
+        seconds = recheck_after(info, poll_interval)
+        seconds = seconds if timeout is None else min(seconds, timeout)
+        await self.wait(None if seconds == math.inf else seconds)
+
     async def wait(self, timeout: float | None) -> bool:
         """As `Bell.wait`; raises `StoreUnavailable` when the store is closed."""
         rung = await super().wait(0 if self._closed else timeout)
@@ -249,7 +263,25 @@ class Changes:
         self.readers: dict[str, Any] = {}
         """The shared readers of followed streams, by stream id. They belong to `follow`."""
         self._on_interest = on_interest
+        self._safety_look: SafetyLook | None = None
         self._closed = False
+
+    def look_every(self, seconds: float, look: Look) -> None:
+        """Find lost notices by one look for all streams that have a subscription, every
+        `seconds`, which should be the store's `poll_interval`; otherwise each subscriber asks
+        for its own stream as often.
+
+        `look(known)` gets the ids of up to 2,000 streams, each with a version, and returns
+        those whose version in the backend is another, with that version, or with None if the
+        stream is gone. If it raises a `StreamStoreError`, every subscriber asks for itself.
+        To be called before the first subscription.
+        """
+        self._safety_look = SafetyLook(self.subscriptions, look, seconds)
+
+    @property
+    def makes_safety_looks(self) -> bool:
+        """Whether subscribers need not ask again while they hear nothing."""
+        return self._safety_look is not None
 
     def subscribe(self, stream_id: str, absorb: Absorb | None = None) -> Subscription:
         """A subscription, in force while it is entered.
@@ -265,6 +297,8 @@ class Changes:
     def add(self, subscription: Subscription) -> None:
         subscriptions = self.subscriptions.get(subscription.stream_id)
         if subscriptions is None:
+            if self._safety_look is not None and not self._closed:
+                self._safety_look.start()
             self.subscriptions[subscription.stream_id] = [subscription]
             if self._on_interest is not None:
                 self._on_interest(subscription.stream_id, True)
@@ -281,6 +315,8 @@ class Changes:
         subscriptions.remove(subscription)
         if not subscriptions:
             del self.subscriptions[subscription.stream_id]
+            if self._safety_look is not None and not self.subscriptions:
+                self._safety_look.stop()
             if self._on_interest is not None:
                 self._on_interest(subscription.stream_id, False)
 
@@ -333,6 +369,8 @@ class Changes:
     def close(self) -> None:
         """The store is closed: every wait, now or later, raises `StoreUnavailable`."""
         self._closed = True
+        if self._safety_look is not None:
+            self._safety_look.stop()
         for subscriptions in self.subscriptions.values():
             for subscription in subscriptions:
                 subscription.shut()
@@ -349,18 +387,18 @@ class Changes:
         """`StreamStore.wait`, made of a store's `info` and its notices.
 
         Costs an `info` at first, after each notice, and after each `poll_interval` seconds
-        without a notice.
+        without a notice if the store makes no safety looks.
         """
         deadline = time.monotonic() + timeout
         # Subscribed before the first look, so that no change falls between look and wait.
         with self.subscribe(stream_id) as subscription:
-            first = current = await info(stream_id)
+            first = subscription.info = current = await info(stream_id)
             while current.version == version:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
-                await subscription.wait(min(left, recheck_after(current, poll_interval)))
-                current = await info(stream_id)
+                await subscription.wait_to_recheck(current, poll_interval, left)
+                subscription.info = current = await info(stream_id)
                 # Its version differs, too, but the stream that was waited for is gone.
                 if is_namesake(first, current):
                     raise StreamNotFound(stream_id)

@@ -8,6 +8,7 @@ import weakref
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timezone
+from functools import partial
 from itertools import accumulate
 from time import monotonic_ns
 
@@ -88,8 +89,11 @@ class MemoryStreamStore(CommonMethods):
         self.limits: Limits = limits or Limits()
         self._chunk_bytes = min(self.limits.record_bytes, self.limits.append_bytes)
         self._streams: dict[str, _Stream] = {}
-        self.changes: Changes = Changes()
         self._clock = _Clock()
+        self.changes: Changes = Changes()
+        # Nothing can be lost here, so this spares the followers the looks of their own.
+        look = partial(_changed_streams, self._streams, self._clock)
+        self.changes.look_every(self.limits.poll_interval, look)
         self._closed = False
         # (time, id): for each stream that expires at least one entry, at its expiry or before.
         self._expiries: list[tuple[datetime, str]] = []
@@ -330,6 +334,20 @@ class MemoryStreamStore(CommonMethods):
         store = ref()
         if store is not None:
             store._sweep(limit=1000)
+
+
+async def _changed_streams(
+    streams: Mapping[str, _Stream], clock: _Clock, known: Mapping[str, int]
+) -> dict[str, int | None]:
+    now = clock.now()
+    changed: dict[str, int | None] = {}
+    for stream_id, version in known.items():
+        stream = streams.get(stream_id)
+        if stream is None or has_expired(stream.info, now):
+            changed[stream_id] = None
+        elif stream.info.version != version:
+            changed[stream_id] = stream.info.version
+    return changed
 
 
 def _extend(stream: _Stream, chunks: tuple[bytes, ...], start: int) -> None:

@@ -14,7 +14,11 @@ from streamstores.backends._postgres import options
 from streamstores.backends._postgres.append_groups import AppendGroups
 from streamstores.backends._postgres.connections import Database
 from streamstores.backends._postgres.notices import Notices
-from streamstores.backends._postgres.poller import POLL_INTERVAL_SECONDS, Polling
+from streamstores.backends._postgres.poller import (
+    POLL_INTERVAL_SECONDS,
+    ChangedStreams,
+    Polling,
+)
 from streamstores.backends._postgres.rows import (
     append_arguments,
     create_arguments,
@@ -139,16 +143,18 @@ class PostgresStreamStore(CommonMethods):
         self._database = Database(target, connecting, prepare)
         self._append_groups = AppendGroups(self._database, self._sql, connecting.max_size)
         self._sweeper = sweeper = PostgresSweeper(self._database, self._sql)
+        self._changed_streams = ChangedStreams(self._database, self._sql.changed)
         notices = self._make_notices(settings["poll_interval"], notify=settings["notify"])
         self._notices = notices
         self.changes: Changes = notices.changes
+        self.changes.look_every(self.limits.poll_interval, self._changed_streams.find)
 
     def _make_notices(self, poll_interval: float | None, *, notify: bool) -> Notices | Polling:
         if poll_interval is not None:
             options.check_period(poll_interval, "poll_interval")
         if not notify:
             interval = POLL_INTERVAL_SECONDS if poll_interval is None else poll_interval
-            return Polling(self._database, self._sql.changed, interval)
+            return Polling(self._changed_streams, interval)
         if poll_interval is not None:
             self.limits = replace(self.limits, poll_interval=poll_interval)
         return Notices(self._database, self._names.channel)

@@ -17,6 +17,7 @@ from streamstores.backends._redis.error_translation import translate_errors
 from streamstores.backends._redis.notice_channels import NoticeChannels
 from streamstores.backends._redis.router import RedisClient, Router
 from streamstores.backends._redis.shared_connection import HandleReply
+from streamstores.backends._redis.stream_versions import StreamVersions
 from streamstores.changes import Changes, is_namesake
 from streamstores.errors import (
     CorruptData,
@@ -117,6 +118,9 @@ class RedisStreamStore(CommonMethods):
         )
         self._channels = NoticeChannels(router, keys.info, keys.stream_id)
         self.changes: Changes = self._channels.changes
+        if not router.is_cluster:
+            look = StreamVersions(router, keys).find
+            self.changes.look_every(self.limits.poll_interval, look)
         self._is_closed = False
 
     @classmethod

@@ -114,6 +114,7 @@ class SQLiteStreamStore(CommonMethods):
         _check_settings(settings)
         self.limits: Limits = limits or Limits()
         self.changes: Changes = Changes(self._on_interest)
+        self.changes.look_every(self.limits.poll_interval, self._changed_streams)
         self._options = DatabaseOptions(
             # Connections are opened at different times, between which a process may chdir.
             os.path.join(os.getcwd(), path),  # "..", symlinks stay
@@ -286,6 +287,9 @@ class SQLiteStreamStore(CommonMethods):
         self._opening = None
         if not opening.cancelled():
             opening.exception()  # retrieved, even if every caller has been cancelled
+
+    async def _changed_streams(self, known: Mapping[str, int]) -> dict[str, int | None]:
+        return await self._read(queries.changed_streams, known)
 
     async def _read(self, query: Callable[..., T], *args: Any) -> T:
         connections = await self._open()

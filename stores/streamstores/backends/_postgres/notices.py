@@ -183,12 +183,11 @@ class Notices:
 
     async def _check(self, connection: Connection) -> None:
         """Nothing has happened for a while: see whether that is for a reason."""
+        # A connection whose peer has vanished looks like a quiet one. Only an answer tells them
+        # apart. It also comes behind an echo that this process was too busy to take.
+        await connection.execute("SELECT 1", timeout=ANSWER_SECONDS)
         if self._is_listening and time.monotonic() >= self._echo_by:
             await self._stop_listening(connection, StoreUnavailable(_NO_ECHO))
-        else:
-            # A connection whose peer has vanished looks like a quiet one. Only an answer tells
-            # them apart.
-            await connection.execute("SELECT 1", timeout=ANSWER_SECONDS)
 
     async def _listen(self, connection: Connection) -> None:
         """LISTEN, and send a notice to ourselves from another connection.

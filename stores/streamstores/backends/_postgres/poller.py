@@ -1,9 +1,10 @@
-"""Polling: one query for all streams that are watched, which works through any pooler."""
+"""One query for many streams: the safety look, and polling, which works through any pooler."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from streamstores.backends._postgres.connections import Database
 from streamstores.changes import Bell, Changes
@@ -13,6 +14,23 @@ from streamstores.store import StreamInfo
 POLL_INTERVAL_SECONDS = 0.05
 
 _log = logging.getLogger("streamstores.postgres")
+
+
+class ChangedStreams:
+    """The query for streams whose version is another than the known one."""
+
+    def __init__(self, database: Database, sql: str) -> None:
+        self._database = database
+        self._sql = sql
+
+    async def find(self, known: Mapping[str, int | None]) -> dict[str, int | None]:
+        """The version of each such stream; None for a stream that is gone.
+
+        A stream whose known version is None is reported if it is there.
+        """
+        versions = [None if version is None else str(version) for version in known.values()]
+        rows = await self._database.run(self._sql, list(known), versions)
+        return {row[0]: row[1] for row in rows}
 
 
 class Polling:
@@ -25,10 +43,9 @@ class Polling:
     It holds no reference to the store, so that a forgotten store can be collected.
     """
 
-    def __init__(self, database: Database, changed_sql: str, interval: float) -> None:
+    def __init__(self, changed_streams: ChangedStreams, interval: float) -> None:
         self.changes = Changes(self._on_interest)
-        self._database = database
-        self._changed_sql = changed_sql
+        self._changed_streams = changed_streams
         self._interval = interval
         self._known: dict[str, int | None] = {}
         self._bell = Bell()
@@ -94,9 +111,7 @@ class Polling:
         asked = self._known.copy()
         if not asked:
             return
-        versions = [None if version is None else str(version) for version in asked.values()]
-        rows = await self._database.run(self._changed_sql, list(asked), versions)
-        for stream_id, version in rows:
+        for stream_id, version in (await self._changed_streams.find(asked)).items():
             if stream_id in self._known:
                 self._known[stream_id] = version
                 has_grown = version is not None and version > (asked[stream_id] or 0)

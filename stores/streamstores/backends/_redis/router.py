@@ -88,7 +88,7 @@ class Router:
     async def run(
         self,
         script: Script,
-        keys: tuple[bytes, bytes],
+        keys: Sequence[bytes],
         *arguments: Any,
         handle: HandleReply,
         is_mutation: bool = False,
@@ -111,7 +111,7 @@ class Router:
             signature: tuple[Any, ...] = ()
             if is_mutation:
                 signature = (connection.name, int(self.is_cluster), int(is_confirmed))
-            request = (b"2", *keys, *signature, *arguments)
+            request = (len(keys), *keys, *signature, *arguments)
             try:
                 result = await _evaluate(connection, is_asking, script, request, handle)
             except ReadOnlyError as exc:  # demoted: new connections lead to the new master

@@ -39,6 +39,7 @@ INFO = _load("info")
 READ = _load("read")
 EXPIRE = _load("expire")
 DELETE = _load("delete")
+VERSIONS = _load("versions")
 
 
 class ScriptReply(NamedTuple):
@@ -75,6 +76,11 @@ def parse_reply(stream_id: str, reply: bytes) -> ScriptReply | None:
     except ValueError as exc:
         raise CorruptData(f"stream {stream_id!r} is not what a store wrote: {exc!r}") from exc
     return ScriptReply(code, info)
+
+
+def versions_in(reply: bytes) -> list[int | None]:
+    """The versions in the reply of `VERSIONS`; None for a stream that is gone."""
+    return [int(each) if _VERSION.fullmatch(each) else None for each in reply.split(b",")]
 
 
 class Notice(NamedTuple):

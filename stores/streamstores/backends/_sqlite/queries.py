@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
+from itertools import islice
 from typing import Any, cast
 
 from streamstores.backends._sqlite.rows import COLUMNS, StreamRow, find_row, stream_row
@@ -16,6 +17,9 @@ from streamstores.values import Page, Record, StreamInfo
 
 MAX_RECORDS = 16_384
 """In one page: records of a few bytes take far more memory than `max_bytes`."""
+
+# SQLite's own bound, SQLITE_MAX_VARIABLE_NUMBER, was lower before this version.
+_MAX_VARIABLES = 10_000 if sqlite3.sqlite_version_info >= (3, 32) else 999
 
 _RECORDS = (
     'SELECT "end", coalesce('
@@ -92,6 +96,25 @@ def list_page(
     ]
     has_more = len(streams) == limit and streams[-1].id.startswith(prefix)
     return living, streams[-1].id if has_more else None
+
+
+def changed_streams(
+    connection: sqlite3.Connection, known: Mapping[str, int]
+) -> dict[str, int | None]:
+    """The streams whose version is another than the known one, with that version; None for a
+    stream that is gone."""
+    found: dict[str, int] = {}
+    ids = iter(known)
+    while some := list(islice(ids, _MAX_VARIABLES)):
+        marks = ",".join("?" * len(some))
+        sql = f"SELECT id, version, expires_at FROM streamstores_streams WHERE id IN ({marks})"
+        now = time.time_ns() // 1_000
+        found |= {
+            stream_id: version
+            for stream_id, version, expires_at in connection.execute(sql, some)
+            if expires_at is None or expires_at > now
+        }
+    return {each: found.get(each) for each in known if found.get(each) != known[each]}
 
 
 def _living_row(connection: sqlite3.Connection, stream_id: str) -> StreamRow:
