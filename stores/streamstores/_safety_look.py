@@ -89,6 +89,7 @@ class SafetyLook:
                 return
 
     async def _look_at(self, stream_ids: Sequence[str]) -> None:
+        """Ask about these streams, and ring the subscribers for whom the answer is news."""
         known = {each: self._known_versions(each) for each in stream_ids}
         asked = {
             stream_id: next(iter(versions)) if len(versions) == 1 else UNKNOWN_VERSION

@@ -295,6 +295,7 @@ class Changes:
         return f"<Changes, {state}, with subscriptions to {len(self.subscriptions)} streams>"
 
     def add(self, subscription: Subscription) -> None:
+        """Put a subscription in force; `Subscription.start` calls this."""
         subscriptions = self.subscriptions.get(subscription.stream_id)
         if subscriptions is None:
             if self._safety_look is not None and not self._closed:

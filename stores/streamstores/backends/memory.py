@@ -339,6 +339,7 @@ class MemoryStreamStore(CommonMethods):
 async def _changed_streams(
     streams: Mapping[str, _Stream], clock: _Clock, known: Mapping[str, int]
 ) -> dict[str, int | None]:
+    """The streams whose version is not the known one; None for a stream that is gone."""
     now = clock.now()
     changed: dict[str, int | None] = {}
     for stream_id, version in known.items():

@@ -112,6 +112,7 @@ class AppendGroups:
         self._send_group()
 
     def _send_group(self) -> None:
+        """Send what fits a group, and have the rest follow in a moment at the latest."""
         group = self._take_group()
         loop = asyncio.get_running_loop()
         if self._timer is not None:
@@ -134,6 +135,8 @@ class AppendGroups:
         return [queued for queued in taken if not queued.future.done()]
 
     async def _run_group(self, group: list[_QueuedAppend]) -> None:
+        """Run the group as one transaction, and give each append its row, None if it has to be
+        made alone, or the error of all."""
         calls = [(*queued.arguments, number) for number, queued in enumerate(group)]
         try:
             rows = await self._database.execute_many(self._grouped, calls)
