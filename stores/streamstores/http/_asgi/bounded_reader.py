@@ -53,7 +53,7 @@ class BoundedReader:
         offset: int,
         follow: Callable[[StreamInfo, int], Awaitable[BatchSource]],
     ) -> None:
-        self.info = info
+        self.info: StreamInfo = info
         """The stream as last seen; after the last batch, how it ended."""
         self._store = store
         self._offset = offset

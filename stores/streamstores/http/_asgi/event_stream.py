@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 from starlette.types import Receive, Send
 
 from streamstores._sse import encode_event
+from streamstores.errors import InvalidRequest
 from streamstores.http._asgi.exchange import Exchange
+from streamstores.http._asgi.gate import Gate
 from streamstores.http._asgi.patience import BoundedSend, ClientPatience, SendWatch, drop
 from streamstores.store import Record
 
-__all__ = ["EventStream", "event_stream_headers", "in_parts"]
+__all__ = ["EventStream", "event_stream", "event_stream_headers", "in_parts"]
 
 _PING = encode_event(b"", name=b"ping")
 _TURN_BYTES = 65_536  # to one client, before others get their turn
@@ -103,6 +105,16 @@ class EventStream(NamedTuple):
         with suppress(OSError):  # the client has left
             ending.result()
             await self.patience.until_taken(exchange.scope, sender.size)
+
+
+def event_stream(
+    send_timeout: float, ping_interval: float, *, ping: bytes = _PING
+) -> EventStream:
+    """How a new handler sends events, with a gate of its own. Raises `InvalidRequest` for
+    settings out of range."""
+    if not ping_interval > 0:
+        raise InvalidRequest(f"ping_interval must be above 0 seconds, not {ping_interval!r}")
+    return EventStream(ClientPatience(send_timeout, Gate()), ping_interval, ping)
 
 
 def in_parts(records: list[Record], size: int) -> Iterator[list[Record]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from streamstores.http._asgi.errors import HttpError, refusal_of
 from streamstores.http._asgi.exchange import Endpoint, Exchange, path_below_mount
 from streamstores.http._asgi.patience import BoundedSend, ClientPatience
-from streamstores.http._asgi.signals import SignalWatch
+from streamstores.http._asgi.shutdown import Shutdown
 from streamstores.store import StreamStore
 
 __all__ = ["Activity", "StreamHandler"]
@@ -52,13 +51,10 @@ class StreamHandler:
     ) -> None:
         self._routes = routes
         self._every_path = every_path
-        self._on_close = on_close
         self._store = store
         self._activity = activity
         self._patience = patience
-        self._watches_signals = watch_signals
-        self._signals: SignalWatch | None = None
-        self._closing: asyncio.Task[None] | None = None
+        self._shutdown = Shutdown(on_close, watches_signals=watch_signals)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -78,15 +74,7 @@ class StreamHandler:
     async def aclose(self) -> None:
         """Hand over the streams that run here, and end their responses, so that clients
         reconnect elsewhere. Idempotent. Later requests get 503."""
-        # A caller that is cancelled gives up waiting. The handing over must go on.
-        await asyncio.shield(self._close())
-
-    def _close(self) -> asyncio.Task[None]:
-        if self._closing is None:
-            if self._signals is not None:
-                self._signals.close()
-            self._closing = asyncio.get_running_loop().create_task(self._on_close())
-        return self._closing
+        await self._shutdown.aclose()
 
     async def __aenter__(self) -> StreamHandler:
         return self
@@ -95,8 +83,7 @@ class StreamHandler:
         await self.aclose()
 
     async def _serve(self, exchange: Exchange) -> None:
-        if self._watches_signals and self._signals is None and self._closing is None:
-            self._signals = SignalWatch(self._close)
+        self._shutdown.watch_signals()
         try:
             await self._endpoint(exchange.scope)(exchange)
         except (ClientDisconnect, OSError):

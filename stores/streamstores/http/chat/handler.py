@@ -9,10 +9,8 @@ from typing import Any
 
 from streamstores.errors import InvalidRequest
 from streamstores.http._asgi.authorize import Authorize
-from streamstores.http._asgi.event_stream import EventStream
-from streamstores.http._asgi.gate import Gate
+from streamstores.http._asgi.event_stream import event_stream
 from streamstores.http._asgi.handler import StreamHandler
-from streamstores.http._asgi.patience import ClientPatience
 from streamstores.http.chat.direct import DirectChat
 from streamstores.http.chat.models import Model, StreamRequest
 from streamstores.http.chat.request import ChatRequests
@@ -69,8 +67,6 @@ def create_stream_handler(
 
     Raises `InvalidRequest` for settings out of range.
     """
-    if not ping_interval > 0:
-        raise InvalidRequest(f"ping_interval must be above 0 seconds, not {ping_interval!r}")
     requests = ChatRequests(
         models=_named(models),
         authorize=authorize,
@@ -79,16 +75,16 @@ def create_stream_handler(
         max_prompt_bytes=max_prompt_bytes,
     )
     describe_error = describe_error or (lambda exc: "The model failed.")
-    stream = EventStream(ClientPatience(send_timeout, Gate()), ping_interval)
+    responses = event_stream(send_timeout, ping_interval)
     if not resumable:
-        direct = DirectChat(requests, stream, max_runs, describe_error, watch_signals)
+        direct = DirectChat(requests, responses, max_runs, describe_error, watch_signals)
         return direct.handler()
     chat = ResumableChat(
         requests,
         store or _new_memory_store(),
         ttl=ttl,
         heartbeat=heartbeat,
-        stream=stream,
+        responses=responses,
         pause_for=pause_for,
         cancel_on_disconnect=cancel_on_disconnect,
         max_runs=max_runs,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -22,9 +22,9 @@ from streamstores.errors import (
 )
 from streamstores.http._asgi.bounded_reader import BoundedReader
 from streamstores.http._asgi.errors import HttpError
-from streamstores.http._asgi.event_stream import EventStream, event_stream_headers, in_parts
+from streamstores.http._asgi.event_stream import EventStream, event_stream_headers
 from streamstores.http._asgi.exchange import Exchange
-from streamstores.http._asgi.handler import Activity, StreamHandler
+from streamstores.http._asgi.handler import StreamHandler
 from streamstores.http._asgi.requests import check_id, query_of
 from streamstores.http._asgi.reserved import MODEL_ATTRIBUTE, SAVED_REQUEST_PREFIX
 from streamstores.http.chat import saved_request
@@ -32,12 +32,12 @@ from streamstores.http.chat.models import StreamRequest, can_continue, records_f
 from streamstores.http.chat.records import begins_inside, sse_event, sse_of
 from streamstores.http.chat.request import ChatRequests, start_offset, wants_json_text
 from streamstores.http.chat.script import send_script
+from streamstores.http.resumable.served_streams import ServedStreams
 from streamstores.runs import Runs, Source, TooManyRuns
 from streamstores.store import Record, State, StreamInfo, StreamStore
 
 __all__ = ["ResumableChat"]
 
-_SEND_BYTES = 65_536
 _PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 
 _log = logging.getLogger("streamstores.http")
@@ -53,7 +53,7 @@ class ResumableChat:
         *,
         ttl: float | None,
         heartbeat: float,
-        stream: EventStream,
+        responses: EventStream,
         pause_for: float,
         cancel_on_disconnect: bool,
         max_runs: int,
@@ -64,7 +64,6 @@ class ResumableChat:
         self._requests = requests
         self._store = store
         self._ttl = ttl
-        self._stream = stream
         self._cancel_on_disconnect = cancel_on_disconnect
         self._owns_store = owns_store
         self._watch_signals = watch_signals
@@ -76,11 +75,9 @@ class ResumableChat:
             max_runs=max_runs,
             describe_error=describe_error,
         )
-        self._readers: Counter[str] = Counter()
+        self._streams = ServedStreams(self._runs, responses)
         self._encoder = _SharedEncoder()
         self._stops: set[asyncio.Future[Any]] = set()
-        self._gate = stream.patience.gate
-        self._is_closing = False  # before the gate closes, while the runs are handed over
 
     def handler(self) -> StreamHandler:
         """The ASGI application with these endpoints."""
@@ -95,13 +92,10 @@ class ResumableChat:
             routes,
             self._close,
             store=self._store,
-            activity=self._activity,
-            patience=self._stream.patience,
+            activity=self._streams.activity,
+            patience=self._streams.responses.patience,
             watch_signals=self._watch_signals,
         )
-
-    def _activity(self, stream_id: str) -> Activity:
-        return Activity(self._readers[stream_id], self._runs.is_running(stream_id))
 
     async def _start(self, exchange: Exchange) -> None:
         """Start a stream and send it. If it exists already, send it from its start instead."""
@@ -111,14 +105,14 @@ class ResumableChat:
         is_named = fields.get("id") is not None
         # Both are asked in any case, or the response would tell whether the stream exists.
         await self._requests.check(exchange, stream_id, "start", *["follow"] * is_named)
-        self._gate.check_open()
+        self._streams.check_open()
         digest = saved_request.digest_attribute(fields, stream_id)
         try:
             info = await self._begin(request, digest)
         except StreamExists as exc:
             info = exc.info
             saved_request.check_same_request(info, digest)
-            await saved_request.touch(self._store, info)
+            await saved_request.touch_both(self._store, info)
         except TooManyRuns:
             # A process without room for another model still serves answers that exist.
             if not is_named:
@@ -142,7 +136,7 @@ class ResumableChat:
         stream_id = self._own(stream_id)
         offset = start_offset(after, exchange)
         await self._requests.check(exchange, stream_id, action)
-        self._gate.check_open()
+        self._streams.check_open()
         info = await self._look(stream_id)
         # Before the resume: a request that is refused must not make the model go on.
         if offset > info.tail:
@@ -155,13 +149,13 @@ class ResumableChat:
         fields = await self._requests.read_fields(exchange)
         stream_id = self._own(fields.get("id"))
         await self._requests.check(exchange, stream_id, "stop")
-        self._gate.check_open()
+        self._streams.check_open()
         await self._answer_status(exchange, await self._runs.stop(stream_id))
 
     async def _status(self, exchange: Exchange) -> None:
         stream_id = self._own(query_of(exchange).get("id"))
         await self._requests.check(exchange, stream_id, "status")
-        self._gate.check_open()
+        self._streams.check_open()
         await self._answer_status(exchange, await self._store.info(stream_id))
 
     def _own(self, stream_id: Any) -> str:
@@ -195,12 +189,12 @@ class ResumableChat:
         except StreamNotFound:
             raise TooManyRuns("this process produces as many streams as it may") from None
         saved_request.check_same_request(info, digest)
-        await saved_request.touch(self._store, info)
+        await saved_request.touch_both(self._store, info)
         return info
 
     async def _look(self, stream_id: str) -> StreamInfo:
         info = await self._store.info(stream_id)
-        await saved_request.touch(self._store, info)
+        await saved_request.touch_both(self._store, info)
         return info
 
     def _revive(self, info: StreamInfo) -> Source | None:
@@ -212,42 +206,31 @@ class ResumableChat:
 
     async def _send(self, exchange: Exchange, info: StreamInfo, offset: int) -> None:
         """Answer with the stream as events, from `offset` to its end."""
-        reader = BoundedReader(self._store, info, offset, self._runs.follow)
         # Before the first `await`, or `cancel_on_disconnect` might stop the stream when the
         # reader before this one leaves.
-        self._readers[info.id] += 1
+        reader = self._streams.open_reader(info, offset)
         has_left = False
         try:
-            # Before the headers are sent: a refusal needs a status of its own.
-            first = await self._first_batch(reader, info, offset)
-            headers = event_stream_headers(self._stream.ping_interval)
-            headers.append((b"x-stream-id", quote(info.id, safe=_PRINTABLE).encode()))
-            has_left = await self._stream.send(
-                exchange,
-                headers,
-                self._bodies(reader, info.id, first, text_as_json=wants_json_text(exchange)),
+            text_as_json = wants_json_text(exchange)
+            bodies = self._streams.bodies(
+                reader,
+                partial(self._encoder.encode, text_as_json=text_as_json),
+                _ending,
+                opening=sse_event("stream-id", info.id),
+                # Before the headers are sent: a refusal needs a status of its own.
+                batch=await self._first_batch(reader, info, offset),
+            )
+            has_left = await self._streams.responses.send(
+                exchange, self._headers(info.id), bodies
             )
         finally:
-            await reader.aclose()
-            self._end_reading(info.id, has_left=has_left)
+            if await self._streams.close_reader(reader):
+                self._stop_if_unwanted(info.id, has_left=has_left)
 
-    async def _bodies(
-        self, reader: BoundedReader, stream_id: str, batch: list[Record], *, text_as_json: bool
-    ) -> AsyncGenerator[bytes, None]:
-        """The stream as events.
-
-        If it cannot be read any further they end without `done`, so the client asks again.
-        """
-        yield sse_event("stream-id", stream_id)
-        try:
-            while batch := batch or await reader.batch():
-                for part in in_parts(batch, _SEND_BYTES):
-                    yield self._encoder.encode(part, text_as_json)
-                batch = []
-        except StreamStoreError as exc:
-            _log.info("a response ended early, and its client will ask again: %s", exc)
-            return
-        yield _ending(reader.info)
+    def _headers(self, stream_id: str) -> list[tuple[bytes, bytes]]:
+        headers = event_stream_headers(self._streams.responses.ping_interval)
+        headers.append((b"x-stream-id", quote(stream_id, safe=_PRINTABLE).encode()))
+        return headers
 
     async def _first_batch(
         self, reader: BoundedReader, info: StreamInfo, offset: int
@@ -260,17 +243,13 @@ class ResumableChat:
             raise HttpError(400, "invalid_after", "after is inside a character or an event")
         return batch
 
-    def _end_reading(self, stream_id: str, *, has_left: bool) -> None:
-        """Count a response out, and stop a model without readers if the settings say so.
+    def _stop_if_unwanted(self, stream_id: str, *, has_left: bool) -> None:
+        """Stop a model that has no reader any more, if the settings say so.
 
-        Only if the client has left. A response also ends when the handler or the server does,
-        or when the store fails, and then the client comes back for the rest.
+        Only if the last client has left. A response also ends when the handler or the server
+        does, or when the store fails, and then the client comes back for the rest.
         """
-        self._readers[stream_id] -= 1
-        if self._readers[stream_id]:
-            return
-        del self._readers[stream_id]
-        stops = self._cancel_on_disconnect and has_left and not self._is_closing
+        stops = self._cancel_on_disconnect and has_left and not self._streams.is_closing
         if stops and self._runs.is_running(stream_id):
             stop = asyncio.ensure_future(self._stop_unread(stream_id))
             # The event loop itself holds its tasks by weak references only.
@@ -297,13 +276,7 @@ class ResumableChat:
         await exchange.answer(JSONResponse(status, headers={"Cache-Control": "no-store"}))
 
     async def _close(self) -> None:
-        """Hand the runs over, and only then end the responses: a client that reconnects
-        elsewhere must find its stream free to be taken over."""
-        self._is_closing = True
-        try:
-            await self._runs.aclose()
-        finally:
-            self._gate.close()
+        await self._streams.hand_over()
         if self._stops:
             await asyncio.wait(set(self._stops))
         if self._owns_store:

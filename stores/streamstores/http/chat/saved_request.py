@@ -22,6 +22,7 @@ from streamstores.http._asgi.errors import HttpError
 from streamstores.http._asgi.reserved import MODEL_ATTRIBUTE, SAVED_REQUEST_PREFIX
 from streamstores.http.chat.models import Model, StreamRequest, records_from
 from streamstores.http.chat.records import text_of
+from streamstores.http.resumable.served_streams import touch
 from streamstores.store import Record, State, StreamInfo, StreamStore
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
     "forget_request",
     "has_request",
     "keep_request",
-    "touch",
+    "touch_both",
 ]
 
 _DIGEST = "request_digest"
@@ -109,13 +110,11 @@ def has_request(info: StreamInfo) -> bool:
     return _INLINE in info.attributes or _ELSEWHERE in info.attributes
 
 
-async def touch(store: StreamStore, info: StreamInfo) -> None:
+async def touch_both(store: StreamStore, info: StreamInfo) -> None:
     """Restart the ttl of the stream and of its saved request. A stream without a ttl keeps its
     expiry."""
-    if info.ttl is None:
-        return
-    await store.expire(info.id, info.ttl)
-    if _ELSEWHERE in info.attributes:
+    await touch(store, info)
+    if info.ttl is not None and _ELSEWHERE in info.attributes:
         with suppress(StreamNotFound):  # the answer is useful without its request
             await store.expire(info.attributes[_ELSEWHERE], info.ttl)
 

@@ -17,11 +17,13 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse
 from streamstores.errors import InvalidRequest
 from streamstores.http._asgi.authorize import check_allowed
 from streamstores.http._asgi.errors import HttpError
-from streamstores.http._asgi.event_stream import EventStream, event_stream_headers
+from streamstores.http._asgi.event_stream import (
+    EventStream,
+    event_stream,
+    event_stream_headers,
+)
 from streamstores.http._asgi.exchange import Exchange
-from streamstores.http._asgi.gate import Gate
 from streamstores.http._asgi.handler import Activity, StreamHandler
-from streamstores.http._asgi.patience import ClientPatience
 from streamstores.http._asgi.requests import query_of
 from streamstores.http.monitor.listings import ListingCache
 from streamstores.limits import check_prefix
@@ -77,7 +79,7 @@ def create_monitor(
         raise InvalidRequest("interval is above 0 and max_streams at least 1")
     activity = _no_activity if handler is None else handler.activity
     listings = ListingCache(store, interval, max_streams)
-    stream = EventStream(ClientPatience(send_timeout, Gate()), _PING_SECONDS)
+    stream = event_stream(send_timeout, _PING_SECONDS)
     monitor = _Monitor(store, authorize, activity, listings, max_streams, stream)
     return StreamHandler(
         monitor.routes(), monitor.close, patience=stream.patience, watch_signals=watch_signals

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import logging
-from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -19,15 +15,12 @@ from streamstores.errors import (
     OffsetOutOfRange,
     StreamExists,
     StreamNotFound,
-    StreamStoreError,
 )
 from streamstores.http._asgi.bounded_reader import BoundedReader
 from streamstores.http._asgi.errors import HttpError, refusal_of
-from streamstores.http._asgi.event_stream import EventStream, in_parts
+from streamstores.http._asgi.event_stream import event_stream
 from streamstores.http._asgi.exchange import Exchange
-from streamstores.http._asgi.gate import Gate
-from streamstores.http._asgi.patience import ClientPatience
-from streamstores.http._asgi.signals import SignalWatch
+from streamstores.http._asgi.shutdown import Shutdown
 from streamstores.http.resumable.framings import (
     EVENT_STREAM,
     EventIds,
@@ -36,6 +29,7 @@ from streamstores.http.resumable.framings import (
 )
 from streamstores.http.resumable.response import StreamResponse, stream_headers
 from streamstores.http.resumable.resume_point import resume_offset, resume_point
+from streamstores.http.resumable.served_streams import ServedStreams, touch
 from streamstores.http.resumable.source import AnySource, close_unread, records_of_source
 from streamstores.runs import Runs, Source
 from streamstores.store import Record, State, StreamInfo, StreamStore
@@ -44,10 +38,7 @@ __all__ = ["ResumableStreams"]
 
 _MEDIA_TYPE = "media_type"
 _EVENT_IDS = "event_ids"
-_SEND_BYTES = 65_536
 _COMMENT = b":\n\n"
-
-_log = logging.getLogger("streamstores.http")
 
 
 class ResumableStreams:
@@ -103,13 +94,11 @@ class ResumableStreams:
         ending: Callable[[StreamInfo], bytes | Awaitable[bytes]] | None = None,
         watch_signals: bool = True,
     ) -> None:
-        if not ping_interval > 0:
-            raise InvalidRequest(f"ping_interval is seconds above 0, not {ping_interval!r}")
         self.store = store
         self._ttl = ttl
         self._revive = revive
         self._ending = ending or _error_event
-        self._runs = Runs(
+        runs = Runs(
             store,
             revive=self._revived,
             heartbeat=heartbeat,
@@ -117,14 +106,10 @@ class ResumableStreams:
             max_runs=max_runs,
             describe_error=describe_error,
         )
-        self._gate = Gate()
-        self._stream = EventStream(
-            ClientPatience(send_timeout, self._gate), ping_interval, _COMMENT
+        self._streams = ServedStreams(
+            runs, event_stream(send_timeout, ping_interval, ping=_COMMENT)
         )
-        self._followers: Counter[str] = Counter()
-        self._watches_signals = watch_signals
-        self._signals: SignalWatch | None = None
-        self._closing: asyncio.Task[None] | None = None
+        self._shutdown = Shutdown(self._streams.hand_over, watches_signals=watch_signals)
 
     # --- with HTTP
 
@@ -231,7 +216,7 @@ class ResumableStreams:
         own = {_MEDIA_TYPE: media_type, _EVENT_IDS: event_ids}
         framing = framing_of(media_type, event_ids, self.store.limits.record_bytes)
         try:
-            return await self._runs.start(
+            return await self._streams.runs.start(
                 stream_id,
                 records_of_source(source, framing),
                 ttl=self._ttl,
@@ -240,7 +225,7 @@ class ResumableStreams:
             )
         except StreamExists as exc:
             await close_unread(source)
-            return await self._touched(exc.info)
+            return await touch(self.store, exc.info)
         except BaseException:
             await close_unread(source)
             raise
@@ -250,17 +235,17 @@ class ResumableStreams:
 
         Raises `StreamNotFound` and the store's errors.
         """
-        return await self._runs.stop(stream_id)
+        return await self._streams.runs.stop(stream_id)
 
     async def resume(self, stream_id: str) -> StreamInfo:
         """Continue a stopped stream, with its held source or a revived one; if there is
         neither, it stays stopped. Raises `StreamNotFound`, `TooManyRuns` and the store's
         errors."""
-        return await self._runs.resume(stream_id)
+        return await self._streams.runs.resume(stream_id)
 
     def is_running(self, stream_id: str) -> bool:
         """Whether this process holds the stream's source."""
-        return self._runs.is_running(stream_id)
+        return self._streams.runs.is_running(stream_id)
 
     async def info(self, stream_id: str) -> StreamInfo:
         """The stream now. Raises `StreamNotFound`."""
@@ -273,7 +258,7 @@ class ResumableStreams:
         revived or stopped instead of `ProducerLost`.
         """
         info = await self._look(stream_id)
-        follower = await self._runs.follow(info, offset)
+        follower = await self._streams.runs.follow(info, offset)
         try:
             while batch := await follower.batch():
                 for record in batch:
@@ -294,14 +279,14 @@ class ResumableStreams:
             start = await resume_offset(self.store, info, place, has_own_ids=_has_own_ids(info))
         except HttpError as exc:
             raise InvalidRequest(str(exc)) from exc
-        reader = BoundedReader(self.store, info, start, self._runs.follow)
+        reader = self._streams.open_reader(info, start)
         bodies = self._bodies(reader, info)
         try:
             async for part in bodies:
                 yield part
         finally:
             await bodies.aclose()
-            await reader.aclose()
+            await self._streams.close_reader(reader)
 
     @staticmethod
     def resume_point(request: Any) -> int | str:
@@ -317,7 +302,7 @@ class ResumableStreams:
     async def aclose(self) -> None:
         """Hand over the streams that run here, and end their responses, so that clients
         reconnect elsewhere. Idempotent; later requests are refused with 503."""
-        await asyncio.shield(self._close())
+        await self._shutdown.aclose()
 
     async def __aenter__(self) -> ResumableStreams:
         return self
@@ -331,28 +316,11 @@ class ResumableStreams:
         async with self.store, self:
             yield
 
-    def _close(self) -> asyncio.Task[None]:
-        if self._closing is None:
-            if self._signals is not None:
-                self._signals.close()
-            self._closing = asyncio.get_running_loop().create_task(self._hand_over())
-        return self._closing
-
-    async def _hand_over(self) -> None:
-        """The runs first: a client that reconnects elsewhere must find its stream free."""
-        try:
-            await self._runs.aclose()
-        finally:
-            self._gate.close()
-
     # --- parts
 
     def _check_open(self) -> None:
-        self._gate.check_open()
-        if self._watches_signals and self._signals is None and self._closing is None:
-            # Not in `__init__`: an object is made when its module is imported. The server
-            # installs its signal handlers after that, and before it there is nothing to wrap.
-            self._signals = SignalWatch(self._close)
+        self._streams.check_open()
+        self._shutdown.watch_signals()
 
     def _revived(self, info: StreamInfo) -> Source | None:
         if self._revive is None or _MEDIA_TYPE not in info.attributes:
@@ -366,11 +334,7 @@ class ResumableStreams:
         return framing_of(media_type, event_ids, self.store.limits.record_bytes)
 
     async def _look(self, stream_id: str) -> StreamInfo:
-        return await self._touched(await self.store.info(stream_id))
-
-    async def _touched(self, info: StreamInfo) -> StreamInfo:
-        """Restart the ttl: a stream that is read lives on."""
-        return info if info.ttl is None else await self.store.expire(info.id, info.ttl)
+        return await touch(self.store, await self.store.info(stream_id))
 
     def _respond(
         self, info: StreamInfo, offset: int, status: int, headers: Mapping[str, str] | None
@@ -391,39 +355,22 @@ class ResumableStreams:
         response: StreamResponse,
     ) -> None:
         """Send the stream from `offset` to its end, as the body of `response`."""
-        reader = BoundedReader(self.store, info, offset, self._runs.follow)
-        stream = self._stream if _sends_events(info) else self._stream._replace(ping=b"")
-        self._followers[info.id] += 1
+        sends_events = _sends_events(info)
+        responses = self._streams.responses
+        reader = self._streams.open_reader(info, offset)
         try:
-            await stream.send(
+            await (responses if sends_events else responses._replace(ping=b"")).send(
                 exchange,
                 response.raw_headers,
                 self._bodies(reader, info),
                 status=response.status_code,
             )
         finally:
-            await reader.aclose()
-            self._followers[info.id] -= 1
+            await self._streams.close_reader(reader)
 
-    async def _bodies(
-        self, reader: BoundedReader, info: StreamInfo
-    ) -> AsyncGenerator[bytes, None]:
-        """If the stream cannot be read any further, the body ends without its ending."""
-        framing = self._framing(info)
-        try:
-            while batch := await reader.batch():
-                for part in in_parts(batch, _SEND_BYTES):
-                    yield framing.body_of(part)
-            ending = self._ending(reader.info) if _sends_events(info) else b""
-            if inspect.isawaitable(ending):
-                ending = await ending
-        except StreamStoreError as exc:
-            # The status line is long sent. Without the ending a client knows that there is
-            # more, and the store's error is no text for clients.
-            _log.info("a response ended early, and its client will ask again: %s", exc)
-            return
-        if ending:
-            yield ending
+    def _bodies(self, reader: BoundedReader, info: StreamInfo) -> AsyncGenerator[bytes, None]:
+        ending = self._ending if _sends_events(info) else _nothing
+        return self._streams.bodies(reader, self._framing(info).body_of, ending)
 
 
 def _has_own_ids(info: StreamInfo) -> bool:
@@ -432,6 +379,11 @@ def _has_own_ids(info: StreamInfo) -> bool:
 
 def _sends_events(info: StreamInfo) -> bool:
     return info.attributes.get(_MEDIA_TYPE, "").startswith(EVENT_STREAM)
+
+
+def _nothing(info: StreamInfo) -> bytes:
+    """The ending of what is not an event stream."""
+    return b""
 
 
 def _error_event(info: StreamInfo) -> bytes:
