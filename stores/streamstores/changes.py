@@ -93,9 +93,10 @@ def changes_of(store: StreamStore) -> Changes | None:
     followers go the slower way.
     """
     # The capability first: a proxy that passes every attribute on may still refuse to share.
-    if "changes" not in store.capabilities or not isinstance(store, SharesChanges):
+    if "changes" not in store.capabilities:
         return None
-    changes: object = store.changes
+    # Not isinstance: from Python 3.12 on a protocol does not see what __getattr__ passes on.
+    changes: object = getattr(store, "changes", None)
     return changes if isinstance(changes, Changes) else None
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from streamstores import Limits, MemoryStreamStore, StreamStore, follow
 from streamstores._shared_reader import _readers_by_store, shared_reader_of
-from streamstores.changes import Changes, SharesChanges, changes_of
+from streamstores.changes import Changes, changes_of
 from tests.wrapping import Counting, Delegating, Wrapping
 
 HOUR = Limits(poll_interval=3600)
@@ -166,8 +166,20 @@ async def test_changes_that_are_not_declared_are_not_used():
 
     async with MemoryStreamStore() as inner:
         store = PassesAllOn(inner)
-        assert isinstance(store, SharesChanges)
+        assert store.changes is inner.changes
         assert changes_of(store) is None
+
+
+async def test_a_proxy_that_passes_every_attribute_on_shares_the_changes():
+    class Proxy:
+        def __init__(self, inner: MemoryStreamStore) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+    async with MemoryStreamStore() as inner:
+        assert changes_of(Proxy(inner)) is inner.changes
 
 
 @pytest.mark.parametrize("changes", [None, object(), "changes"])
