@@ -7,6 +7,7 @@ copied into a folder from which the generator makes the site:
 - `README.md` becomes the index of its folder;
 - a few documents from outside `docs` become pages (`ELSEWHERE`);
 - links to other files of the repository become links to the repository on the web;
+- a link whose text is the name of a document gets the document's title for it;
 - in the navigation of `zensical.toml`, a name with a `*` becomes the pages that it matches and
   that no other entry names, so a new guide is found without a change of that file.
 
@@ -43,6 +44,7 @@ PICTURES = "benchmarks/results/*.svg"
 
 FENCE = re.compile(r"^( *)(```+|~~~+).*?^\1\2[ \t]*$", re.M | re.S)
 LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=[)\s])")
+NAMED_LINK = re.compile(r"\[[\w./-]+\.md\](?=\(([^)#\s]+\.md)[)#])")
 NAV_ENTRY = re.compile(r'"([\w/*-]+\.md)"')
 LOADED = re.compile(
     r"<(?:script|img|iframe|source|video|audio)\b[^>]*?\bsrc=[\"']?(?:https?:)?//"
@@ -116,7 +118,15 @@ def with_links_of_the_site(text: str, source: str, pages: dict[str, str]) -> str
 
 
 def _links_changed(text: str, source: str, pages: dict[str, str]) -> str:
+    text = NAMED_LINK.sub(lambda match: f"[{_title(source, match[1])}]", text)
     return LINK.sub(lambda match: _target_in_the_site(match.group(), source, pages), text)
+
+
+def _title(source: str, path: str) -> str:
+    """The first heading of the document to which `source` links."""
+    text = (ROOT / source).parent.joinpath(path).read_text(encoding="utf-8")
+    heading = re.search(r"^# (.+)$", text, re.M)
+    return heading[1] if heading else path
 
 
 def _target_in_the_site(target: str, source: str, pages: dict[str, str]) -> str:

@@ -62,6 +62,14 @@ def test_a_link_to_another_file_leads_to_the_repository(
     assert changed == f"[x]({documentation.repository()}/{kind})"
 
 
+def test_the_name_of_a_file_becomes_the_title_of_its_page(documentation: ModuleType) -> None:
+    text = "[chat.md](../chat.md#models), [stores/redis.md](redis.md), [x.toml](../chat.md)"
+    changed = documentation.with_links_of_the_site(text, "docs/stores/README.md", PAGES)
+    assert changed == (
+        "[The chat handler](../chat.md#models), [Redis](redis.md), [x.toml](../chat.md)"
+    )
+
+
 def test_links_in_code_stay_as_they_are(documentation: ModuleType) -> None:
     text = "```python\n# [x](stores)\n```\n\n[x](stores)\n"
     changed = documentation.with_links_of_the_site(text, "docs/chat.md", PAGES)

@@ -106,6 +106,16 @@ def model_tests(
     return test_model
 
 
+# Functions with names: to print a lambda, older versions of Hypothesis parse every prefix of
+# the method below it, which takes minutes.
+def _lists_streams(machine: StoreMachine) -> bool:
+    return "list" in machine.stores[0].capabilities
+
+
+def _has_followers(machine: StoreMachine) -> bool:
+    return bool(machine.followers)
+
+
 class StoreMachine(RuleBasedStateMachine):
     """Each rule does an operation on the store and on the oracle, and compares the two."""
 
@@ -368,7 +378,7 @@ class StoreMachine(RuleBasedStateMachine):
     def sweep(self, store_number: int) -> None:
         assert self.run(self.stores[store_number].sweep()) >= 0
 
-    @precondition(lambda self: "list" in self.stores[0].capabilities)
+    @precondition(_lists_streams)
     @rule(store_number=store_numbers)
     def list_all(self, store_number: int) -> None:
         async def list_all(store: StreamStore) -> list[StreamInfo]:
@@ -390,7 +400,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.followers.append((follower, stream))
             self._step(len(self.followers) - 1)
 
-    @precondition(lambda self: self.followers)
+    @precondition(_has_followers)
     @rule(number=st.integers(0, 3))
     def step(self, number: int) -> None:
         self._step(number % len(self.followers))
