@@ -15,7 +15,8 @@ from xml.sax.saxutils import escape
 from benchmarks.cases.case import OURS, RAW
 from benchmarks.results import Result
 
-_WIDTH, _LABEL, _VALUE = 720, 270, 70
+_WIDTH, _LABEL, _VALUE = 520, 168, 62
+"""Small enough to be read on a phone."""
 _BAR, _GAP, _TOP = 14, 12, 56
 _COLORS = ("#2f5fd0", "#0b7a75", "#c2410c", "#7c3aed", "#64748b", "#a16207")
 
@@ -36,7 +37,7 @@ class Bar(NamedTuple):
 
 _STORES = ("sqlite", "postgres", "redis")
 _GLANCE = (
-    Row("append", "appends", "appends, one after another"),
+    Row("append", "appends", "single appends"),
     Row("write", "records", "a writer at full speed"),
     Row("deliver-across", "p50", "delay to another process"),
     Row("followers", "cpu", "CPU of 100 followers"),
@@ -44,7 +45,7 @@ _GLANCE = (
     Row("replay-big", "rate", "replay of large records"),
 )
 _PEERS = (
-    Row("append", "appends", "appends, one after another"),
+    Row("append", "appends", "single appends"),
     Row("deliver-across", "p50", "delay, 1 stream"),
     Row("deliver-across-many", "p50", "delay, 100 streams"),
     Row("deliver-across-many", "connections", "connections, 100 streams"),
@@ -68,7 +69,7 @@ def draw_charts(results: Sequence[Result], folder: Path) -> list[Path]:
     pictures = {
         "glance": ("Three stores beside their bare drivers", by_store),
         "peers": (
-            "Redis: streamstores and other libraries beside bare redis-py",
+            "Redis: libraries beside bare redis-py",
             [(row.label, _bars(results, "redis", row)) for row in _PEERS],
         ),
         "servers": (
@@ -160,11 +161,12 @@ def _shown(advantage: float) -> str:
 def _document(title: str, height: int, parts: Sequence[str]) -> str:
     """A picture that is readable on light and on dark pages, and to a screen reader."""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '
+        f'viewBox="0 0 {_WIDTH} {height}" role="img" '
         f'font-family="system-ui, sans-serif" font-size="12" fill="#111827">\n'
         f"<title>{escape(title)}</title>\n"
         f'<rect width="{_WIDTH}" height="{height}" rx="8" fill="#ffffff"/>\n'
-        f'<text x="16" y="28" font-size="15" font-weight="600">{escape(title)}</text>\n'
+        f'<text x="16" y="28" font-size="14" font-weight="600">{escape(title)}</text>\n'
         + "\n".join(parts)
         + "\n</svg>\n"
     )
