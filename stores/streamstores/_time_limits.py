@@ -34,7 +34,7 @@ async def in_time(awaitable: Awaitable[T], seconds: float) -> T:
         return task.result()
     await _end(task)
     if task.cancelled():
-        raise asyncio.TimeoutError
+        raise asyncio.TimeoutError(f"no answer in {seconds:g} seconds")
     return task.result()  # it ended after all, or it failed while it was cancelled
 
 

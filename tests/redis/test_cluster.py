@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -185,6 +186,58 @@ async def fail_over(servers: list[Server], replica: Server) -> None:
             acknowledged.append(chunk)
         await once_available(lambda: store.mark_done("a"))
         assert await following == b"".join(acknowledged)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", [VALKEY, OLDEST])
+async def test_an_unplanned_promotion_in_a_cluster_keeps_what_the_replica_confirmed(kind):
+    try:
+        with own_cluster(kind) as servers:
+            old = next(each for each in servers if owns_slot_of_key(each))
+            with own_cluster_replica(old, kind) as replica:
+                await lose_master(servers, old, replica)
+    except Unavailable as exc:
+        give_up("redis-cluster", exc)
+
+
+async def lose_master(servers: list[Server], old: Server, replica: Server) -> None:
+    """Kill the master of `a` in the middle of an append; the cluster promotes by itself."""
+    acknowledged: list[bytes] = []
+
+    async def append(store: RedisStreamStore) -> None:
+        while True:
+            chunk = b"%d " % len(acknowledged)
+            await store.append("a", chunk, at=sum(map(len, acknowledged)))
+            acknowledged.append(chunk)
+
+    async with (
+        RedisStreamStore(url_of(servers), durability="replica") as confirmed,
+        RedisStreamStore(url_of(servers)) as other,
+    ):
+        await confirmed.create("a")
+        following = asyncio.create_task(everything(follow(other, "a")))
+        appending = asyncio.create_task(append(confirmed))
+        await eventually(lambda: _has(acknowledged, 100))
+        old.kill()
+        with pytest.raises((StoreUnavailable, OutcomeUnknown)):
+            await appending
+        await eventually(lambda: _is_master(replica))
+        kept = b"".join(acknowledged)
+        info = await once_available(lambda: other.info("a"))
+        assert info.tail >= len(kept)
+        await once_available(lambda: other.mark_done("a"))
+        with suppress(StoreUnavailable):  # a follower may hear of the dead master
+            assert (await following).startswith(kept)
+        assert (await everything(follow(other, "a"))).startswith(kept)
+
+
+async def _has(found: list[bytes], count: int) -> bool:
+    return len(found) >= count
+
+
+async def _is_master(server: Server) -> bool:
+    is_promoted: bool = server.ask("ROLE")[0] == b"master"
+    return is_promoted and b"cluster_state:ok" in server.ask("CLUSTER", "INFO")
 
 
 async def anext_in_time(follower: Follower) -> Record:

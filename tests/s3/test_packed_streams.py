@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from streamstores import CorruptData, S3StreamStore, StoreUnavailable, StreamNotFound
-from tests.s3.conftest import Place, eventually
+from tests.s3.conftest import Place, eventually, on_conditional_removal
 
 CHUNKS = [b"%05d" % number * 400 for number in range(100)]  # 200 kB
 
@@ -155,6 +155,7 @@ async def test_a_stream_that_lacks_a_record_is_not_packed(place: Place) -> None:
     assert place.keys("packed/") == []
 
 
+@on_conditional_removal
 async def test_a_packed_stream_can_expire_and_be_deleted(place: Place) -> None:
     store = await written(place, *CHUNKS)
     await store._packer.pack(await store._streams.living("a"))

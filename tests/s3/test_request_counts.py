@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from streamstores import S3StreamStore, StreamWriter, follow
-from tests.s3.conftest import Place
+from tests.s3.conftest import Place, on_conditional_removal
 from tests.s3.recording_client import RecordingClient
 
 PUT, GET, LIST = "put_object", "get_object", "list_objects_v2"
@@ -26,6 +26,7 @@ async def finish(store: S3StreamStore, stream_id: str, client: RecordingClient) 
     client.forget()
 
 
+@on_conditional_removal
 async def test_opening_makes_thirty_seven_requests(place: Place) -> None:
     client = RecordingClient(place.server)
     url = f"s3://{place.server.bucket}/{place.server.prefix}{place.prefix}"
@@ -35,6 +36,7 @@ async def test_opening_makes_thirty_seven_requests(place: Place) -> None:
     client.close()
 
 
+@on_conditional_removal
 async def test_each_call_makes_the_documented_requests(place: Place) -> None:
     store, client = await place.recorded()
     await store.create("a", b"0")

@@ -10,7 +10,7 @@ import pytest
 from streamstores import S3StreamStore, StoreUnavailable, StreamNotFound
 from streamstores.backends._s3 import object_sweeper
 from streamstores.backends._s3.s3_answers import UNCHANGED
-from tests.s3.conftest import Place, eventually
+from tests.s3.conftest import Place, eventually, on_conditional_removal
 from tests.s3.recording_client import put_of
 
 PAST = datetime(2001, 2, 3, tzinfo=timezone.utc)
@@ -20,6 +20,7 @@ async def until_empty(store: S3StreamStore, place: Place) -> None:
     await eventually(lambda: not place.keys(), store.sweep)
 
 
+@on_conditional_removal
 @pytest.mark.parametrize("state", ["streaming", "stopped", "done"])
 async def test_nothing_remains_of_an_expired_stream(place: Place, state: str) -> None:
     store = await place.store(grace=1)
@@ -31,6 +32,7 @@ async def test_nothing_remains_of_an_expired_stream(place: Place, state: str) ->
     await until_empty(store, place)
 
 
+@on_conditional_removal
 async def test_nothing_remains_of_a_deleted_stream(place: Place) -> None:
     store = await place.store(grace=1)
     await store.create("a", b"x", ttl=1)
@@ -49,6 +51,7 @@ async def test_a_packed_stream_is_one_object(place: Place) -> None:
     assert (await store.info("a")).tail == 11
 
 
+@on_conditional_removal
 async def test_a_stream_whose_expiry_has_slid_stays_and_is_checked_again(place: Place) -> None:
     store = await place.store(grace=1)
     await store.create("a", ttl=1.5)
@@ -71,6 +74,7 @@ async def test_a_sweep_is_limited(place: Place) -> None:
     assert [await store.sweep(limit=2) for _ in range(4)] == [2, 2, 1, 0]
 
 
+@on_conditional_removal
 async def test_a_damaged_stream_does_not_stop_the_sweep(place: Place) -> None:
     store = await place.store(grace=1)
     await store.create("a", expires_at=PAST)
@@ -80,6 +84,7 @@ async def test_a_damaged_stream_does_not_stop_the_sweep(place: Place) -> None:
     assert place.keys("streams/") == ["streams/a.stream"]
 
 
+@on_conditional_removal
 async def test_segments_of_ten_thousand_records_are_removed(place: Place) -> None:
     store = await place.store(grace=1)
     await store.create("a", attributes={"a": "\0" * 16_000})
@@ -108,6 +113,7 @@ async def test_a_delayed_sweep_spares_a_stream_created_again(place: Place) -> No
     assert await store.info("a") == new
 
 
+@on_conditional_removal
 async def test_a_sweep_completes_a_deletion_that_was_cut_short(
     place: Place,
 ) -> None:
@@ -165,6 +171,7 @@ async def test_a_vacant_head_stays_if_the_server_cannot_remove_under_a_condition
     assert (await store.info("a")).tail == 3
 
 
+@on_conditional_removal
 async def test_a_store_sweeps_in_the_background(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

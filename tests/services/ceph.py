@@ -73,7 +73,9 @@ rgw enable usage log = false
 """
 
 
-class _Cluster:
+class Cluster:
+    """A monitor, an object store in memory, and the gateway, which may be killed."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
@@ -100,14 +102,26 @@ class _Cluster:
             raise Unavailable(f"{' '.join(command)}: {done.stderr.strip()[-500:]}")
         return done.stdout
 
-    def start(self, *command: str) -> None:
-        with (self.folder / f"{command[0]}.out").open("wb") as output:
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{command[0]}.out").open("ab") as output:
             process = subprocess.Popen(
                 [command[0], "-c", str(self._config), "-f", *command[1:]],
                 stdout=output,
                 stderr=output,
             )
         self._processes.append(process)
+        return process
+
+    def start_gateway(self) -> None:
+        """Start it, and wait until it listens."""
+        self._gateway = self.start("radosgw", "-n", "client.rgw")
+        self.wait_until(lambda: _listens(self.port), "the gateway does not listen")
+
+    def kill_gateway(self) -> None:
+        """End it by SIGKILL, in the middle of whatever it does."""
+        self._processes.remove(self._gateway)
+        self._gateway.kill()
+        self._gateway.wait()
 
     def wait_until(self, is_so: Callable[[], bool], what: str) -> None:
         give_up_at = time.monotonic() + START_SECONDS
@@ -126,23 +140,29 @@ class _Cluster:
 @contextlib.contextmanager
 def ceph_rgw() -> Iterator[S3Server]:
     """A gateway with an empty bucket; raises `Unavailable`, with the reason, without Ceph."""
+    with own_cluster() as (_, server):
+        yield server
+
+
+@contextlib.contextmanager
+def own_cluster() -> Iterator[tuple[Cluster, S3Server]]:
+    """The same, with the cluster, so that its gateway can be killed."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         raise Unavailable(f"not installed: {', '.join(missing)} (see {__file__})")
     folder = Path(tempfile.mkdtemp(prefix="streamstores-ceph-"))
-    cluster = _Cluster(folder)
+    cluster = Cluster(folder)
     try:
-        yield _started(cluster)
+        yield cluster, _started(cluster)
     finally:
         cluster.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _started(cluster: _Cluster) -> S3Server:
+def _started(cluster: Cluster) -> S3Server:
     _start_monitor(cluster)
     _start_object_store(cluster)
-    cluster.start("radosgw", "-n", "client.rgw")
-    cluster.wait_until(lambda: _listens(cluster.port), "the gateway does not listen")
+    cluster.start_gateway()
     access_key, secret_key = "testaccess", secrets.token_hex(16)
     cluster.run(
         *("radosgw-admin", "-n", "client.rgw", "user", "create", "--uid", "test"),
@@ -154,7 +174,7 @@ def _started(cluster: _Cluster) -> S3Server:
     return server
 
 
-def _start_monitor(cluster: _Cluster) -> None:
+def _start_monitor(cluster: Cluster) -> None:
     folder = cluster.folder
     keyring, map_file = str(folder / "keyring"), str(folder / "monmap")
     every = [f"{part}:allow *" for part in ("mon", "osd", "mgr", "mds")]
@@ -183,7 +203,7 @@ def _start_monitor(cluster: _Cluster) -> None:
     cluster.wait_until(lambda: _answers(cluster), "the monitor does not answer")
 
 
-def _start_object_store(cluster: _Cluster) -> None:
+def _start_object_store(cluster: Cluster) -> None:
     name = str(uuid.uuid4())
     cluster.run("ceph", "osd", "new", name, "0")
     cluster.run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", name)
@@ -193,7 +213,7 @@ def _start_object_store(cluster: _Cluster) -> None:
     )
 
 
-def _answers(cluster: _Cluster) -> bool:
+def _answers(cluster: Cluster) -> bool:
     try:
         cluster.run("ceph", "--connect-timeout", "2", "status")
     except (Unavailable, subprocess.TimeoutExpired):

@@ -54,7 +54,7 @@ async def test_what_is_late_is_cancelled_before_the_error() -> None:
         finally:
             ended.append(True)
 
-    with pytest.raises(asyncio.TimeoutError):
+    with pytest.raises(asyncio.TimeoutError, match=r"no answer in 0\.01 seconds"):
         await in_time(work(), 0.01)
     assert ended
 
