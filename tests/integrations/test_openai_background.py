@@ -8,9 +8,15 @@ from contextlib import suppress
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 
 from streamstores._sse import EventParser
+from streamstores.integrations._openai_events import ResponseEvents, encoded, response_object
+from streamstores.integrations.openai_responses import background_response
 from tests.http.cutting_proxy import cutting_proxy
+from tests.http.serving import serving
 from tests.integrations.openai_clients import openai_clients
 
 OPENAI = "tests.integrations.openai_responses_app:app"
@@ -103,6 +109,28 @@ async def test_openai_that_stays_away_ends_the_answer_in_an_error(start, start_a
     reading = asyncio.ensure_future(ask(process, "GET"))
     await upstream.kill()
     assert (await asyncio.wait_for(reading, 60))[-1].name == "error"
+
+
+async def test_events_that_are_sent_again_are_stored_once():
+    words = [f"{number} " for number in range(5)]
+    asked = []
+
+    async def respond(request):
+        """Three events at first; then all of them, whatever the client has."""
+        asked.append(request.method)
+        events = ResponseEvents(response_object("resp_1", {}, 0))
+        sent = [*events.begin(), *(e for word in words for e in events.of(word))]
+        sent = sent[:3] if request.method == "POST" else [*sent, *events.end()]
+        text = "".join(f"data: {encoded(event)}\n\n" for event in sent)
+        return Response(text, media_type="text/event-stream")
+
+    route = Route("/v1/{path:path}", respond, methods=["GET", "POST"])
+    async with serving(Starlette(routes=[route])) as url, openai_clients() as client_of:
+        source = background_response(client_of(url), model="m", input="x", pause=0.01)
+        events = [event async for event in source]
+    assert asked == ["POST", "GET"]
+    assert numbers(events) == list(range(len(events)))
+    assert text_of(events) == said(5)
 
 
 async def test_a_refused_request_is_not_repeated(start, start_app, calls):

@@ -274,5 +274,7 @@ async def test_a_source_that_fails_is_a_failed_response_without_its_secrets(star
         failed = await responses.retrieve(events[0].response.id)
         assert failed == events[-1].response
         assert (failed.status, failed.error.code) == ("failed", "server_error")
+        assert await read(resume(responses, events[:-1])) == events[-1:]
+        assert await read(resume(responses, events)) == []
         assert "secret" not in failed.error.message
         assert (await create(responses, prompt, stream=False)).status == "failed"

@@ -46,7 +46,7 @@ async def agent_events(run: Callable[[], Any]) -> AsyncGenerator[ServerSentEvent
         async for event in events:
             yield _event(event.type, {"type": event.type, **_agent_fields(event)})
     finally:
-        # Without this the agent would go on after a Stop.
+        # Before the iterator is closed, which would wait for the agent's end.
         if not result.is_complete:
             result.cancel()
         await events.aclose()
