@@ -35,9 +35,13 @@ _GROW = (
     "UPDATE streamstores_streams SET tail = ?, version = ?, updated_at = ?, expires_at = ?"
     " WHERE key = ?"
 )
+_GROW_AND_RENUMBER = (
+    "UPDATE streamstores_streams SET tail = ?, version = ?, updated_at = ?, expires_at = ?,"
+    " changed = ? WHERE key = ?"
+)
 _UPDATE = (
-    "UPDATE streamstores_streams SET state = ?, tail = ?, version = ?, error = ?,"
-    " attributes = ?, updated_at = ?, expires_at = ?, changed = ? WHERE key = ?"
+    "UPDATE streamstores_streams SET state = ?, error = ?, attributes = ?, tail = ?,"
+    " version = ?, updated_at = ?, expires_at = ?, changed = ? WHERE key = ?"
 )
 
 
@@ -90,26 +94,20 @@ def _write(transaction: Transaction, row: StreamRow, after: StreamInfo) -> None:
     writer = transaction.writer
     updated_at = bounds.to_microseconds(after.updated_at)
     expires_at = _microseconds(after.expires_at)
-    # The plain append leaves the long texts alone, and `changed`, whose index would cost a
-    # page.
-    if writer.has_highest_number(row) and _has_only_grown(before, after):
-        values: tuple[Any, ...] = (after.tail, after.version, updated_at, expires_at, key)
-        transaction.connection.execute(_GROW, values)
-    else:
-        if not writer.has_highest_number(row):
-            changed = writer.take_number()
-        values = (
-            after.state.value,
-            after.tail,
-            after.version,
-            after.error,
-            attributes_to_json(after.attributes),
-            updated_at,
-            expires_at,
-            changed,
-            key,
-        )
+    is_numbered = writer.has_highest_number(row)
+    if not is_numbered:
+        changed = writer.take_number()
+    values: tuple[Any, ...] = (after.tail, after.version, updated_at, expires_at)
+    # The plain append leaves the long texts alone, and mostly `changed`, whose index would cost
+    # a page.
+    if not _has_only_grown(before, after):
+        state, attributes = after.state.value, attributes_to_json(after.attributes)
+        values = (state, after.error, attributes, *values, changed, key)
         transaction.connection.execute(_UPDATE, values)
+    elif is_numbered:
+        transaction.connection.execute(_GROW, (*values, key))
+    else:
+        transaction.connection.execute(_GROW_AND_RENUMBER, (*values, changed, key))
     writer.know(StreamRow(key, after, changed))
 
 
