@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from streamstores import cli
+from streamstores.cli import check as command
 from streamstores.conformance import CLAUSES, Result, all_checks, run_checks, runner
 from streamstores.conformance.assertions import PATIENCE
 from tests.contract.broken.hangs import BlocksAThreadOfTheExecutor
@@ -70,21 +71,21 @@ def test_a_target_or_selection_that_cannot_be_checked_exits_with_2(arguments):
 
 
 def test_a_pattern_selects_by_substring_or_wildcard():
-    by_part = {each.id for each in cli._select("wakes-on", [])}
+    by_part = {each.id for each in command._select("wakes-on", [])}
     assert by_part == {each.id for each in all_checks() if "wakes-on" in each.id}
-    by_wildcard = {each.id for each in cli._select("clause04-wakes-on-*", [])}
+    by_wildcard = {each.id for each in command._select("clause04-wakes-on-*", [])}
     assert by_wildcard == by_part
-    assert {each.clause for each in cli._select("", [2, 7])} == {2, 7}
-    assert len(cli._select("", [])) == len(all_checks())
+    assert {each.clause for each in command._select("", [2, 7])} == {2, 7}
+    assert len(command._select("", [])) == len(all_checks())
 
 
 def test_a_hanging_check_is_explained(monkeypatch, capsys):
     monkeypatch.setattr(PATIENCE, "prompt", 0.2)
-    checks = cli._select("wakes-on-append", [])
-    report = run_checks(checks, cli.target_of("tests.contract.broken.waits:ForgetsToWake"))
+    checks = command._select("wakes-on-append", [])
+    report = run_checks(checks, command.target_of("tests.contract.broken.waits:ForgetsToWake"))
     (result,) = report.results
     assert isinstance(result, Result)
-    explained = cli._explain(result.error)
+    explained = command._explain(result.error)
     assert "nothing happened for 0.2 seconds" in explained
     assert "in is_woken_by" in explained
     assert "assertions.py" not in explained
@@ -145,7 +146,9 @@ def test_a_store_that_hangs_is_reported_with_the_check_and_the_place(store, only
 @pytest.mark.usefixtures("short_patience")
 def test_the_checks_after_one_that_hangs_still_run():
     checks = [CHECKS["clause03-read-from-every-offset"], CHECKS["clause01-error-text-is-kept"]]
-    report = run_checks(checks, cli.target_of("tests.contract.broken.hangs:BlocksItsThread"))
+    report = run_checks(
+        checks, command.target_of("tests.contract.broken.hangs:BlocksItsThread")
+    )
     assert [each.status for each in report.results] == ["failed", "passed"]
 
 

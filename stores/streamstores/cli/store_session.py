@@ -1,0 +1,78 @@
+"""A command's use of a store: opened, used, closed, with one line and a code for an error."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+from streamstores.cli.exit_codes import (
+    EXIT_BAD_REQUEST,
+    EXIT_BROKEN_PIPE,
+    EXIT_INTERRUPTED,
+    exit_code_of,
+)
+from streamstores.store import StreamInfo, StreamStore
+from streamstores.store_urls import open_store
+
+__all__ = ["URL_VARIABLE", "info_as_json", "one_line", "run_with_store", "write_json"]
+
+URL_VARIABLE = "STREAMSTORES_URL"
+
+
+def run_with_store(url: str | None, use: Callable[[StreamStore], Awaitable[None]]) -> None:
+    """Open the store, call `use` with it, and close it.
+
+    Exits the process with a line on stderr if an expected error ends the command; other
+    errors are defects and keep their traceback.
+    """
+    if not url:
+        _end(f"which store? Give --store URL, or set {URL_VARIABLE}", EXIT_BAD_REQUEST)
+        return
+    try:
+        asyncio.run(_use_store(url, use))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _end("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more when it exits, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_BROKEN_PIPE)
+    except Exception as exc:
+        code = exit_code_of(exc)
+        if code is None:
+            raise
+        _end(f"{type(exc).__name__}: {exc}", code)
+
+
+async def _use_store(url: str, use: Callable[[StreamStore], Awaitable[None]]) -> None:
+    async with open_store(url) as store:
+        await use(store)
+
+
+def _end(line: str, code: int) -> None:
+    print(one_line(line), file=sys.stderr)
+    sys.exit(code)
+
+
+def one_line(text: str) -> str:
+    """The text without characters that move the cursor or colour a terminal."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def write_json(value: dict[str, Any]) -> None:
+    """Write one line of JSON to stdout."""
+    print(json.dumps(value, ensure_ascii=True))
+
+
+def info_as_json(info: StreamInfo) -> dict[str, Any]:
+    """Every field of the info; times are ISO 8601 in UTC, as the backend's clock tells them."""
+    fields = {**info._asdict(), "state": info.state.value, "attributes": dict(info.attributes)}
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in fields.items()
+    }
