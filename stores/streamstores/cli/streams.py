@@ -42,6 +42,7 @@ def _about_json() -> Any:
 
 
 def _add_ls(app: typer.Typer) -> None:
+    """Add the command `ls`."""
     import typer  # noqa: PLC0415  # the core install has no typer
 
     about_prefix = typer.Argument("", help="Only ids that begin with this.")
@@ -99,6 +100,7 @@ def _show_row(info: StreamInfo, as_json: bool) -> None:
 
 
 def _add_info(app: typer.Typer) -> None:
+    """Add the command `info`."""
     about_store, about_json = _about_store(), _about_json()
 
     @app.command()
@@ -123,6 +125,7 @@ def _show_info(info: StreamInfo, as_json: bool) -> None:
 
 
 def _add_cat(app: typer.Typer) -> None:
+    """Add the command `cat`."""
     import typer  # noqa: PLC0415  # the core install has no typer
 
     about_offset = typer.Option(0, min=0, help="The byte to begin with.")
@@ -154,6 +157,7 @@ async def _write_bytes(store: StreamStore, stream_id: str, offset: int) -> None:
 
 
 def _add_stop(app: typer.Typer) -> None:
+    """Add the command `stop`."""
     about_store, about_json = _about_store(), _about_json()
 
     @app.command()
@@ -169,6 +173,7 @@ def _add_stop(app: typer.Typer) -> None:
 
 
 def _add_expire(app: typer.Typer) -> None:
+    """Add the command `expire`."""
     import typer  # noqa: PLC0415  # the core install has no typer
 
     about_ttl = typer.Option(None, min=0, help="Seconds from now; sliding.")
@@ -194,6 +199,7 @@ def _add_expire(app: typer.Typer) -> None:
 
 
 def _add_rm(app: typer.Typer) -> None:
+    """Add the command `rm`."""
     about_store = _about_store()
 
     @app.command()
@@ -208,6 +214,7 @@ def _add_rm(app: typer.Typer) -> None:
 
 
 def _add_sweep(app: typer.Typer) -> None:
+    """Add the command `sweep`."""
     about_store, about_json = _about_store(), _about_json()
 
     @app.command()
