@@ -1,6 +1,6 @@
 """A load for minutes or hours, and whether the process that carries it stays as small.
 
-    python -m tests.faults.soak redis://localhost:6379 --minutes 30 --streams 1000 --rate 5
+    python -m tests.faults.soak redis --minutes 30 --streams 1000 --rate 5
 
 Producers write streams, which are deleted and replaced after `--life` seconds. Followers, some
 of them slow, read them to the end and compare every byte. Beside them small streams are created
@@ -9,7 +9,8 @@ and the tables inside the store are measured. At the end the last quarter of the
 with the second.
 
 Exits with 1 if one of them has grown, if a byte was wrong, or if small streams are left.
-`--json FILE` keeps the figures. Without a URL it runs on a memory store.
+`--json FILE` keeps the figures. The store is a URL, or `memory`, `sqlite`, `postgres`, `redis`
+or `s3` for a server of the tests.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import random
 import statistics
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from streamstores import (
     StreamNotFound,
@@ -34,8 +37,10 @@ from streamstores import (
 )
 from streamstores.store import StreamStore
 from tests.faults.measures import holdings, resident_bytes, sockets
+from tests.services import postgres, redis, s3
 
 SMALL_TTL_SECONDS = 60.0
+SMALL_CREATORS = 32
 SLOW_PAUSE_SECONDS = 0.5
 SWEEP_SECONDS = 10.0
 GONE_SECONDS = 120.0
@@ -81,7 +86,7 @@ class Load:
         await asyncio.gather(
             *(self._produce(number) for number in range(options.streams)),
             *(self._follow(number < slow) for number in range(options.followers)),
-            self._create_small_streams(),
+            *(self._create_small_streams(first) for first in range(SMALL_CREATORS)),
             self._sweep(),
         )
 
@@ -159,25 +164,27 @@ class Load:
             if self._is_stopping.is_set():
                 return
 
-    async def _create_small_streams(self) -> None:
-        """Create all of them at an even pace in the first two thirds of the time."""
+    async def _create_small_streams(self, first: int) -> None:
+        """Create every `SMALL_CREATORS`-th of them, all in the first two thirds of the time."""
         loop = asyncio.get_running_loop()
         begun, seconds = loop.time(), self._options.minutes * 60 * 2 / 3
-        for number in range(self._options.small):
+        for number in range(first, self._options.small, SMALL_CREATORS):
+            await self._pause(begun + seconds * number / self._options.small - loop.time())
             if self._is_stopping.is_set():
                 return
-            with suppress(StreamStoreError):
+            try:
                 await self._store.create(
                     self._small_id(number), b"small", ttl=SMALL_TTL_SECONDS, state="done"
                 )
                 self.totals.small_created += 1
-            await self._pause(begun + seconds * number / self._options.small - loop.time())
+            except StreamStoreError as exc:
+                self.totals.count_error(exc)
 
     async def _sweep(self) -> None:
         while not self._is_stopping.is_set():
             await self._pause(SWEEP_SECONDS)
             with suppress(StreamStoreError):
-                await self._store.sweep()
+                await self._store.sweep(limit=10_000)
 
     def _small_id(self, number: int) -> str:
         return f"{self._prefix}small-{number}"
@@ -249,8 +256,26 @@ def growth_of(samples: list[dict[str, int]]) -> list[str]:
     return found
 
 
-async def soak(options: argparse.Namespace) -> int:
-    async with open_store(options.url) as store:
+@contextmanager
+def url_of(name: str) -> Iterator[str]:
+    """The URL itself, or that of a server that is started for as long as the context lasts."""
+    with ExitStack() as stack:
+        if "://" in name:
+            yield name
+        elif name == "memory":
+            yield "memory://"
+        elif name == "sqlite":
+            yield f"sqlite:///{stack.enter_context(TemporaryDirectory())}/soak.db"
+        elif name == "postgres":
+            yield stack.enter_context(postgres.postgres())
+        elif name == "redis":
+            yield stack.enter_context(redis.redis_url())
+        else:
+            yield stack.enter_context(s3.s3_server()).url()
+
+
+async def soak(options: argparse.Namespace, url: str) -> int:
+    async with open_store(url) as store:
         load = Load(store, options)
         working = asyncio.ensure_future(load.run())
         samples = await sample_until_the_end(store, load, options)
@@ -277,7 +302,7 @@ async def soak(options: argparse.Namespace) -> int:
 
 def parser() -> argparse.ArgumentParser:
     given = argparse.ArgumentParser(prog="python -m tests.faults.soak")
-    given.add_argument("url", nargs="?", default="memory://")
+    given.add_argument("store", help="a store URL, or the name of a server of the tests")
     given.add_argument("--minutes", type=float, default=30.0)
     given.add_argument("--streams", type=int, default=1000, help="written at the same time")
     given.add_argument("--rate", type=float, default=5.0, help="records a second and stream")
@@ -292,5 +317,12 @@ def parser() -> argparse.ArgumentParser:
     return given
 
 
+def main() -> int:
+    options = parser().parse_args()
+    # Outside of the loop: a server of the tests is started by a loop of its own.
+    with url_of(options.store) as url:
+        return asyncio.run(soak(options, url))
+
+
 if __name__ == "__main__":
-    sys.exit(asyncio.run(soak(parser().parse_args())))
+    sys.exit(main())

@@ -15,10 +15,10 @@ async def test_a_short_soak_of_a_store_in_memory_ends_well(
 ) -> None:
     figures = tmp_path / "figures.json"
     options = parser().parse_args(
-        "memory:// --minutes 0.05 --every 0.3 --streams 4 --rate 50 --life 1 --followers 8"
+        "memory --minutes 0.05 --every 0.3 --streams 4 --rate 50 --life 1 --followers 8"
         f" --small 0 --json {figures}".split()
     )
-    assert await soak(options) == 0, capsys.readouterr().out
+    assert await soak(options, "memory://") == 0, capsys.readouterr().out
     totals = json.loads(figures.read_text())["totals"]
     assert totals["written"] > 4
     assert totals["delivered"] > totals["written"] / 10
