@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -15,18 +15,30 @@ from tests.services import postgres, redis
 LONG = pytest.mark.long
 
 
-@pytest.fixture(
-    params=["sqlite", pytest.param("postgres", marks=LONG), pytest.param("redis", marks=LONG)]
-)
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+SHARED_STORES = [
+    "sqlite",
+    pytest.param("postgres", marks=LONG),
+    pytest.param("redis", marks=LONG),
+]
+
+
+@contextmanager
+def new_store_url(kind: str, folder: Path) -> Iterator[str]:
     """The URL of an empty store."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/streams.db"
-    elif request.param == "postgres":
+    if kind == "sqlite":
+        yield f"sqlite:///{folder}/streams.db"
+    elif kind == "postgres":
         with postgres.fresh_schema(postgres.shared()) as url:
             yield url
     else:
         yield redis.with_own_prefix(redis.shared())
+
+
+@pytest.fixture(params=SHARED_STORES)
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty store."""
+    with new_store_url(request.param, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture

@@ -86,3 +86,20 @@ async def test_the_langgraph_client_joins_its_run_again(tmp_path: Path):
         assert asking.returncode == 0, errors.decode()
         assert said.startswith(b"You (away) ")
         assert said.endswith(b"complete\n")
+
+
+async def test_the_mcp_client_gets_every_message_once_over_a_network_that_breaks(
+    tmp_path: Path,
+):
+    app, port = copied("mcp", tmp_path), free_port()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(running(app, tmp_path, port))
+        url = f"http://127.0.0.1:{port}/mcp"
+        asking = await stack.enter_async_context(client("mcp/client.py", url))
+        said, errors = await asyncio.wait_for(asking.communicate(), 120)
+        assert asking.returncode == 0, errors.decode()
+        words = said.decode().split("\n")
+        assert "(broken)" in words[0]
+        numbers = words[0].replace("(broken) ", "").split()
+        assert numbers == [str(number) for number in range(1, 13)]
+        assert words[1] == "I have counted to 12"

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -76,7 +75,7 @@ class ResumableChat:
             describe_error=describe_error,
         )
         self._streams = ServedStreams(self._runs, responses)
-        self._encoder = _SharedEncoder()
+        self._encoders = (_SharedEncoder(text_as_json=False), _SharedEncoder(text_as_json=True))
         self._stops: set[asyncio.Future[Any]] = set()
 
     def handler(self) -> StreamHandler:
@@ -211,10 +210,9 @@ class ResumableChat:
         reader = self._streams.open_reader(info, offset)
         has_left = False
         try:
-            text_as_json = wants_json_text(exchange)
             bodies = self._streams.bodies(
                 reader,
-                partial(self._encoder.encode, text_as_json=text_as_json),
+                self._encoders[wants_json_text(exchange)].encode,
                 _ending,
                 opening=sse_event("stream-id", info.id),
                 # Before the headers are sent: a refusal needs a status of its own.
@@ -287,18 +285,18 @@ class _SharedEncoder:
     """Encodes a record once for all clients: the followers of a stream in one process are woken
     one after another, with the same record."""
 
-    def __init__(self) -> None:
-        self._last: tuple[Record | None, bool] = (None, False)
+    def __init__(self, *, text_as_json: bool) -> None:
+        self._text_as_json = text_as_json
+        self._last: Record | None = None
         self._encoded = b""
 
-    def encode(self, part: list[Record], text_as_json: bool) -> bytes:
+    def encode(self, part: list[Record]) -> bytes:
         if len(part) > 1:
-            return sse_of(part, text_as_json=text_as_json)
-        record, was_json = self._last
+            return sse_of(part, text_as_json=self._text_as_json)
         # By identity: comparing the data would cost about as much as encoding it again.
-        if record is not part[0] or was_json is not text_as_json:
-            self._last = (part[0], text_as_json)
-            self._encoded = sse_of(part, text_as_json=text_as_json)
+        if self._last is not part[0]:
+            self._last = part[0]
+            self._encoded = sse_of(part, text_as_json=self._text_as_json)
         return self._encoded
 
 
