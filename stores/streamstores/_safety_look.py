@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 
+from streamstores import observation
 from streamstores.errors import StreamStoreError
 from streamstores.values import StreamInfo
 
@@ -98,6 +99,7 @@ class SafetyLook:
         }
         if not asked:
             return
+        has_found = False
         for stream_id, version in (await self._look(asked)).items():
             for subscription in self._subscriptions.get(stream_id, ()):
                 info = subscription.info
@@ -108,6 +110,9 @@ class SafetyLook:
                     or (version != info.version and info.version in known[stream_id])
                 ):
                     subscription.ring()
+                    has_found = True
+        if observation.observer is not None:
+            observation.observer.polled(has_found=has_found)
 
     def _known_versions(self, stream_id: str) -> set[int]:
         return {

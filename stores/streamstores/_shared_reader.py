@@ -9,9 +9,10 @@ import asyncio
 import math
 import weakref
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from streamstores import observation
 from streamstores.changes import Bell, Subscription, changes_of, is_namesake, recheck_after
 from streamstores.errors import OffsetOutOfRange, StreamNotFound
 from streamstores.store import StreamStore
@@ -32,6 +33,7 @@ class SharedReader:
     """
 
     __slots__ = (
+        "__weakref__",
         "_alarms",
         "_bell",
         "_changed_at",
@@ -39,6 +41,7 @@ class SharedReader:
         "_first",
         "_info",
         "_loop",
+        "_lost_at",
         "_readers",
         "_reading",
         "_records",
@@ -62,6 +65,7 @@ class SharedReader:
         self._stores: dict[int, tuple[StreamStore, int]] = {}
         self._readers = readers
         self._info: StreamInfo | None = None
+        self._lost_at: int | None = None  # the version of the last loss that was reported
         self._changed_at = 0.0
         self._start = self._end = 0
         self._records: list[Record] = []
@@ -70,6 +74,7 @@ class SharedReader:
         self._state_waiters: set[asyncio.Future[bool]] = set()
         self._alarms: dict[float, asyncio.TimerHandle] = {}
         self._reading: asyncio.Task[None] | None = None
+        _live_readers.add(weakref.ref(self, _live_readers.discard))
         changes = changes_of(store)
         self._bell: Bell = Bell()
         if changes is not None:
@@ -120,6 +125,10 @@ class SharedReader:
     def info(self) -> StreamInfo:
         assert self._info is not None, "there is an info as soon as a follower is live"
         return self._info
+
+    def followers(self) -> list[tuple[StreamStore, int]]:
+        """How many followers share this reader, by their stores. Safe in any thread."""
+        return list(self._stores.values())
 
     @property
     def end(self) -> int:
@@ -278,14 +287,23 @@ class SharedReader:
         """Whether there was no change for so long, on the loop's clock."""
         return self._loop.time() >= self._changed_at + seconds
 
+    def report_loss(self, store: StreamStore) -> None:
+        """Tell the observer of a lost producer, once for all followers that wait for it."""
+        version = self.info.version
+        if observation.observer is not None and self._lost_at != version:
+            observation.observer.producer_lost(store)
+        self._lost_at = version
+
     async def _keep_reading(self) -> None:
         """Read what this process did not append itself, to the end of the stream."""
         try:
             while not (self.info.state.is_final and self.is_whole):
-                if self.is_whole:
-                    await self._wait_for_change()
+                was_told = not self.is_whole or await self._wait_for_change()
                 before = self.info  # a commit may be absorbed while the read is under way
                 page = await self._read()
+                if observation.observer is not None and not was_told:
+                    has_found = page.info.version != before.version
+                    observation.observer.polled(has_found=has_found)
                 if is_namesake(before, page.info):
                     raise StreamNotFound(self._stream_id)
                 self.offer(page.info, page.records, page.next_offset)
@@ -309,14 +327,14 @@ class SharedReader:
         store, _ = next(iter(self._stores.values()))
         return store
 
-    async def _wait_for_change(self) -> None:
+    async def _wait_for_change(self) -> bool:
+        """Wait until the stream may have changed; False if nothing said so in time."""
         poll_interval = self._store.limits.poll_interval
         if isinstance(self._bell, Subscription):
-            await self._bell.wait_to_recheck(self.info, poll_interval)
-        else:
-            await self._wait_by_store(recheck_after(self.info, poll_interval))
+            return await self._bell.wait_to_recheck(self.info, poll_interval)
+        return await self._wait_by_store(recheck_after(self.info, poll_interval))
 
-    async def _wait_by_store(self, timeout: float) -> None:
+    async def _wait_by_store(self, timeout: float) -> bool:
         """Wait for a change with the store's own `wait`, because it shares no `Changes`.
 
         Bounded here as well as there, and ended by `noticed`.
@@ -329,12 +347,14 @@ class SharedReader:
         try:
             # Not the task itself: `noticed` has to end this wait as well, and a store whose
             # `wait` never returns must not stop the reader.
-            await self._bell.wait(timeout)
+            was_told = await self._bell.wait(timeout)
         finally:
             is_over = waiting.done()
             waiting.cancel()
         if is_over:
-            waiting.result()
+            # With the version that it began with, it has only come to the end of its time.
+            return waiting.result().version != version
+        return was_told
 
     def _waited(self, waiting: asyncio.Task[StreamInfo]) -> None:
         if not waiting.cancelled():
@@ -373,6 +393,19 @@ def _readers_of(store: StreamStore) -> dict[str, Any]:
     readers: dict[str, Any] = {}
     _readers_by_store[key] = (ref, readers)
     return readers
+
+
+_live_readers: set[weakref.ref[SharedReader]] = set()
+
+
+def followers_here() -> Iterator[tuple[StreamStore, int]]:
+    """How many followers are at work in this process, with their stores; a store may come
+    several times. Safe in any thread."""
+    # Copied by `list` in one step, because event loops may change it meanwhile.
+    for ref in list(_live_readers):
+        reader = ref()
+        if reader is not None:
+            yield from reader.followers()
 
 
 def shared_reader_of(store: StreamStore, stream_id: str) -> SharedReader | None:

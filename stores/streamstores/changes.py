@@ -205,15 +205,16 @@ class Subscription(Bell):
 
     async def wait_to_recheck(
         self, info: StreamInfo, poll_interval: float, timeout: float | None = None
-    ) -> None:
+    ) -> bool:
         """Wait until the backend has to be asked about the stream again, for `timeout` seconds
         at most: until the bell rings, the stream of this `info` expires, or `poll_interval`
-        seconds are over, of which a safety look takes care if the store makes one."""
+        seconds are over, of which a safety look takes care if the store makes one.
+        True if the bell rang."""
         if self._changes.makes_safety_looks:
             poll_interval = math.inf
         seconds = recheck_after(info, poll_interval)
         seconds = seconds if timeout is None else min(seconds, timeout)
-        await self.wait(None if seconds == math.inf else seconds)
+        return await self.wait(None if seconds == math.inf else seconds)
 
     async def wait(self, timeout: float | None) -> bool:
         """As `Bell.wait`; raises `StoreUnavailable` when the store is closed."""

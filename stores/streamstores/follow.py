@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from streamstores import observation
 from streamstores._shared_reader import SharedReader, read_on
 from streamstores.changes import is_namesake, subscribed
 from streamstores.errors import InvalidRequest, ProducerHandedOver, ProducerLost, StreamNotFound
@@ -213,6 +214,8 @@ class Follower:
                     batch = await self._replay()
                 elif self._next < reader.count:
                     batch = self._take_shared(reader)
+                    if observation.observer is not None and batch:
+                        observation.observer.delivered(self._store, reader.info)
                 elif self._has_ended(reader):
                     break
                 else:
@@ -306,6 +309,7 @@ class Follower:
         # Notices can be lost, so one look at the store comes before the verdict.
         info = await self._store.info(self.stream_id)
         if info.version == seen.version and info.state is _STREAMING:
+            reader.report_loss(self._store)
             raise ProducerLost(info, timeout)
         reader.noticed()
 

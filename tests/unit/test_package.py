@@ -11,11 +11,15 @@ import pytest
 
 import streamstores
 
-DRIVERS = ("aiosqlite", "asyncpg", "redis", "boto3", "httpx", "starlette", "typer", "pytest")
+DRIVERS = (
+    *("aiosqlite", "asyncpg", "redis", "boto3", "httpx", "opentelemetry", "starlette"),
+    *("typer", "pytest"),
+)
 
 CORE_MODULES = (
-    *("appends", "building", "changes", "errors", "follow", "limits", "methods", "mutations"),
-    *("store", "store_urls", "stored_form", "url_options", "values", "writer"),
+    *("appends", "building", "changes", "errors", "follow", "limits", "logs", "methods"),
+    *("mutations", "observation", "store", "store_urls", "stored_form", "url_options"),
+    *("values", "writer"),
 )
 TYPING = {"Any", "TYPE_CHECKING", "annotations"}
 

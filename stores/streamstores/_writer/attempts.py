@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+from streamstores import observation
 from streamstores.errors import StreamStoreError
 
 __all__ = ["Attempts"]
@@ -34,5 +35,7 @@ class Attempts:
             self._give_up_at = now + self._retry_for
         if now + self._pause_seconds > self._give_up_at:
             raise exc
+        if observation.observer is not None:
+            observation.observer.retried(exc)
         await asyncio.sleep(self._pause_seconds * random.uniform(0.5, 1.0))
         self._pause_seconds = min(self._pause_seconds * 2, _LONGEST_PAUSE_SECONDS)

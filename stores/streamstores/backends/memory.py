@@ -13,6 +13,7 @@ from itertools import accumulate
 from time import monotonic_ns
 
 from streamstores import limits as bounds
+from streamstores import observation
 from streamstores.changes import Changes
 from streamstores.errors import (
     InvalidRequest,
@@ -326,6 +327,8 @@ class MemoryStreamStore(CommonMethods):
                 # Mutations have moved its expiry since.
                 heapq.heappush(self._expiries, (stream.info.expires_at, stream_id))
         self._arm_timer()
+        if observation.observer is not None:
+            observation.observer.swept("memory", swept)
         return swept
 
     @staticmethod

@@ -13,6 +13,7 @@ from os import PathLike
 from typing import Any, TypeVar
 
 from streamstores import limits as bounds
+from streamstores import observation
 from streamstores.backends._fork import ForkGuard
 from streamstores.backends._sqlite import operations, queries
 from streamstores.backends._sqlite.connections import Connections
@@ -222,6 +223,8 @@ class SQLiteStreamStore(CommonMethods):
         swept = await self._mutate(partial(operations.sweep_streams, limit=limit))
         while await self._mutate(operations.sweep_records):
             pass
+        if observation.observer is not None:
+            observation.observer.swept("sqlite", swept)
         return swept
 
     async def aclose(self) -> None:

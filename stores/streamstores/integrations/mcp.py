@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakValueDictionary
 
+from streamstores import logs
 from streamstores.errors import (
     Conflict,
     OffsetOutOfRange,
@@ -217,7 +218,11 @@ class MCPEventStore(EventStore):
             session.broken.add(stream.token)
             if is_required:
                 raise
-            _log.warning("an MCP stream can no longer be resumed: %s", exc)
+            _log.warning(
+                "an MCP stream can no longer be resumed: %s",
+                logs.reason(exc),
+                extra=logs.event("mcp.not_saved"),
+            )
         if stream.is_broken:
             stream.unsaved.clear()
         if stream.is_done:

@@ -38,6 +38,9 @@ __all__ = ["OWNER", "TAKEOVERS", "Owners", "takeovers_of", "without_owner"]
 OWNER = "owner"
 """The attribute that names the producer."""
 
+OWNER_BYTES = 128
+"""More than the attributes of this module take, with their names."""
+
 TAKEOVERS = "takeovers"
 """The attribute that counts the takeovers from producers that died; absent before the first."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
+from streamstores import observation
 from streamstores._time_limits import in_time
 from streamstores.errors import (
     Conflict,
@@ -22,6 +22,7 @@ from streamstores.errors import (
 )
 from streamstores.follow import follow
 from streamstores.runs.ownership import OWNER, Owners, without_owner
+from streamstores.runs.run_log import log_run
 from streamstores.runs.source import (
     Revive,
     Source,
@@ -42,8 +43,6 @@ _TURN_RECORDS = 64
 RETRY_SECONDS = 1.0
 """How long a run waits before it asks a store again that was away."""
 
-_log = logging.getLogger("streamstores.runs")
-
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -58,12 +57,14 @@ class RunSettings:
 
     def describe(self, stream_id: str, exc: Exception) -> str:
         """The public text for what a source raised; the rest goes to the log."""
-        _log.error("the source of stream %r failed", stream_id, exc_info=exc)
+        if observation.observer is not None:
+            observation.observer.source_failed(exc)
+        log_run("source_failed", stream_id, exc_info=exc)
         try:
             text = self.describe_error(exc)
             data = text.encode(errors="replace")
-        except BaseException:
-            _log.exception("describe_error failed")
+        except BaseException as failure:
+            log_run("describe_error_failed", stream_id, exc_info=failure)
             data = b"The source failed."
         limit = self.store.limits.error_bytes
         return data[:limit].decode(errors="ignore")
@@ -103,6 +104,7 @@ class Run:
         describes. `on_end(run)` is called once, when nothing of the run is left."""
         self.stream_id: str = info.id
         self.phase: Phase = Phase.PRODUCING
+        self._seen = info
         self._settings = settings
         self._source = source
         self._on_end = on_end
@@ -148,10 +150,20 @@ class Run:
         except (StreamClosed, Conflict, StreamNotFound):
             pass  # it belongs to another process already, or is gone
         except (StreamStoreError, asyncio.TimeoutError) as exc:
-            _log.warning("stream %r was not handed over: %s", self.stream_id, exc)
+            log_run("not_handed_over", self.stream_id, because=exc)
         self._leave()
         await self._writer.abort()
         await self._ended.wait()
+
+    @property
+    def outcome(self) -> str:
+        """How the run has ended, as `Observer.run` names it."""
+        info = max(self._info, self._seen, key=_version_of)
+        if info.state is not State.STREAMING:
+            return str(info.state)
+        if not self._owns(info):
+            return "taken_over" if info.attributes.get(OWNER) else "handed_over"
+        return "lost"  # the store failed, or the stream is gone
 
     @property
     def _info(self) -> StreamInfo:
@@ -163,7 +175,7 @@ class Run:
         try:
             source = self._settings.revive(self._info)
         except BaseException as exc:  # another process may have a version that does not raise
-            _log.error("revive failed for stream %r", self.stream_id, exc_info=exc)
+            log_run("revive_failed", self.stream_id, exc_info=exc)
             return True
         if source is None:
             return False
@@ -194,7 +206,7 @@ class Run:
         try:
             await close_source(self._source)
         except BaseException as exc:  # also of a cancellation: the run ends either way
-            _log.warning("the source of stream %r did not close", self.stream_id, exc_info=exc)
+            log_run("source_not_closed", self.stream_id, exc_info=exc)
 
     async def _write_records(self) -> tuple[State, str | None]:
         """Step the source to its end; returns the state and the error to end with."""
@@ -282,6 +294,7 @@ class Run:
         """Let go of the writer, and attend to the stream as `info` describes it."""
         # The phase first: the writer's end and the watch may both report the same stop.
         self.phase = Phase.PAUSED
+        self._seen = info
         watching, self._attention = self._attention, self._start(self._attend(info), "hold")
         self._attention.add_done_callback(self._attention_done)
         watching.cancel()
@@ -293,6 +306,7 @@ class Run:
                 if self.phase is Phase.PRODUCING:
                     info = await self._next_foreign_change(info.tail)
                     self.phase = Phase.PAUSED
+                    self._seen = info
                     # Wait for an append in flight: if it was in doubt, it may have landed. Its
                     # error has nothing to say that `info` does not.
                     with suppress(Exception):
@@ -358,9 +372,9 @@ class Run:
         if isinstance(exc, StreamNotFound):
             return  # the stream was deleted or has expired: there is nothing left to end
         if isinstance(exc, StreamStoreError):
-            _log.warning("stream %r lost its producer: %s", self.stream_id, exc)
+            log_run("lost", self.stream_id, because=exc)
         else:
-            _log.error("the run of stream %r failed", self.stream_id, exc_info=exc)
+            log_run("failed", self.stream_id, exc_info=exc)
 
     # --- the end
 
@@ -381,14 +395,18 @@ class Run:
             self._task.cancel()
             self._closing = self._loop.call_later(CLOSE_SECONDS, self._cancel, attempts - 1)
         else:
-            _log.warning("the source of stream %r is stuck: left behind", self.stream_id)
+            log_run("source_stuck", self.stream_id)
             self._finish_ending(self._task)
 
     def _finish_ending(self, task: asyncio.Task[None]) -> None:
         if self._closing is not None:
             self._closing.cancel()
         if task.done() and not task.cancelled() and task.exception() is not None:
-            _log.error("the run of stream %r failed", self.stream_id, exc_info=task.exception())
+            log_run("failed", self.stream_id, exc_info=task.exception())
         if not self._ended.is_set():
             self._ended.set()
             self._on_end(self)
+
+
+def _version_of(info: StreamInfo) -> int:
+    return info.version

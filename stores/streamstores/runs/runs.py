@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from streamstores.errors import (
@@ -14,10 +15,12 @@ from streamstores.errors import (
     StoreUnavailable,
     StreamClosed,
 )
-from streamstores.limits import check_seconds
+from streamstores.limits import Limits, check_seconds
+from streamstores.observation import Note, observed_run, observed_start, observed_takeover
 from streamstores.runs.follower import RunFollower
-from streamstores.runs.ownership import OWNER, Owners, takeovers_of
+from streamstores.runs.ownership import OWNER, OWNER_BYTES, Owners, takeovers_of
 from streamstores.runs.run import Phase, Run, RunSettings
+from streamstores.runs.run_log import log_run
 from streamstores.runs.source import Revive, Source, as_exception, close_unread
 from streamstores.store import State, StreamInfo, StreamStore
 
@@ -178,17 +181,34 @@ class Runs:
     async def _start(
         self, stream_id: str, source: Source, ttl: float | None, attributes: Mapping[str, str]
     ) -> StreamInfo:
-        try:
-            self._check_room()
-            info = await self._owners.create(stream_id, ttl, attributes)
-        except BaseException:
-            await close_unread(source, stream_id)
-            raise
-        self._begin(info, source)
+        with observed_start(stream_id) as more:
+            attributes = _with_more(attributes, more, self.store.limits)
+            try:
+                self._check_room()
+                info = await self._owners.create(stream_id, ttl, attributes)
+            except BaseException:
+                await close_unread(source, stream_id)
+                raise
+            self._begin(info, source)
         return info
 
     async def _take_over(self, info: StreamInfo, *, has_died: bool = False) -> StreamInfo:
-        """Claim the stream for a revived source; if there is none, stop it.
+        """`_claim_or_end`, observed."""
+        if info.state is State.STOPPED:
+            reason = "stopped"
+        else:
+            reason = "died" if has_died else "handed_over"
+        with observed_takeover(info, reason) as note:
+            now, outcome = await self._claim_or_end(info, has_died=has_died)
+            note(outcome)
+        log_run("takeover", info.id, because=f"{reason}, {outcome}")
+        return now
+
+    async def _claim_or_end(
+        self, info: StreamInfo, *, has_died: bool
+    ) -> tuple[StreamInfo, str]:
+        """Claim the stream for a revived source; if there is none, stop it. Returns the stream
+        and the outcome, as `Observer.takeover` names it.
 
         `has_died` says that its producer has, which counts, and may end it in `error`.
         """
@@ -205,16 +225,17 @@ class Runs:
         claimed = None
         try:
             if takeovers is not None and takeovers > self._max_takeovers:
-                return await self._end(info, State.ERROR, self._too_many_deaths(info))
+                error = self._too_many_deaths(info)
+                return await self._end(info, State.ERROR, error)
             self._check_room()
             claimed = await self._owners.claim(info, takeovers=takeovers)
         finally:
             if claimed is None:
                 await close_unread(source, info.id)
         if claimed is None:
-            return await self.store.info(info.id)
+            return await self.store.info(info.id), "outrun"
         self._begin(claimed, source)
-        return claimed
+        return claimed, "continued"
 
     def _too_many_deaths(self, info: StreamInfo) -> str:
         deaths = self._max_takeovers + 1
@@ -223,21 +244,26 @@ class Runs:
 
     async def _end(
         self, info: StreamInfo, state: State, error: str | None = None
-    ) -> StreamInfo:
+    ) -> tuple[StreamInfo, str]:
         """Stop or end the stream if it is still as `info` describes it."""
         if info.state is state:
-            return info
+            return info, str(state)
+        end = self.store.mark_done(info.id, state, error=error, version=info.version)
         try:
-            return await self.store.mark_done(info.id, state, error=error, version=info.version)
+            return await end, str(state)
         except (Conflict, StreamClosed) as exc:
-            return exc.info
+            return exc.info, "outrun"
 
     def _begin(self, info: StreamInfo, source: Source) -> None:
         """Drive `source` into a stream that this process has just created or claimed."""
-        run = self._runs[info.id] = Run(self._settings, info, source, self._forget)
+        # The tasks of the run are made here, so they see the context that the observer sets.
+        with observed_run(info) as note:
+            run = Run(self._settings, info, source, partial(self._forget, note))
+        self._runs[info.id] = run
         self._held.add(run)
 
-    def _forget(self, run: Run) -> None:
+    def _forget(self, note: Note, run: Run) -> None:
+        note(run.outcome)
         self._held.discard(run)
         # The id may belong to a namesake's run already, if the stream was deleted and created
         # anew.
@@ -271,3 +297,15 @@ class Runs:
         self._work.discard(task)
         if not task.cancelled():
             task.exception()  # read, or asyncio reports it if the caller was cancelled
+
+
+def _with_more(
+    attributes: Mapping[str, str], more: Mapping[str, str], limits: Limits
+) -> Mapping[str, str]:
+    """The attributes and those of the observer, which are left out if there is no room."""
+    if not more:
+        return attributes
+    together = {**more, **attributes}  # an application's own attribute is kept
+    texts = [text for item in together.items() for text in item]
+    size = sum(len(str(text).encode(errors="replace")) for text in texts)
+    return together if size + OWNER_BYTES <= limits.attributes_bytes else attributes

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Union, cast
 
 from streamstores.errors import InvalidRequest
+from streamstores.runs.run_log import log_run
 from streamstores.store import StreamInfo
 
 __all__ = ["Revive", "Source", "as_exception", "as_record", "close_source", "close_unread"]
@@ -17,8 +17,6 @@ Source = AsyncIterator[bytes]
 
 Revive = Callable[[StreamInfo], Union[Source, None]]
 """A source that goes on where the stream ends; None if nothing can."""
-
-_log = logging.getLogger("streamstores.runs")
 
 
 async def close_source(source: Any) -> None:
@@ -35,7 +33,7 @@ async def close_unread(source: Source, stream_id: str) -> None:
     except asyncio.CancelledError:
         raise
     except BaseException as exc:
-        _log.warning("the source of stream %r did not close", stream_id, exc_info=exc)
+        log_run("source_not_closed", stream_id, exc_info=exc)
 
 
 def as_record(record: object) -> bytes:

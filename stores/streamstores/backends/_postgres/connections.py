@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from streamstores import observation
 from streamstores._time_limits import in_time
 from streamstores.backends._fork import ForkGuard
 from streamstores.backends._postgres.driver_errors import NETWORK_ERRORS, translate_errors
@@ -341,6 +342,7 @@ class Database:
         waiter: asyncio.Future[PooledConnection | None] = loop.create_future()
         self._waiters.append(waiter)
         timer = loop.call_later(self._options.timeout, _give_up, waiter)
+        begun_at = loop.time()
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -352,6 +354,9 @@ class Database:
             raise
         finally:
             timer.cancel()
+            if observation.observer is not None:
+                seconds = loop.time() - begun_at
+                observation.observer.waited_for_connection("postgres", seconds)
 
     def _pass_on(self, connection: PooledConnection | None) -> bool:
         """Hand the connection, or the turn to take another, to the next waiting caller.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from streamstores import logs, observation
 from streamstores._time_limits import in_time
 from streamstores.backends._postgres.connections import Database
 from streamstores.backends._postgres.driver_errors import translate_errors
@@ -147,6 +148,8 @@ class Notices:
                 if is_last_attempt:
                     return  # followers elsewhere will find the last changes by their poll
                 if not self._is_closing:
+                    if observation.observer is not None:
+                        observation.observer.notices_interrupted("postgres")
                     self._connect_backoff.failed(exc)
                     await self._closing_bell.wait(self._connect_backoff.pause())
 
@@ -219,6 +222,8 @@ class Notices:
     async def _stop_listening(self, connection: Connection, reason: Exception) -> None:
         """Go on without LISTEN on this connection, and try it again later."""
         if not self._is_closing:
+            if observation.observer is not None:
+                observation.observer.notices_interrupted("postgres")
             self._listen_backoff.failed(reason)
         self._listen_at = time.monotonic() + self._listen_backoff.pause()
         await self._unlisten(connection)
@@ -289,7 +294,11 @@ class _Backoff:
     def failed(self, reason: Exception) -> None:
         if not self._has_warned:
             self._has_warned = True
-            _log.warning("no notices for now, followers poll: %s", reason)
+            _log.warning(
+                "no notices for now, followers poll: %s",
+                reason,
+                extra=logs.event("notices.interrupted"),
+            )
 
     def pause(self) -> float:
         """The seconds to wait now; the next pause will be longer."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
+from streamstores import logs
 from streamstores.backends._postgres.connections import Database
 from streamstores.changes import Bell, Changes
 from streamstores.errors import InvalidRequest, StreamStoreError
@@ -104,7 +105,11 @@ class Polling:
             except InvalidRequest:
                 return  # the store was closed
             except StreamStoreError as exc:
-                _log.warning("a poll for changes failed, the next one follows: %s", exc)
+                _log.warning(
+                    "a poll for changes failed, the next one follows: %s",
+                    exc,
+                    extra=logs.event("polls.failed"),
+                )
 
     async def _poll(self) -> None:
         # A copy, because streams come and go while the query runs.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+from streamstores import observation
 from streamstores.backends._postgres.connections import Database
 from streamstores.backends._postgres.schema import Statements
 from streamstores.changes import Bell
@@ -59,6 +60,8 @@ class PostgresSweeper:
                 break
         while await self._sweep_records():
             pass
+        if observation.observer is not None:
+            observation.observer.swept("postgres", expired)
         return expired
 
     async def sweep_soon(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from redis.asyncio.connection import Connection
 from redis.exceptions import RedisError
 
+from streamstores import logs, observation
 from streamstores.backends._redis.connections import Endpoint, start_task
 from streamstores.backends._redis.pubsub import PubSubConnection
 from streamstores.backends._redis.router import Router, name_of
@@ -207,7 +208,10 @@ class NoticeChannels:
         self._work.ring()
 
     def _count_failure(self, name: str, exc: Exception) -> None:
+        """Note that a server failed, when it may be tried again, and the third time say so."""
         failures = self._failures[name] = self._failures.get(name, 0) + 1
+        if observation.observer is not None:
+            observation.observer.notices_interrupted("redis")
         if failures > 1:  # the first attempt to connect anew is made at once
             longest = min(SHORTEST_DELAY * 2.0 ** min(failures, 16), LONGEST_DELAY)
             delay = longest * random.uniform(0.5, 1.0)
@@ -217,4 +221,5 @@ class NoticeChannels:
             _logger.warning(
                 "no notices from Redis, so followers poll until it is back: %s",
                 str(exc) or type(exc).__name__,
+                extra=logs.event("notices.interrupted"),
             )

@@ -13,6 +13,7 @@ from redis.asyncio.connection import Connection
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import RedisError
 
+from streamstores import logs
 from streamstores.backends._redis.connections import open_connection, start_task
 from streamstores.backends._redis.pubsub import PubSubConnection
 
@@ -172,6 +173,7 @@ class _SentinelListener:
                     "no announcements from a sentinel, so a planned failover may be noticed "
                     "late: %s",
                     pubsub.failure,
+                    extra=logs.event("notices.sentinel_silent"),
                 )
             await asyncio.sleep(RECONNECT_SECONDS)
 

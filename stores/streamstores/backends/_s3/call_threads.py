@@ -16,6 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
+from streamstores import observation
+
 T = TypeVar("T")
 
 _STUCK_FOR_EACH = 8  # given up on and still running, for each thread in use
@@ -81,6 +83,7 @@ class CallThreads:
         waiter: asyncio.Future[None] = loop.create_future()
         self._waiting.append(waiter)
         timer = loop.call_later(max(seconds, 0), _refuse, waiter)
+        begun_at = loop.time()
         try:
             await waiter
         except asyncio.CancelledError:
@@ -89,6 +92,8 @@ class CallThreads:
             raise
         finally:
             timer.cancel()
+            if observation.observer is not None:
+                observation.observer.waited_for_connection("s3", loop.time() - begun_at)
 
     def _hand_on(self) -> None:
         """Give a thread's place to the next caller."""

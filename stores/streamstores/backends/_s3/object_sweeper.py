@@ -6,6 +6,7 @@ import asyncio
 import random
 from contextlib import suppress
 
+from streamstores import observation
 from streamstores.backends._s3 import block_format
 from streamstores.backends._s3.block_format import Block
 from streamstores.backends._s3.known_streams import KnownStream, KnownStreams, known_from_head
@@ -77,6 +78,8 @@ class ObjectSweeper:
                 removed += count
                 if is_settled:
                     await self._storage.calendar.remove(key)
+        if observation.observer is not None:
+            observation.observer.swept("s3", removed)
         return removed
 
     async def _settle(self, entry: CalendarEntry) -> tuple[bool, int]:

@@ -11,6 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import NamedTuple
 
+from streamstores import logs
 from streamstores.errors import CorruptData, StoreUnavailable, StreamStoreError
 
 MIGRATIONS = ("001_streams.sql",)
@@ -155,6 +156,7 @@ def warn_of_wal_reset_bug() -> None:
             "processes write to at once; 3.51.3, 3.50.7 and 3.44.6 are without it "
             "(https://www.sqlite.org/wal.html#walresetbug)",
             sqlite3.sqlite_version,
+            extra=logs.event("sqlite.wal_reset_bug"),
         )
 
 

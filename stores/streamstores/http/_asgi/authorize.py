@@ -9,6 +9,7 @@ from typing import Union
 
 from starlette.requests import Request
 
+from streamstores import logs
 from streamstores.http._asgi.errors import HttpError
 from streamstores.http._asgi.exchange import Exchange
 
@@ -37,11 +38,18 @@ async def check_allowed(
         if inspect.isawaitable(verdict):
             verdict = await verdict
     except Exception:
-        _log.exception("authorize failed, so the request is refused")
+        _log.exception(
+            "authorize failed, so the request is refused",
+            extra=logs.event("http.authorize_failed"),
+        )
         verdict = False
     if not isinstance(verdict, bool):
         kind = type(verdict).__name__
-        _log.error("authorize returned %s instead of a bool, so the request is refused", kind)
+        _log.error(
+            "authorize returned %s instead of a bool, so the request is refused",
+            kind,
+            extra=logs.event("http.authorize_failed"),
+        )
         verdict = False
     if not verdict:
         raise HttpError(403, "forbidden", "this is not allowed")

@@ -12,7 +12,9 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
+from streamstores import logs
 from streamstores.errors import (
+    CorruptData,
     LimitExceeded,
     OffsetOutOfRange,
     OutcomeUnknown,
@@ -83,5 +85,8 @@ def refusal_of(exc: Exception, *, failed: str = "a request failed") -> HttpError
     for kind, (status, code, text, headers) in _REFUSALS.items():
         if isinstance(exc, kind):
             return HttpError(status, code, text or str(exc), headers=headers)
-    _log.error(failed, exc_info=exc)
+    if isinstance(exc, CorruptData):  # its text says all, and a traceback would repeat the id
+        _log.error("%s: %s", failed, logs.reason(exc), extra=logs.event("http.corrupt_data"))
+    else:
+        _log.error(failed, exc_info=exc, extra=logs.event("http.request_failed"))
     return HttpError(500, "internal", "a fault of the server")

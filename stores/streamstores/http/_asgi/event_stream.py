@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from starlette.types import Receive, Send
 
+from streamstores import logs
 from streamstores._sse import encode_event
 from streamstores.errors import InvalidRequest
 from streamstores.http._asgi.exchange import Exchange
@@ -142,7 +143,7 @@ def _was_completed(pump: asyncio.Future[None]) -> bool:
         return False
     exc = pump.exception()
     if exc is not None and not isinstance(exc, OSError):  # else the client has left
-        _log.error("a response was cut", exc_info=exc)
+        _log.error("a response was cut", exc_info=exc, extra=logs.event("http.response_cut"))
     return exc is None
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from streamstores import observation
 from streamstores.http._asgi.errors import HttpError, refusal_of
 from streamstores.http._asgi.exchange import Endpoint, Exchange, path_below_mount
 from streamstores.http._asgi.patience import BoundedSend, ClientPatience
@@ -57,9 +58,13 @@ class StreamHandler:
         self._shutdown = Shutdown(on_close, watches_signals=watch_signals)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or the events of the server's start and end."""
         if scope["type"] == "http":
-            bounded = BoundedSend(scope, send, self._patience)
-            await self._serve(Exchange(scope, receive, bounded))
+            if observation.observer is None:
+                await self._serve(scope, receive, send)
+                return
+            with observation.observer.request(scope, send, self._route(scope)) as observed:
+                await self._serve(scope, receive, observed)
         elif scope["type"] == "lifespan":
             await self._answer_lifespan(receive, send)
         else:
@@ -82,7 +87,15 @@ class StreamHandler:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    async def _serve(self, exchange: Exchange) -> None:
+    def _route(self, scope: Scope) -> str | None:
+        """The path of the endpoint, without ids; None if there is none."""
+        if self._every_path is not None:
+            return "/{stream_id}"
+        path = path_below_mount(scope)
+        return path if path in self._routes else None
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, BoundedSend(scope, send, self._patience))
         self._shutdown.watch_signals()
         try:
             await self._endpoint(exchange.scope)(exchange)

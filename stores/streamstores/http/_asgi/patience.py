@@ -15,6 +15,7 @@ from typing import Any
 
 from starlette.types import Message, Scope, Send
 
+from streamstores import logs
 from streamstores.errors import InvalidRequest
 from streamstores.http._asgi.connections import Connection, unsent_bytes
 from streamstores.http._asgi.gate import Gate
@@ -109,7 +110,12 @@ def drop(scope: Scope) -> None:
     connection = Connection.of(scope)
     was_found = connection is not None and connection.drop()
     done = "was dropped" if was_found else "cannot be dropped, its connection was not found"
-    _log.info("a client that takes nothing %s: %s", done, scope.get("client"))
+    _log.info(
+        "a client that takes nothing %s: %s",
+        done,
+        scope.get("client"),
+        extra=logs.event("http.client_dropped"),
+    )
 
 
 class BoundedSend:

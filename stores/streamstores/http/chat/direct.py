@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable
 
+from streamstores import logs
 from streamstores.http._asgi.event_stream import EventStream, event_stream_headers
 from streamstores.http._asgi.exchange import Exchange
 from streamstores.http._asgi.handler import StreamHandler
@@ -82,7 +83,12 @@ class DirectChat:
             async for data in records:
                 yield sse_of([Record(0, data)], text_as_json=text_as_json, with_ids=False)
         except Exception as exc:
-            _log.error("model %r failed", request.model, exc_info=exc)
+            _log.error(
+                "model %r failed",
+                request.model,
+                exc_info=exc,
+                extra=logs.event("chat.model_failed"),
+            )
             yield sse_event("error", self._describe_error(exc))
         finally:
             await records.aclose()

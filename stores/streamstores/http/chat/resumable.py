@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from starlette.responses import JSONResponse
 
+from streamstores import logs
 from streamstores.errors import (
     OffsetOutOfRange,
     StoreUnavailable,
@@ -259,7 +260,12 @@ class ResumableChat:
             try:
                 await self._runs.stop(stream_id)
             except StreamStoreError as exc:
-                _log.warning("stream %r has no readers but runs on: %s", stream_id, exc)
+                _log.warning(
+                    "stream %s has no readers but runs on: %s",
+                    logs.label(stream_id),
+                    logs.reason(exc),
+                    extra=logs.event("chat.not_stopped", stream_id),
+                )
 
     async def _answer_status(self, exchange: Exchange, info: StreamInfo) -> None:
         status = {

@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from streamstores import logs
 from streamstores.errors import LimitExceeded, StreamNotFound, StreamStoreError
 from streamstores.http._asgi.errors import HttpError
 from streamstores.http._asgi.reserved import MODEL_ATTRIBUTE, SAVED_REQUEST_PREFIX
@@ -94,7 +95,11 @@ async def keep_request(
         # In one step, so that no other process can find half a request.
         await store.create(companion_id, *chunks, ttl=ttl, state=State.DONE)
     except LimitExceeded as exc:
-        _log.warning("a request is too long to save, so its answer cannot continue: %s", exc)
+        _log.warning(
+            "a request is too long to save, so its answer cannot continue: %s",
+            exc,
+            extra=logs.event("chat.request_not_saved"),
+        )
         return {}
     return {_ELSEWHERE: companion_id}
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+from streamstores import logs
 from streamstores.errors import Conflict, StreamExists, StreamNotFound, StreamStoreError
 from streamstores.http._asgi.errors import HttpError
 from streamstores.http.durable import attributes as kept
@@ -109,6 +110,7 @@ class Forks:
             await self._remove(claimed, info.attributes[kept.LEDGER])
 
     async def _remove(self, info: StreamInfo, ledger: str) -> None:
+        """Delete the stream and its ledger, and strike it off its source's."""
         await self._store.delete(info.id)
         with suppress(StreamNotFound):
             await self._store.delete(ledger)
@@ -116,7 +118,12 @@ class Forks:
             await self._release(info)
         except StreamStoreError as exc:
             # Harmless: the next request for the tombstone checks its forks again.
-            _log.warning("fork %r is deleted but still in its ledger: %s", info.id, exc)
+            _log.warning(
+                "fork %s is deleted but still in its ledger: %s",
+                logs.label(info.id),
+                logs.reason(exc),
+                extra=logs.event("durable.fork_kept", info.id),
+            )
 
     async def _release(self, fork: StreamInfo) -> None:
         """Strike a deleted fork off its source's ledger."""

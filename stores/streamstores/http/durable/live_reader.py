@@ -11,6 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, Iterator
 from datetime import datetime
 
+from streamstores import logs
 from streamstores._sse import encode_event
 from streamstores.errors import StreamStoreError
 from streamstores.follow import Follower, follow
@@ -102,7 +103,11 @@ class LiveReader:
                     yield event
                 del batch
         except StreamStoreError as exc:
-            _log.info("a response ended early, and its client will ask again: %s", exc)
+            _log.info(
+                "a response ended early, and its client will ask again: %s",
+                logs.reason(exc),
+                extra=logs.event("http.response_ended_early", info.id),
+            )
         finally:
             await reader.aclose()
 

@@ -9,6 +9,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from streamstores import observation
 from streamstores.http._asgi.exchange import Exchange
 from streamstores.http.resumable.framings import EVENT_STREAM
 
@@ -47,7 +48,11 @@ class StreamResponse(Response):
                 scope, receive, send
             )
             return
-        await self._send_stream(Exchange(scope, receive, send), self)
+        if observation.observer is None:
+            await self._send_stream(Exchange(scope, receive, send), self)
+            return
+        with observation.observer.request(scope, send, None) as observed:
+            await self._send_stream(Exchange(scope, receive, observed), self)
 
 
 def stream_headers(

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
+from streamstores import logs, observation
 from streamstores.errors import StreamStoreError
 from streamstores.http._asgi.bounded_reader import BoundedReader
 from streamstores.http._asgi.event_stream import EventStream, in_parts
@@ -55,6 +56,8 @@ class ServedStreams:
         It counts as a reader from now on, before it has read anything: another reader that
         leaves meanwhile is not the last.
         """
+        if observation.observer is not None:
+            observation.observer.served(info)
         self._readers[info.id] += 1
         return BoundedReader(self.store, info, offset, self.runs.follow)
 
@@ -98,7 +101,11 @@ class ServedStreams:
             if inspect.isawaitable(end):
                 end = await end
         except StreamStoreError as exc:
-            _log.info("a response ended early, and its client will ask again: %s", exc)
+            _log.info(
+                "a response ended early, and its client will ask again: %s",
+                logs.reason(exc),
+                extra=logs.event("http.response_ended_early", reader.info.id),
+            )
             return
         if end:
             yield end
