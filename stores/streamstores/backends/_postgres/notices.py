@@ -23,7 +23,7 @@ from streamstores.backends._postgres.connections import Database
 from streamstores.backends._postgres.driver_errors import translate_errors
 from streamstores.backends._postgres.outbox import Outbox, parse_payload, payloads_of
 from streamstores.changes import Bell, Changes
-from streamstores.errors import StoreUnavailable, StreamStoreError
+from streamstores.errors import InvalidRequest, StoreUnavailable, StreamStoreError
 from streamstores.store import StreamInfo
 
 if TYPE_CHECKING:
@@ -221,7 +221,8 @@ class Notices:
 
     async def _stop_listening(self, connection: Connection, reason: Exception) -> None:
         """Go on without LISTEN on this connection, and try it again later."""
-        if not self._is_closing:
+        # A store that is being closed refuses statements a moment before this is told.
+        if not self._is_closing and not isinstance(reason, InvalidRequest):
             if observation.observer is not None:
                 observation.observer.notices_interrupted("postgres")
             self._listen_backoff.failed(reason)
