@@ -1,4 +1,4 @@
-"""The demo page by the rules of axe: contrast, names, roles, in every state and both schemes.
+"""The pages by the rules of axe: contrast, names, roles, in every state and both schemes.
 
 axe-core comes from npm, or from the folder that `STREAMSTORES_TEST_AXE` names.
 """
@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import DemoServer, OpenPage
+from tests.browser.conftest import ARTIFACTS, DemoServer, OpenPage
+from tests.browser.test_monitor_page import LOOKS, Busy, busy, open_dialog, until
 from tests.services import give_up, given_url
+
+__all__ = ["busy"]  # a fixture
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -53,9 +56,33 @@ async def test_the_demo_page_keeps_the_rules_of_axe(
     )
     for state in STATES:
         await page.evaluate("(state) => (document.body.dataset.state = state)", state)
-        result: dict[str, Any] = await page.evaluate("axe.run()")
-        found = [
-            (violation["id"], [node["target"] for node in violation["nodes"]])
-            for violation in result["violations"]
-        ]
-        assert found == [], state
+        assert await violations(page) == [], state
+
+
+async def violations(page: Any) -> list[Any]:
+    result: dict[str, Any] = await page.evaluate("axe.run()")
+    return [
+        (violation["id"], [(node["target"], node["any"][:1]) for node in violation["nodes"]])
+        for violation in result["violations"]
+    ]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+async def test_the_monitor_keeps_the_rules_of_axe(
+    open_page: OpenPage, busy: Busy, axe: str, look: str
+) -> None:
+    options = {**LOOKS[look], "reduced_motion": "reduce", "bypass_csp": True}
+    page = await open_page(busy.url + "/monitor/", **options)
+    await busy.fill()
+    await until(page, "document.querySelectorAll('#rows tr').length === 9")
+    await page.evaluate(axe)
+    assert await violations(page) == [], "live"
+    await page.evaluate(
+        "document.getElementById('notice').hidden = false;"
+        "document.getElementById('notice').textContent = 'What is wrong';"
+        "document.getElementById('line').dataset.state = 'away'"
+    )
+    assert await violations(page) == [], "away"
+    await open_dialog(page, "gus/lost-producer")
+    await page.screenshot(path=ARTIFACTS / f"monitor-dialog-{look}.png")
+    assert await violations(page) == [], "dialog"

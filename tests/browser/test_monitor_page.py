@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.routing import Mount
 
-from streamstores import MemoryStreamStore, StreamStore
+from streamstores import MemoryStreamStore
 from streamstores.http import StreamRequest, create_stream_handler
 from streamstores.http.monitor import create_monitor, only_loopback
 from tests.browser.client import POLL_MS
@@ -24,13 +26,14 @@ LOOKS = {
     "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 800}},
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 800}},
     "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
+    "phone-dark": {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}},
 }
 
 
 class Busy:
     """A store with streams of every kind, a handler, and clients that read from both."""
 
-    def __init__(self, store: StreamStore, url: str, client: httpx.AsyncClient) -> None:
+    def __init__(self, store: MemoryStreamStore, url: str, client: httpx.AsyncClient) -> None:
         self.store = store
         self.url = url
         self._client = client
@@ -49,6 +52,11 @@ class Busy:
             error = "The model failed." if state == "error" else None
             await self.store.mark_done(stream_id, state, error=error)
         await self.store.create("import/<b>job</b> 🌊 " + "long-" * 30, b"x" * 1_048_576)
+        await self.store.create("gus/lost-producer", b"x" * 99, attributes={"owner": "gone"})
+        # As if it had been silent for a while: the monitor would have to look for as long.
+        stream = self.store._streams["gus/lost-producer"]
+        earlier = stream.info.updated_at - timedelta(minutes=5)
+        stream.info = stream.info._replace(updated_at=earlier)
         for user in "ann", "eva", "fay":
             self._work.append(asyncio.create_task(self._read(f"{user}/answer-{user}")))
         self._work.append(asyncio.create_task(self._read("ann/answer-ann")))
@@ -71,11 +79,21 @@ async def talkative(request: StreamRequest) -> AsyncIterator[str]:
         await asyncio.sleep(0.02)
 
 
+def may_change(request: Request, stream_id: str, action: str) -> bool:
+    return not stream_id.startswith("import/")
+
+
 @fixture
 async def busy() -> AsyncIterator[Busy]:
     async with MemoryStreamStore() as store, httpx.AsyncClient(timeout=30) as client:
         handler = create_stream_handler({"smart": talkative}, store)
-        monitor = create_monitor(store, authorize=only_loopback, handler=handler, interval=0.1)
+        monitor = create_monitor(
+            store,
+            authorize=only_loopback,
+            authorize_action=may_change,
+            handler=handler,
+            interval=0.1,
+        )
         async with handler, monitor:
             app = Starlette(routes=[Mount("/chat", handler), Mount("/monitor", monitor)])
             async with serving(app) as url:
@@ -104,13 +122,18 @@ async def test_the_page_shows_the_live_streams_and_fits_the_window(
     page = await open_page(busy.url + "/monitor/", **LOOKS[look])
     await page.get_by_text("No streams. They appear here as they are begun.").wait_for()
     await busy.fill()
-    await until(page, "document.querySelectorAll('#rows tr').length === 8")
+    await until(page, "document.querySelectorAll('#rows tr').length === 9")
     await until(page, "document.querySelectorAll('#rows .grows').length === 3")
     await until(page, "document.getElementById('edge').getAttribute('d').length > 600")
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     await page.screenshot(path=ARTIFACTS / f"monitor-{look}.png", full_page=True)
-    sums = [await page.locator(f"#{each}").text_content() for each in ("streaming", "stopped")]
-    assert sums == ["4", "1"]
+    shown_sums = ("streaming", "stopped", "stale", "followers")
+    sums = [await page.locator(f"#{each}").text_content() for each in shown_sums]
+    assert sums == ["5", "1", "1", "4"]
+    lost = page.locator("tr", has=page.get_by_text("gus/lost-producer", exact=True))
+    assert (await lost.locator("td").first.text_content()).startswith("stale 5 min")
+    label = await page.locator("#plot").get_attribute("aria-label")
+    assert label.startswith("Bytes written a second: now ")
     row = page.locator("tr", has=page.get_by_text("ann/answer-ann", exact=True))
     cells = await row.locator("td").all_text_contents()
     assert (cells[0], cells[2], cells[5], cells[6]) == ("streaming", "smart", "2", "here")
@@ -167,3 +190,50 @@ async def test_the_demo_leads_to_its_monitor(open_page: OpenPage, demo: DemoServ
         await page.get_by_role("link", name="Monitor").click()
     monitor = await opening.value
     await monitor.get_by_text("live", exact=True).wait_for()
+
+
+async def open_dialog(page: Any, stream_id: str) -> None:
+    button = page.get_by_role("button", name=f"Change the stream {stream_id}", exact=True)
+    await button.focus()
+    await page.keyboard.press("Enter")
+    await page.get_by_role("dialog", name="Change a stream").wait_for()
+
+
+async def test_an_operator_stops_and_deletes_with_the_keyboard_after_confirming(
+    open_page: OpenPage, busy: Busy
+) -> None:
+    await busy.fill()
+    page = await open_page(busy.url + "/monitor/")
+    await until(page, "document.querySelectorAll('#rows tr').length === 9")
+    await open_dialog(page, "gus/lost-producer")
+    assert (await busy.store.info("gus/lost-producer")).state == "streaming"
+    await page.keyboard.press("Enter")  # the first choice is to stop it
+    row = page.locator("tr", has=page.get_by_text("gus/lost-producer", exact=True))
+    await row.get_by_text("stopped", exact=True).wait_for()
+    await open_dialog(page, "gus/lost-producer")
+    assert await page.get_by_label("Stop it").is_disabled()
+    await page.keyboard.press("Escape")
+    await page.get_by_role("dialog").wait_for(state="hidden")
+    await open_dialog(page, "gus/lost-producer")
+    await page.keyboard.press("ArrowDown")
+    await page.get_by_role("button", name="Delete the stream").click()
+    await row.wait_for(state="detached")
+
+
+async def test_an_expiry_is_set_and_a_refusal_is_shown_in_the_dialog(
+    open_page: OpenPage, busy: Busy
+) -> None:
+    await busy.fill()
+    page = await open_page(busy.url + "/monitor/")
+    await until(page, "document.querySelectorAll('#rows tr').length === 9")
+    await open_dialog(page, "gus/lost-producer")
+    await page.get_by_label("Expire it").check()
+    await page.get_by_label("When").select_option("in a day")
+    await page.get_by_role("button", name="Expire the stream").click()
+    row = page.locator("tr", has=page.get_by_text("gus/lost-producer", exact=True))
+    await row.get_by_text("24 h", exact=True).wait_for()
+    [long_id] = [each for each in await shown(page) if each.startswith("import/")]
+    await open_dialog(page, long_id)
+    await page.get_by_role("button", name="Stop the stream").click()
+    await page.get_by_role("alert").get_by_text("this is not allowed").wait_for()
+    assert (await busy.store.info(long_id)).state == "streaming"

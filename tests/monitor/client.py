@@ -13,7 +13,9 @@ import httpx
 from streamstores import MemoryStreamStore, StoreUnavailable
 from tests.http.serving import Events
 
-PATHS = ["/", "/streams", "/events"]
+PATHS = ["/", "/streams", "/events", "/monitor.css", "/monitor.js"]
+LISTINGS = ["/streams", "/events"]
+HEADER = {"X-Streamstores-Monitor": "1"}
 
 
 class Monitor:
@@ -31,6 +33,13 @@ class Monitor:
         assert answer.status_code == 200, answer.text
         snapshot: dict[str, Any] = answer.json()
         return snapshot
+
+    async def act(
+        self, action: str, stream: dict[str, Any], headers: dict[str, str] = HEADER, **more: Any
+    ) -> httpx.Response:
+        """Act on a stream as a snapshot shows it."""
+        body = {"action": action, "id": stream["id"], "createdAt": stream["createdAt"], **more}
+        return await self._client.post(self.url + "/actions", json=body, headers=headers)
 
     @asynccontextmanager
     async def look(self, **params: Any) -> AsyncIterator[Events]:

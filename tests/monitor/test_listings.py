@@ -11,14 +11,14 @@ import pytest
 
 from streamstores import InvalidRequest, MemoryStreamStore
 from streamstores.http.monitor import create_monitor, only_loopback
-from tests.monitor.client import PATHS, Watched, ids, snapshot
+from tests.monitor.client import LISTINGS, Watched, ids, snapshot
 
 
 async def test_a_store_that_cannot_list_gives_501(open_monitor: Any) -> None:
     async with MemoryStreamStore() as store:
         store.capabilities = store.capabilities - {"list"}
         monitor = await open_monitor(store)
-        for path in PATHS[1:]:
+        for path in LISTINGS:
             answer = await monitor.get(path)
             assert (answer.status_code, answer.json()["code"]) == (501, "no_listing")
         assert (await monitor.get("/")).status_code == 200

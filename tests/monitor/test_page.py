@@ -26,6 +26,7 @@ async def test_the_page_may_load_nothing_from_other_origins(
     assert answer.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert "unsafe" not in answer.headers["content-security-policy"]
 
 
 @pytest.mark.parametrize("path", ["/stream.js", "/monitor.html", "/index.html"])

@@ -12,7 +12,7 @@ import pytest
 from streamstores.http import StreamRequest, continues, create_stream_handler
 from tests.http.conftest import Chat
 from tests.http.serving import Script, serving
-from tests.monitor.client import PATHS, Watched, ids, snapshot, until
+from tests.monitor.client import LISTINGS, Watched, ids, snapshot, until
 
 
 async def test_a_stream_is_shown_without_attributes_that_may_be_secret(
@@ -38,6 +38,8 @@ async def test_a_stream_is_shown_without_attributes_that_may_be_secret(
         "expiresAt": info.expires_at.isoformat(),
         "followers": None,
         "producedHere": None,
+        "silentSeconds": shown["silentSeconds"],
+        "stale": False,
     }
 
 
@@ -91,7 +93,7 @@ async def test_a_limit_out_of_bounds_is_refused(
     store: Watched, open_monitor: Any, limit: str
 ) -> None:
     monitor = await open_monitor(store)
-    for path in PATHS[1:]:
+    for path in LISTINGS:
         answer = await monitor.get(path, params={"limit": limit})
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid_limit")
     assert store.listings == 0

@@ -20,7 +20,11 @@ from typing import Any
 from streamstores import logs
 from streamstores.errors import LimitExceeded, StreamNotFound, StreamStoreError
 from streamstores.http._asgi.errors import HttpError
-from streamstores.http._asgi.reserved import MODEL_ATTRIBUTE, SAVED_REQUEST_PREFIX
+from streamstores.http._asgi.reserved import (
+    MODEL_ATTRIBUTE,
+    SAVED_REQUEST_ATTRIBUTE,
+    SAVED_REQUEST_PREFIX,
+)
 from streamstores.http.chat.models import Model, StreamRequest, records_from
 from streamstores.http.chat.records import text_of
 from streamstores.http.resumable.served_streams import touch
@@ -38,7 +42,7 @@ __all__ = [
 
 _DIGEST = "request_digest"
 _INLINE = "request"
-_ELSEWHERE = "request_stream"
+_ELSEWHERE = SAVED_REQUEST_ATTRIBUTE
 _INLINE_BYTES = 8_192
 _COMPARED = ("prompt", "system", "model", "sessionId", "messages")
 

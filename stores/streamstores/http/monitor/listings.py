@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from streamstores._sse import encode_event
 from streamstores.http._asgi.errors import HttpError, refusal_of
 from streamstores.http._asgi.handler import Activity
 from streamstores.http._asgi.reserved import MODEL_ATTRIBUTE, SAVED_REQUEST_PREFIX
-from streamstores.runs.source import close_source
+from streamstores.runs import OWNER, close_source
 from streamstores.store import State, StreamInfo, StreamStore
 
 __all__ = ["ListingCache", "StoreListing"]
@@ -30,8 +31,11 @@ _LISTING_FAILED = "the store's streams cannot be listed"
 class ListingCache:
     """The newest listing of each prefix that clients look at."""
 
-    def __init__(self, store: StreamStore, interval: float, max_streams: int) -> None:
+    def __init__(
+        self, store: StreamStore, interval: float, max_streams: int, stale_after: float
+    ) -> None:
         self._store = store
+        self._stale_after = stale_after
         self._interval = interval
         self._max_streams = max_streams
         self._known: OrderedDict[str, StoreListing] = OrderedDict()
@@ -80,7 +84,8 @@ class ListingCache:
             return StoreListing(
                 [], began_at, _now(), problem=refusal_of(exc, failed=_LISTING_FAILED)
             )
-        listing = StoreListing(_rows(infos), began_at, _now(), is_complete)
+        rows = _rows(infos, self._stale_after)
+        listing = StoreListing(rows, began_at, _now(), is_complete)
         before = self._known.get(prefix)
         if before and began_at - before.began_at <= max(_RATE_SECONDS, 3 * self._interval):
             listing.compare(before)
@@ -99,8 +104,24 @@ class _StreamRow:
     attributes: Mapping[str, str]
     created_at: datetime
     expires_at: datetime | None
+    silent_seconds: float
+    """How long the stream has not changed: as earlier listings have seen it, and by the clocks
+    of the backend and of this machine if none has."""
+    stale_after: float
+    """Seconds of silence after which its producer counts as dead; infinity if there is none, or
+    none that promised heartbeats."""
     rate: float | None = None
     """In bytes per second; None if no earlier listing has the stream."""
+
+    @property
+    def is_stale(self) -> bool:
+        return self.silent_seconds >= self.stale_after
+
+    def compare(self, before: _StreamRow, seconds: float) -> None:
+        """Take from an earlier row of the same stream what a single look cannot tell."""
+        self.rate = round((self.tail - before.tail) / seconds, 1)
+        has_changed = self.version != before.version
+        self.silent_seconds = 0.0 if has_changed else before.silent_seconds + seconds
 
     def fields(self, activity: Activity | None) -> dict[str, Any]:
         """The row as JSON for clients."""
@@ -116,6 +137,8 @@ class _StreamRow:
             "expiresAt": self.expires_at and self.expires_at.isoformat(),
             "followers": activity and activity.followers,
             "producedHere": activity and activity.is_produced,
+            "silentSeconds": round(self.silent_seconds, 1),
+            "stale": self.is_stale,
         }
 
 
@@ -135,30 +158,40 @@ class StoreListing:
         seconds = self.began_at - before.began_at
         # With the time of creation, because a namesake has not grown from where the stream
         # before it ended.
-        tails = {(row.id, row.created_at): row.tail for row in before.rows}
+        known = {(row.id, row.created_at): row for row in before.rows}
         for row in self.rows:
-            tail = tails.get((row.id, row.created_at))
-            if tail is not None:
-                row.rate = round((row.tail - tail) / seconds, 1)
+            earlier = known.get((row.id, row.created_at))
+            if earlier is not None:
+                row.compare(earlier, seconds)
 
     def snapshot(
-        self, limit: int, activity: Callable[[str], Activity | None]
+        self, limit: int, activity: Callable[[str], Activity | None], *, has_actions: bool
     ) -> dict[str, Any]:
         """JSON for clients: the first `limit` streams, and sums over all streams listed."""
+        found = [activity(row.id) for row in self.rows]
+        known = [each for each in found if each is not None]
         return {
             "at": self.time.isoformat(),
-            "streams": [row.fields(activity(row.id)) for row in self.rows[:limit]],
+            "actions": has_actions,
+            "streams": [
+                row.fields(each)
+                for row, each in zip(self.rows[:limit], found[:limit], strict=True)
+            ],
             "listed": len(self.rows),
             "complete": self.is_complete,
             "states": Counter(str(row.state) for row in self.rows),
+            "stale": sum(row.is_stale for row in self.rows),
+            "followers": sum(each.followers for each in known) if known else None,
             "rate": round(sum(row.rate or 0 for row in self.rows), 1),
         }
 
-    def event(self, limit: int, activity: Callable[[str], Activity | None]) -> bytes:
+    def event(
+        self, limit: int, activity: Callable[[str], Activity | None], *, has_actions: bool
+    ) -> bytes:
         if self.problem is not None:
             problem = {"error": str(self.problem), "code": self.problem.code}
             return encode_event(json.dumps(problem).encode(), name=b"problem")
-        snapshot = self.snapshot(limit, activity)
+        snapshot = self.snapshot(limit, activity, has_actions=has_actions)
         return encode_event(json.dumps(snapshot).encode(), name=b"snapshot")
 
 
@@ -178,15 +211,21 @@ async def _first_infos(
     return infos, True
 
 
-def _rows(infos: list[StreamInfo]) -> list[_StreamRow]:
+def _rows(infos: list[StreamInfo], stale_after: float) -> list[_StreamRow]:
     """The rows in the order of the page, without the streams that hold requests."""
     infos.sort(key=lambda info: info.created_at, reverse=True)
     infos.sort(key=lambda info: info.state is not State.STREAMING)
-    return [_row(info) for info in infos if not info.id.startswith(SAVED_REQUEST_PREFIX)]
+    return [
+        _row(info, stale_after)
+        for info in infos
+        if not info.id.startswith(SAVED_REQUEST_PREFIX)
+    ]
 
 
-def _row(info: StreamInfo) -> _StreamRow:
+def _row(info: StreamInfo, stale_after: float) -> _StreamRow:
     """A row with the attributes that may be shown."""
+    silent_seconds = (datetime.now(timezone.utc) - info.updated_at).total_seconds()
+    has_heartbeats = info.state is State.STREAMING and OWNER in info.attributes
     shown = {
         name: info.attributes[name] for name in SHOWN_ATTRIBUTES if name in info.attributes
     }
@@ -199,6 +238,8 @@ def _row(info: StreamInfo) -> _StreamRow:
         attributes=shown,
         created_at=info.created_at,
         expires_at=info.expires_at,
+        silent_seconds=max(silent_seconds, 0.0),
+        stale_after=stale_after if has_heartbeats else math.inf,
     )
 
 

@@ -1,4 +1,4 @@
-"""`create_monitor`: a page that shows operators the streams of a store, and how they grow.
+"""`create_monitor`: a page that shows operators the streams of a store, and changes them.
 
 The page shows ids, and an id may be all that it takes to read a stream. So `authorize` has no
 default. The monitor never reads the contents of a stream.
@@ -7,6 +7,7 @@ default. The monitor never reads the contents of a stream.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Union
 from urllib.parse import quote
@@ -25,23 +26,27 @@ from streamstores.http._asgi.event_stream import (
 from streamstores.http._asgi.exchange import Exchange
 from streamstores.http._asgi.handler import Activity, StreamHandler
 from streamstores.http._asgi.requests import query_of
+from streamstores.http.monitor.actions import AuthorizeAction, StreamActions
 from streamstores.http.monitor.listings import ListingCache
 from streamstores.limits import check_prefix
+from streamstores.runs.follower import HEARTBEATS_OF_PATIENCE
 from streamstores.store import StreamStore
 
 __all__ = ["create_monitor"]
 
-_PAGE = Path(__file__).parent / "monitor.html"
-# The page is a single file, so its style and script are inline. It loads nothing else, and no
-# other site may frame it: it shows ids, and an id may be all that it takes to read a stream.
+_FILES = Path(__file__).parent
+_MEDIA_TYPES = {"monitor.css": "text/css", "monitor.js": "text/javascript"}
+# The page loads its own style and script and nothing else, and no other site may frame it: it
+# shows ids, and an id may be all that it takes to read a stream.
 _PAGE_HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
-    "script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; "
+    "script-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_FILE_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _PING_SECONDS = 15.0
 _DEFAULT_LIMIT = 100
 
@@ -52,18 +57,29 @@ def create_monitor(
     store: StreamStore,
     *,
     authorize: Authorize,
+    authorize_action: AuthorizeAction | None = None,
     handler: StreamHandler | None = None,
+    heartbeat: float = 5.0,
     interval: float = 1.0,
     max_streams: int = 1000,
     send_timeout: float = 60.0,
     watch_signals: bool = True,
 ) -> StreamHandler:
-    """An ASGI application, to mount: a page, `GET /streams` and `GET /events`.
+    """An ASGI application, to mount: a page, `GET /streams`, `GET /events` and `POST /actions`.
 
     `authorize(request)`, plain or async, is asked for every request. Only `True` allows.
-    `only_loopback` is a simple choice. `handler` is the chat handler of this process: with it
-    the monitor shows how many clients follow each stream here, and whether it is produced
-    here.
+    `only_loopback` is a simple choice.
+
+    The page only shows, unless `authorize_action(request, stream_id, action)`, plain or async,
+    is given: then it has buttons with which an operator can change a stream, after a
+    confirmation. The action is `stop`, `expire` or `delete`. It is asked for each action,
+    after `authorize`, and only `True` allows. Pages of other origins cannot act, because each
+    action needs a header that a browser sends for the page's own script alone.
+
+    `heartbeat` is that of the processes that produce: a stream whose producer promised
+    heartbeats and that has not changed for three of them is shown as stale. `handler` is the
+    chat handler of this process: with it the monitor shows how many clients follow each stream
+    here, and whether it is produced here.
 
     The store is asked only while clients look: for one listing of at most `max_streams`
     streams, `interval` seconds after the previous listing has ended, however many clients
@@ -75,12 +91,13 @@ def create_monitor(
     chat handler. It never closes the store. Raises `InvalidRequest` for
     settings out of range.
     """
-    if not interval > 0 or max_streams < 1:
-        raise InvalidRequest("interval is above 0 and max_streams at least 1")
+    if not (interval > 0 and heartbeat > 0) or max_streams < 1:
+        raise InvalidRequest("interval and heartbeat are above 0 and max_streams at least 1")
     activity = _no_activity if handler is None else handler.activity
-    listings = ListingCache(store, interval, max_streams)
+    listings = ListingCache(store, interval, max_streams, HEARTBEATS_OF_PATIENCE * heartbeat)
+    actions = None if authorize_action is None else StreamActions(store, authorize_action)
     stream = event_stream(send_timeout, _PING_SECONDS)
-    monitor = _Monitor(store, authorize, activity, listings, max_streams, stream)
+    monitor = _Monitor(store, authorize, actions, activity, listings, max_streams, stream)
     return StreamHandler(
         monitor.routes(), monitor.close, patience=stream.patience, watch_signals=watch_signals
     )
@@ -97,6 +114,7 @@ class _Monitor:
         self,
         store: StreamStore,
         authorize: Authorize,
+        actions: StreamActions | None,
         activity: Callable[[str], Activity | None],
         listings: ListingCache,
         max_streams: int,
@@ -104,6 +122,7 @@ class _Monitor:
     ) -> None:
         self._store = store
         self._authorize = authorize
+        self._actions = actions
         self._activity = activity
         self._listings = listings
         self._max_streams = max_streams
@@ -113,8 +132,10 @@ class _Monitor:
     def routes(self) -> dict[str, dict[str, Callable[[Exchange], Awaitable[None]]]]:
         return {
             "/": {"GET": self._page},
+            **{f"/{name}": {"GET": partial(self._file, name)} for name in _MEDIA_TYPES},
             "/streams": {"GET": self._streams},
             "/events": {"GET": self._events},
+            "/actions": {"POST": self._act},
         }
 
     async def close(self) -> None:
@@ -129,7 +150,21 @@ class _Monitor:
             url = f"{last}/{'?' if query else ''}{query}"
             await exchange.answer(RedirectResponse(url, headers={"Cache-Control": "no-store"}))
             return
-        await exchange.answer(FileResponse(_PAGE, headers=_PAGE_HEADERS))
+        await exchange.answer(FileResponse(_FILES / "monitor.html", headers=_PAGE_HEADERS))
+
+    async def _file(self, name: str, exchange: Exchange) -> None:
+        """Answer with the page's style or script."""
+        await self._check(exchange)
+        media_type = _MEDIA_TYPES[name]
+        file = FileResponse(_FILES / name, media_type=media_type, headers=_FILE_HEADERS)
+        await exchange.answer(file)
+
+    async def _act(self, exchange: Exchange) -> None:
+        """Change a stream, if operators may."""
+        await self._check(exchange)
+        if self._actions is None:
+            raise HttpError(403, "read_only", "this monitor only shows")
+        await self._actions.act(exchange)
 
     async def _streams(self, exchange: Exchange) -> None:
         """Answer with a listing that is at most `interval` seconds old."""
@@ -138,7 +173,9 @@ class _Monitor:
         listing = await self._listings.newest(prefix)
         if listing.problem is not None:
             raise listing.problem
-        snapshot = listing.snapshot(limit, self._activity)
+        snapshot = listing.snapshot(
+            limit, self._activity, has_actions=self._actions is not None
+        )
         await exchange.answer(JSONResponse(snapshot, headers={"Cache-Control": "no-store"}))
 
     async def _events(self, exchange: Exchange) -> None:
@@ -153,7 +190,8 @@ class _Monitor:
         listing = None
         while True:
             listing = await self._listings.newest(prefix, but=listing)
-            yield listing.event(limit, self._activity)
+            has_actions = self._actions is not None
+            yield listing.event(limit, self._activity, has_actions=has_actions)
 
     async def _check(self, exchange: Exchange) -> None:
         await check_allowed(self._authorize, exchange)
