@@ -1,9 +1,10 @@
-"""An MCP server that counts, for both major versions of the SDK."""
+"""An MCP server that counts, for both major versions of the SDK, and for FastMCP."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from streamstores import StreamStore, open_store
 from streamstores.integrations.mcp import MCPEventStore
 
 RETRY_MS = 50
+WITH_FASTMCP = os.environ.get("STREAMSTORES_MCP_SERVER") == "fastmcp"
 
 
 async def count(context: Any, to: int, pause: float, label: str, polls: int = 0) -> str:
@@ -24,10 +26,11 @@ async def count(context: Any, to: int, pause: float, label: str, polls: int = 0)
     return " ".join(f"{label}{number}" for number in range(1, to + 1))
 
 
-def make_app(store: StreamStore, *, until: Path | None = None, **options: Any) -> Any:
+def make_app(store: StreamStore, *, until: Path | None = None) -> Any:
     """The application. Its tool `finish` returns when the file `until` exists."""
-    events = MCPEventStore(store, **options)
-    server, app_options = _make_server({"event_store": events, "retry_interval": RETRY_MS})
+    events = MCPEventStore(store)
+    make_server = _with_fastmcp if WITH_FASTMCP else _with_sdk
+    server, app = make_server(events)
 
     @server.tool()
     async def finish() -> str:
@@ -35,11 +38,12 @@ def make_app(store: StreamStore, *, until: Path | None = None, **options: Any) -
             await asyncio.sleep(0.01)
         return "finished"
 
-    return events.middleware(server.streamable_http_app(**app_options))
+    return app()
 
 
-def _make_server(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """A server with the tool `count`, and what its `streamable_http_app` takes."""
+def _with_sdk(events: MCPEventStore) -> tuple[Any, Callable[[], Any]]:
+    """A server with the tool `count`, and what makes its application."""
+    options: dict[str, Any] = {"event_store": events, "retry_interval": RETRY_MS}
     try:
         from mcp.server.mcpserver import Context, MCPServer
     except ModuleNotFoundError:
@@ -48,10 +52,25 @@ def _make_server(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         server, options = FastMCP("counting", **options), {}
     else:
         server = MCPServer("counting")
-    # The SDK finds its context by the annotation, and that class has moved.
-    count.__annotations__["context"] = Context
+    _add_count(server, Context)
+    return server, lambda: events.middleware(server.streamable_http_app(**options))
+
+
+def _with_fastmcp(events: MCPEventStore) -> tuple[Any, Callable[[], Any]]:
+    from fastmcp import Context, FastMCP
+    from starlette.middleware import Middleware
+
+    server = FastMCP("counting")
+    _add_count(server, Context)
+    options = {"event_store": events, "retry_interval": RETRY_MS}
+    middleware = [Middleware(events.middleware)]
+    return server, lambda: server.http_app(middleware=middleware, **options)
+
+
+def _add_count(server: Any, context_class: Any) -> None:
+    # The context is found by its annotation, and its class is another in each of them.
+    count.__annotations__["context"] = context_class
     server.tool()(count)
-    return server, options
 
 
 if "STORE" in os.environ:

@@ -21,6 +21,7 @@ class Sessions:
 
     def __init__(self, store: Any, **options: Any) -> None:
         self.events = MCPEventStore(store, **options)
+        self.protocol = "2025-11-25"
 
     async def request(
         self, method: str, session: str, work: Callable[[Callable[[str], Any]], Awaitable[Any]]
@@ -41,6 +42,7 @@ class Sessions:
             pass
 
         headers = [(b"mcp-session-id", session.encode())]
+        headers += [(b"mcp-protocol-version", self.protocol.encode())]
         scope = {"type": "http", "method": method, "headers": headers}
         await self.events.middleware(app)(scope, receive, send)
         return results[0]
@@ -74,6 +76,10 @@ def plain(message: Any) -> dict[str, Any]:
     return message.model_dump(by_alias=True, exclude_unset=True)
 
 
+async def ignore(event: Any) -> None:
+    pass
+
+
 def note(text: str) -> Any:
     return parsed({"method": "note", "params": {"text": text, "none": None}})
 
@@ -91,10 +97,25 @@ async def test_a_replay_gives_back_the_messages_and_never_a_priming_event(sessio
     sent = [None, note("a"), None, note("b\nü"), RESULT]
     ids = await sessions.store("s", *sent, method="GET")
     stream_id, events = await sessions.replay("s", ids[0])
-    assert stream_id is None  # it has ended
+    assert stream_id == "1"
     assert events == [(ids[at], plain(sent[at])) for at in (1, 3, 4)]
     assert await sessions.replay("s", ids[4]) == (None, [])
     assert await sessions.replay("other", ids[0]) == (None, [])
+
+
+async def test_no_priming_event_is_stored_after_the_replay_of_a_stream_that_has_ended(sessions):
+    async def run(send: Any) -> None:
+        first = await sessions.events.store_event("1", None)
+        await sessions.events.store_event("1", RESULT)
+
+        async def resume(send: Any) -> str:
+            assert await sessions.events.replay_events_after(first, ignore) == "1"
+            return await sessions.events.store_event("1", None)
+
+        priming = await sessions.request("GET", "s", resume)
+        assert await sessions.replay("s", priming) == (None, [])
+
+    await sessions.request("POST", "s", run)
 
 
 async def test_a_stream_that_goes_on_is_named_after_its_replay(sessions):
@@ -211,7 +232,7 @@ async def test_a_store_that_is_away_refuses_new_requests_and_ends_no_session(mon
             last = await sessions.events.store_event("1", RESULT)
             # Nothing, because a client would not see that an event is missing.
             for event_id in (first, lost, last):
-                assert (await sessions.replay("s", event_id))[0] is None
+                assert await sessions.replay("s", event_id) == (None, [])
             store.problem = StoreUnavailable
             with pytest.raises(StoreUnavailable):
                 await sessions.events.store_event("2", None)
@@ -228,10 +249,8 @@ async def test_no_event_is_stored_between_a_replay_and_the_forwarding_of_new_eve
         await sessions.request("GET", "s", lambda send: resume(first, send))
 
     async def resume(first: str, send: Any) -> None:
-        async def ignore(event: Any) -> None:
-            pass
-
         assert await events.replay_events_after(first, ignore) == "1"
+        await asyncio.sleep(0)  # FastMCP sends the replayed events only now
         primed = events.store_event("1", None)
         tool = asyncio.ensure_future(sessions.store("s", RESULT, method="DELETE"))
         priming = await primed
@@ -245,10 +264,17 @@ async def test_no_event_is_stored_between_a_replay_and_the_forwarding_of_new_eve
 
 
 async def test_a_replay_without_a_priming_event_holds_no_event_back(sessions):
+    sessions.protocol = "2025-06-18"
+
     async def run(send: Any) -> None:
-        first = await sessions.events.store_event("1", None)
-        assert (await sessions.replay("s", first))[0] == "1"
-        await asyncio.wait_for(sessions.events.store_event("1", note("a")), 60)
+        first = await sessions.events.store_event("1", note("a"))
+
+        async def resume(send: Any) -> None:
+            assert await sessions.events.replay_events_after(first, ignore) == "1"
+            tool = asyncio.ensure_future(sessions.store("s", RESULT, method="DELETE"))
+            await asyncio.wait_for(tool, 4)  # before a hold would end by itself
+
+        await sessions.request("GET", "s", resume)
 
     await sessions.request("POST", "s", run)
 

@@ -1,6 +1,6 @@
 """An event store for servers of the Model Context Protocol, on any store of ours.
 
-Written against `mcp` 1.30 and 2.3, whose interface is in `mcp/server/streamable_http.py` of
+Written against `mcp` 1.29 and 2.3, whose interface is in `mcp/server/streamable_http.py` of
 https://github.com/modelcontextprotocol/python-sdk. It needs the extra `mcp`.
 """
 
@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import logging
 import re
-import secrets
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakValueDictionary
@@ -34,6 +33,13 @@ try:
     from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
     from starlette.datastructures import Headers
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from streamstores.integrations._mcp_sessions import (
+        PRIMING,
+        McpRequest,
+        McpSession,
+        SessionStream,
+    )
 except ModuleNotFoundError as _missing_module:  # pragma: no cover
     raise ImportError(
         f"streamstores.integrations.mcp needs {_missing_module.name}: "
@@ -45,14 +51,10 @@ __all__ = ["MCPEventStore"]
 
 _SESSION_HEADER = "mcp-session-id"
 _STREAM = "mcp_stream"
-_PRIMING = b"null\n"
 _EVENT_ID = re.compile(r"([0-9a-f]{24})-([1-9][0-9]{0,14})")
 
 _RETRY_SECONDS = 5.0
 """For how long an event is tried to be stored. The session's other events wait meanwhile."""
-
-_HOLD_SECONDS = 5.0
-"""The most that a session waits for a client that resumes but takes nothing."""
 
 _log = logging.getLogger("streamstores.integrations.mcp")
 
@@ -86,7 +88,7 @@ class MCPEventStore(EventStore):
         self._ttl = ttl
         self._prefix = prefix
         # Weak: a session lives in the contexts of its tasks, and the SDK ends these with it.
-        self._sessions: WeakValueDictionary[str, _McpSession] = WeakValueDictionary()
+        self._sessions: WeakValueDictionary[str, McpSession] = WeakValueDictionary()
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
         """`app`, whose requests tell this object which session they belong to.
@@ -99,7 +101,7 @@ class MCPEventStore(EventStore):
             if scope["type"] != "http":
                 await app(scope, receive, send)
                 return
-            request = _McpRequest(self, self._session_of(scope), scope["method"])
+            request = McpRequest(self, self._session_of(scope), scope)
 
             async def watched(message: Message) -> None:
                 if message["type"] == "http.response.start":
@@ -125,10 +127,12 @@ class MCPEventStore(EventStore):
         """
         request = self._request()
         session = request.session
+        if message is None and request.end_id is not None:
+            return request.end_id
         is_new_request = message is None and request.method == "POST"
         stream = None if is_new_request else session.streams.get(stream_id)
         if stream is None:
-            stream = session.streams[stream_id] = _SessionStream(stream_id)
+            stream = session.streams[stream_id] = SessionStream(stream_id)
         if request.is_holding(stream):
             request.begin_priming()
             event_id = await self._add(session, stream, message)
@@ -142,31 +146,39 @@ class MCPEventStore(EventStore):
     ) -> str | None:
         """Send the messages of its stream that came after this event of this session.
 
-        Returns the stream's id; None if there is no such event, and if the stream has ended,
-        so that nothing will follow. After the last message that is sent here the stream takes
-        none until the SDK sends new messages itself.
+        Returns the stream's id; None if there is no such event, or if it is the last of a
+        stream that has ended. After the last message that is sent here the stream takes none
+        until the SDK sends new messages itself.
         """
         request = self._request()
         session = request.session
         event = _EVENT_ID.fullmatch(last_event_id)
         if event is None or session.key is None:
             return None
-        token, offset = event[1], int(event[2])
+        token, start = event[1], int(event[2])
+        if token in session.broken:
+            return None
         stream = session.find(token)
         try:
-            info, offset = await self._replay(session.key, token, offset, send_callback)
+            info, end = await self._replay(session.key, token, start, send_callback)
             if stream is not None:
                 await request.hold(stream)
-                info, _ = await self._replay(session.key, token, offset, send_callback)
+                info, end = await self._replay(session.key, token, end, send_callback)
         except (StreamNotFound, OffsetOutOfRange):
-            info = None
-        if info is None or info.state is not State.STREAMING or token in session.broken:
+            info, end = None, start
+        if info is None or token in session.broken:
             request.release()
             return None
-        request.release_soon()
+        if info.state is State.STREAMING:
+            request.release_soon()
+        else:
+            request.release()
+            request.end_id = f"{token}-{end}"
+            if end == start:
+                return None
         return info.attributes.get(_STREAM)
 
-    def _request(self) -> _McpRequest:
+    def _request(self) -> McpRequest:
         request = _current.get(None)
         if request is None or request.events is not self:
             raise RuntimeError(
@@ -175,19 +187,19 @@ class MCPEventStore(EventStore):
             )
         return request
 
-    def _session_of(self, scope: Scope) -> _McpSession:
+    def _session_of(self, scope: Scope) -> McpSession:
         """The session that a request names, or a new one, which is known when the server has
         answered."""
         session_id = Headers(scope=scope).get(_SESSION_HEADER)
         if session_id is None:
-            return _McpSession(None)
+            return McpSession(None)
         key = _digest(session_id)
         session = self._sessions.get(key)
         if session is None:
-            session = self._sessions[key] = _McpSession(key)
+            session = self._sessions[key] = McpSession(key)
         return session
 
-    async def _bind(self, session: _McpSession, headers: Headers) -> None:
+    async def _bind(self, session: McpSession, headers: Headers) -> None:
         """Learn the id of a new session from the response, before the client does."""
         session_id = headers.get(_SESSION_HEADER)
         if session.key is not None or session_id is None:
@@ -198,7 +210,7 @@ class MCPEventStore(EventStore):
             async with stream.lock:
                 await self._save(session, stream)
 
-    async def _add(self, session: _McpSession, stream: _SessionStream, message: Any) -> str:
+    async def _add(self, session: McpSession, stream: SessionStream, message: Any) -> str:
         """Accept an event, and store it if the session's id is known already."""
         stream.accept(message, self._store.limits.record_bytes)
         if session.key is not None:
@@ -206,7 +218,7 @@ class MCPEventStore(EventStore):
         return f"{stream.token}-{stream.tail}"
 
     async def _save(
-        self, session: _McpSession, stream: _SessionStream, *, is_required: bool = False
+        self, session: McpSession, stream: SessionStream, *, is_required: bool = False
     ) -> None:
         """Store what was accepted. If that is impossible, the stream cannot be resumed any
         more; then raise the store's error if `is_required`."""
@@ -228,7 +240,7 @@ class MCPEventStore(EventStore):
         if stream.is_done:
             session.forget(stream)
 
-    async def _save_patiently(self, session: _McpSession, stream: _SessionStream) -> None:
+    async def _save_patiently(self, session: McpSession, stream: SessionStream) -> None:
         """Store what was accepted, in `_RETRY_SECONDS`. Raises the store's errors."""
         clock = asyncio.get_running_loop().time
         deadline, pause = clock() + _RETRY_SECONDS, 0.05
@@ -245,7 +257,7 @@ class MCPEventStore(EventStore):
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 1.0)
 
-    async def _save_part(self, session: _McpSession, stream: _SessionStream) -> None:
+    async def _save_part(self, session: McpSession, stream: SessionStream) -> None:
         """Append as much as one append takes. It may be repeated after `OutcomeUnknown`."""
         name = self._name(session.key, stream.token)
         limits = self._store.limits
@@ -293,7 +305,7 @@ class MCPEventStore(EventStore):
                     offset = record.end
                     data = b"".join(parts)
                     parts.clear()
-                    if data != _PRIMING:
+                    if data != PRIMING:
                         await send(EventMessage(_message_of(data), f"{token}-{offset}"))
             if page.next_offset >= page.info.tail:
                 return page.info, offset
@@ -304,122 +316,12 @@ class MCPEventStore(EventStore):
         return f"{self._prefix}{key}/{token}"
 
 
-class _SessionStream:
-    """A stream of one session in this process.
-
-    Its records are lines of JSON, one or more to a line. Its tasks write one at a time, under
-    `lock`.
-    """
-
-    def __init__(self, mcp_id: str) -> None:
-        self.mcp_id = mcp_id
-        self.lock = asyncio.Lock()
-        self.is_done = False
-        """Whether the response to the request was accepted, which is the last event."""
-        self.is_broken = False
-        """Whether an event could not be stored."""
-        self.unsaved: list[bytes] = []
-        self.begin_anew()
-
-    def begin_anew(self) -> None:
-        """Continue under a new name, with what is not saved yet."""
-        self.token: str = secrets.token_hex(12)
-        self.saved = 0
-        self.tail: int = sum(map(len, self.unsaved))
-
-    def accept(self, message: Any, record_bytes: int) -> None:
-        line = _PRIMING if message is None else _line_of(message)
-        self.unsaved += [
-            line[start : start + record_bytes] for start in range(0, len(line), record_bytes)
-        ]
-        self.tail += len(line)
-        # Requests and notifications have a method, responses have none.
-        body = getattr(message, "root", message)
-        self.is_done = message is not None and not hasattr(body, "method")
-
-
-class _McpSession:
-    """One session of a server in this process; `key` is None until its id is known."""
-
-    def __init__(self, key: str | None) -> None:
-        self.key = key
-        self.streams: dict[str, _SessionStream] = {}
-        """Those whose request was not answered yet, by the names that the SDK gives them."""
-        self.broken: set[str] = set()
-        """The tokens of streams that lack an event, so that no client takes them for whole."""
-
-    def find(self, token: str) -> _SessionStream | None:
-        return next((each for each in self.streams.values() if each.token == token), None)
-
-    def forget(self, stream: _SessionStream) -> None:
-        if self.streams.get(stream.mcp_id) is stream:
-            del self.streams[stream.mcp_id]
-
-
-class _McpRequest:
-    """An HTTP request. While it resumes a stream, that stream may be held."""
-
-    def __init__(self, events: MCPEventStore, session: _McpSession, method: str) -> None:
-        self.events = events
-        self.session = session
-        self.method = method
-        self._held: _SessionStream | None = None
-        self._is_priming = False
-        self._priming_id = b""
-
-    async def hold(self, stream: _SessionStream) -> None:
-        """Let the stream take no event until the SDK forwards its events to this request.
-
-        The SDK forgets an event that is stored between the end of a replay and that moment. The
-        event may be the answer, and the client would wait for it in vain.
-        """
-        await stream.lock.acquire()
-        self._held = stream
-
-    def is_holding(self, stream: _SessionStream) -> bool:
-        return self._held is stream
-
-    def release(self) -> None:
-        """Idempotent."""
-        stream, self._held = self._held, None
-        if stream is not None:
-            stream.lock.release()
-
-    def release_soon(self) -> None:
-        """Release the stream after the replay. The SDK forwards to this request before it waits
-        for anything, unless it stores and sends a priming event first."""
-        asyncio.get_running_loop().call_soon(self._release_unprimed)
-
-    def _release_unprimed(self) -> None:
-        if not self._is_priming:
-            self.release()
-
-    def begin_priming(self) -> None:
-        self._is_priming = True
-
-    def end_priming(self, event_id: str) -> None:
-        """Release the stream when this event has been sent, or is not taken for too long."""
-        self._priming_id = event_id.encode()
-        asyncio.get_running_loop().call_later(_HOLD_SECONDS, self.release)
-
-    def has_sent(self, body: bytes) -> None:
-        if self._held is not None and self._priming_id and self._priming_id in body:
-            # The SDK's task has the next turn, and then forwards to this request.
-            loop = asyncio.get_running_loop()
-            loop.call_soon(loop.call_soon, self.release)
-
-
-_current: ContextVar[_McpRequest] = ContextVar("streamstores_mcp_request")
+_current: ContextVar[McpRequest] = ContextVar("streamstores_mcp_request")
 
 
 def _digest(session_id: str) -> str:
     # The id itself is all that a client needs to use the session, and names are listed.
     return hashlib.sha256(session_id.encode()).hexdigest()[:32]
-
-
-def _line_of(message: Any) -> bytes:
-    text: str = message.model_dump_json(by_alias=True, exclude_unset=True)
-    return text.encode() + b"\n"
 
 
 def _message_of(line: bytes) -> Any:
