@@ -1,17 +1,21 @@
 """Servers of a chat endpoint, each in a process of its own, for the chat cases.
 
-`python -m benchmarks.chat_servers NAME URL` prints its port. Every server answers
-`POST /stream {"prompt": "[count, rate, start]", "id": …}` with server-sent events: one stamp at
-once, and from `start`, on the machine's monotonic clock, `count` more at `rate` a second.
+`python -m benchmarks.chat_servers NAME URL SERVER WORKERS` prints its port. Every server
+answers `POST /stream {"prompt": "[count, rate, start]", "id": …}` with server-sent events: one
+stamp at once, and from `start`, on the machine's monotonic clock, `count` more at `rate` a
+second.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from threading import Thread
 from typing import Any
 
 import uvicorn
@@ -27,6 +31,8 @@ from streamstores import open_store
 from streamstores.http import StreamRequest, create_stream_handler
 
 App = Callable[..., Awaitable[None]]
+
+_GRANIAN_APP = "BENCHMARKS_GRANIAN_APP"  # the variable that tells its process the application
 
 
 async def answer(prompt: str) -> AsyncIterator[str]:
@@ -53,6 +59,21 @@ def plain(url: str) -> App:
             yield b"data: %b\n\n" % token.encode()
 
     return _endpoint(lambda body: events(body["prompt"]))
+
+
+def bare(url: str) -> App:
+    """ASGI without a framework. Nothing is kept."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = (await receive())["body"]
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        async for token in answer(json.loads(body)["prompt"]):
+            event = b"data: %b\n\n" % token.encode()
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
 
 
 def assistant_stream(url: str) -> App:
@@ -111,19 +132,77 @@ def _redis(url: str) -> tuple[Any, str]:
 
 APPS: dict[str, Callable[[str], App]] = {
     "plain": plain,
+    "bare": bare,
     "ours": ours,
     "assistant-stream": assistant_stream,
     "resumable-sse": resumable_sse,
 }
 
 
-def main(name: str, url: str) -> None:
+def main(name: str, url: str, server: str, workers: str) -> None:
+    """Serve from this process and from `workers - 1` copies of it, on one socket."""
+    if server == "granian":
+        _serve_with_granian(name, url)
+        return
     listener = listening_socket()
     print(listener.getsockname()[1], flush=True)
+    for _ in range(int(workers) - 1):
+        if os.fork() == 0:
+            break
+    serve = _serve_with_uvicorn if server == "uvicorn" else _serve_with_hypercorn
+    serve(APPS[name](url), listener)
+
+
+def _serve_with_uvicorn(app: App, listener: socket.socket) -> None:
     config = uvicorn.Config(
-        APPS[name](url), log_level="error", access_log=False, lifespan="off", backlog=4_096
+        app, log_level="error", access_log=False, lifespan="off", backlog=4_096
     )
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _serve_with_hypercorn(app: App, listener: socket.socket) -> None:
+    hypercorn: Any = importlib.import_module("hypercorn")
+    serve = importlib.import_module("hypercorn.asyncio").serve
+    config = hypercorn.Config()
+    config.bind = [f"fd://{listener.fileno()}"]
+    config.loglevel = "ERROR"
+    importlib.import_module("uvloop").run(serve(app, config))
+
+
+def _serve_with_granian(name: str, url: str) -> None:
+    """It binds its own socket, and imports the application in a process of its own."""
+    granian: Any = importlib.import_module("granian")
+    listener = listening_socket()
+    port = listener.getsockname()[1]
+    listener.close()
+    os.environ[_GRANIAN_APP] = json.dumps([name, url])
+    server = granian.Granian(
+        "benchmarks.chat_servers:granian_app",
+        port=port,
+        interface="asginl",
+        loop="uvloop",
+        log_enabled=False,
+        factory=True,
+        backlog=4_096,
+    )
+    Thread(target=_print_when_listening, args=(port,)).start()
+    server.serve()
+
+
+def _print_when_listening(port: int) -> None:
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            time.sleep(0.02)
+        else:
+            print(port, flush=True)
+            return
+
+
+def granian_app() -> App:
+    name, url = json.loads(os.environ[_GRANIAN_APP])
+    return APPS[name](url)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def _peers(metric: Metric, figures: Mapping[str, Sequence[Figures]]) -> dict[str
     ratios = {
         name: _ratio(metric, figures[OURS], rounds)
         for name, rounds in figures.items()
-        if name != RAW and not name.startswith(OURS)
+        if not name.startswith((RAW, OURS))  # their variants are no peers
     }
     return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 

@@ -35,6 +35,12 @@ class Sizes(NamedTuple):
     posts: int
     chats: int
     """Live at once, each with a client of its own, at `rate` tokens a second."""
+    slow_chats: int
+    """At 2 tokens a second."""
+    fast_chats: int
+    """At 200 tokens a second."""
+    most_chats: int
+    """Where the search for the most chats that a process serves in time gives up."""
     crowd_chats: int
     """Begun within half a second, or live and silent."""
 
@@ -61,6 +67,9 @@ FULL = Sizes(
     crowd_rate=10,
     posts=8_000,
     chats=100,
+    slow_chats=1_000,
+    fast_chats=25,
+    most_chats=1_600,
     crowd_chats=1_000,
 )
 QUICK = FULL._replace(
@@ -80,6 +89,9 @@ QUICK = FULL._replace(
     crowd_clients=100,
     posts=600,
     chats=20,
+    slow_chats=100,
+    fast_chats=5,
+    most_chats=50,
     crowd_chats=50,
 )
 TINY = Sizes(
@@ -104,6 +116,9 @@ TINY = Sizes(
     crowd_rate=50,
     posts=40,
     chats=2,
+    slow_chats=2,
+    fast_chats=2,
+    most_chats=25,
     crowd_chats=2,
 )
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from statistics import quantiles
 from typing import Any
 
@@ -18,23 +19,52 @@ _LEAD_SECONDS = 1.5
 """From the first request to the first paced token: time for every chat to begin."""
 
 _SHORT_ANSWER = 12
+_FIRST_CROWD = 25
+_IN_TIME_MS = 100.0  # at the 99th percentile
 
 
-async def live_chats(trial: Trial) -> dict[str, float]:
+async def live_chats(
+    trial: Trial, *, chats: str = "chats", rate: int | None = None
+) -> dict[str, float]:
     """Many chats at their pace. CPU time is that of the server, once all have begun."""
-    count, rate = trial.sizes.chats, trial.sizes.rate
+    count, rate = getattr(trial.sizes, chats), rate or trial.sizes.rate
     length = max(2, int(trial.sizes.seconds * rate))
     async with _server(trial) as server:
-        start = time.monotonic() + _LEAD_SECONDS
-        clients = [
-            await server.ask(f"c{number}", length, rate, start + number / count / rate)
-            for number in range(count)
-        ]
-        await _until(lambda: all(client.first_after for client in clients), 10.0)
-        await asyncio.sleep(max(0.0, start - time.monotonic()))
-        before = server.cpu_seconds
-        await _until(lambda: _taken(clients) >= count * length, length / rate * 3 + 5)
-        used = server.cpu_seconds - before
+        return await _run_chats(server, "c", count, length, rate)
+
+
+async def most_chats(trial: Trial) -> dict[str, float]:
+    """The largest crowd that got its tokens in time, searched in steps of a fourth.
+
+    Each step is a crowd of new chats. The first that is too large ends the search.
+    """
+    rate, count, most = trial.sizes.rate, _FIRST_CROWD, 0
+    async with _server(trial) as server:
+        await server.warm_up()
+        while count <= trial.sizes.most_chats:
+            figures = await _run_chats(server, f"{count}-", count, rate, rate)
+            if figures["delivered"] < 1 or figures["p99"] > _IN_TIME_MS:
+                break
+            most = count
+            count = count * 5 // 4
+    return {"chats": most}
+
+
+async def _run_chats(
+    server: ChatServer, prefix: str, count: int, length: int, rate: float
+) -> dict[str, float]:
+    start = time.monotonic() + _LEAD_SECONDS
+    clients = [
+        await server.ask(f"{prefix}{number}", length, rate, start + number / count / rate)
+        for number in range(count)
+    ]
+    await _until(lambda: all(client.first_after for client in clients), 10.0)
+    await asyncio.sleep(max(0.0, start - time.monotonic()))
+    before = server.cpu_seconds
+    await _until(lambda: _taken(clients) >= count * length, length / rate * 3 + 5)
+    used = server.cpu_seconds - before
+    for client in clients:
+        client.transport.abort()
     return {
         "cpu": used / max(_taken(clients), 1) * 100_000,
         "delivered": _taken(clients) / (count * length),
@@ -124,6 +154,13 @@ def _absolute(bounds: dict[str, float]) -> dict[str, Target]:
 
 _DELIVERED = Metric("delivered", "of all", "higher", _absolute(_each(1, 1, 1, 1)))
 
+_FIGURES = (
+    Metric("cpu", "s of the server's CPU for 100,000 tokens", "lower"),
+    Metric("p50", "ms", "lower"),
+    Metric("p99", "ms", "lower"),
+    Metric("delivered", "of all", "higher"),
+)
+
 CASES = (
     Case(
         "chats",
@@ -140,6 +177,29 @@ CASES = (
             Metric("p99", "ms", "lower", _absolute(_each(25, 30, 25, 40))),
             _DELIVERED,
         ),
+        frozenset(CHATS),
+    ),
+    Case(
+        "chats-slow",
+        "1,000 chats at 2 tokens/s, a client each",
+        partial(live_chats, chats="slow_chats", rate=2),
+        _FIGURES,
+        frozenset(CHATS),
+        with_peers=False,
+    ),
+    Case(
+        "chats-fast",
+        "25 chats at 200 tokens/s, a client each",
+        partial(live_chats, chats="fast_chats", rate=200),
+        _FIGURES,
+        frozenset(CHATS),
+        with_peers=False,
+    ),
+    Case(
+        "chats-most",
+        "The most chats at 50 tokens/s whose p99 is under 100 ms",
+        most_chats,
+        (Metric("chats", "at a time", "higher"),),
         frozenset(CHATS),
     ),
     Case(

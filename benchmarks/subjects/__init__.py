@@ -62,6 +62,12 @@ class Subject:
         """Mark the stream as complete, if the subject has a separate step for it."""
 
 
+_OURS_BY_WORKERS = {
+    "streamstores": "chat:Ours",
+    "streamstores, 2 workers": "chat:OursInTwoWorkers",
+    "streamstores, 4 workers": "chat:OursInFourWorkers",
+}
+
 # backend: {name: "module:class"}. `raw` comes first, because the ratios are to its figures.
 SUBJECTS: dict[str, dict[str, str]] = {
     "memory": {
@@ -98,12 +104,18 @@ SUBJECTS: dict[str, dict[str, str]] = {
         "rakaia-streams": "web:Rakaia",
         "durable-streams (Node)": "web:NodeReference",
     },
-    "chat-memory": {"raw": "chat:Plain", "streamstores": "chat:Ours"},
-    "chat-sqlite": {"raw": "chat:Plain", "streamstores": "chat:Ours"},
-    "chat-postgres": {"raw": "chat:Plain", "streamstores": "chat:Ours"},
+    "chat-memory": {
+        "raw": "chat:Plain",
+        "raw, bare ASGI": "chat:BareASGI",
+        "streamstores": "chat:Ours",
+        "streamstores, granian": "chat:OursOnGranian",
+        "streamstores, hypercorn": "chat:OursOnHypercorn",
+    },
+    "chat-sqlite": {"raw": "chat:Plain", **_OURS_BY_WORKERS},
+    "chat-postgres": {"raw": "chat:Plain", **_OURS_BY_WORKERS},
     "chat-redis": {
         "raw": "chat:Plain",
-        "streamstores": "chat:Ours",
+        **_OURS_BY_WORKERS,
         "assistant-stream": "chat:AssistantStream",
         "resumable-sse": "chat:ResumableSSE",
     },

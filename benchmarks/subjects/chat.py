@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
 import sys
 import time
+from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.subjects.web import WebServer, request_bytes
+from benchmarks.subjects.web import WebServer, children, cpu_seconds, request_bytes
 
 _STAMP = re.compile(rb"\d{20}")
 
@@ -47,10 +51,26 @@ class ChatClient(asyncio.Protocol):
 
 class ChatServer(WebServer):
     name: str
+    server = "uvicorn"
+    workers = 1
 
     async def open(self) -> None:
-        self.command = (sys.executable, "-m", "benchmarks.chat_servers", self.name, self.url)
+        if find_spec(self.server) is None:
+            raise ImportError(f"{self.server} is not installed")
+        options = (self.name, self.url, self.server, str(self.workers))
+        self.command = (sys.executable, "-m", "benchmarks.chat_servers", *options)
         await super().open()
+
+    async def aclose(self) -> None:
+        for child in children(self.pid):
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        await super().aclose()
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of all workers so far."""
+        return super().cpu_seconds + sum(map(cpu_seconds, children(self.pid)))
 
     async def ask(self, stream_id: str, count: int, rate: float, start: float) -> ChatClient:
         """A client of an answer of one token at once, and of `count` more from `start` on."""
@@ -84,8 +104,30 @@ class Plain(ChatServer):
     name = "plain"
 
 
+class BareASGI(ChatServer):
+    """An ASGI application without a framework: what of a chat's cost is the server's."""
+
+    name = "bare"
+
+
 class Ours(ChatServer):
     name = "ours"
+
+
+class OursInTwoWorkers(Ours):
+    workers = 2
+
+
+class OursInFourWorkers(Ours):
+    workers = 4
+
+
+class OursOnGranian(Ours):
+    server = "granian"
+
+
+class OursOnHypercorn(Ours):
+    server = "hypercorn"
 
 
 class AssistantStream(ChatServer):

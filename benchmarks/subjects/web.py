@@ -42,9 +42,7 @@ class WebServer(Subject):
     @property
     def cpu_seconds(self) -> float:
         """Of the server so far, in steps of a hundredth."""
-        stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii")
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.pid)
 
     async def begin(self, pace: Pace) -> None:
         """Begin the one stream, with one record."""
@@ -108,6 +106,19 @@ class WebServer(Subject):
             await reader.readexactly(int(length[1]))
         elif b"chunked" in head:
             await reader.readuntil(b"0\r\n\r\n")
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process so far."""
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that still run."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text(encoding="ascii").split()]
 
 
 def request_bytes(method: str, path: str, body: bytes, kind: str = "text/plain") -> bytes:
