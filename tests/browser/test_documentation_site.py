@@ -63,7 +63,10 @@ async def test_pages_fit_the_screen_and_ask_no_other_server(
 
 async def test_the_search_finds_a_guide(site: str, open_page: OpenPage) -> None:
     page = await open_page(site, viewport=WIDE)
+    await page.wait_for_load_state("networkidle")
     await page.get_by_role("button", name="Search").click()
+    # The dialog takes the focus when it has opened; its field is in a closed shadow tree.
+    await page.wait_for_function("document.activeElement.tagName === 'DIV'")
     await page.keyboard.type("takeover")
     found = page.locator("a[href*='decisions/one-producer/?h=takeover']")
     await found.first.wait_for(timeout=TIMEOUT_MS)

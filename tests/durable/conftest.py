@@ -16,7 +16,7 @@ import pytest
 from streamstores import MemoryStreamStore, StreamStore
 from streamstores.http import create_durable_streams_app
 from tests.durable.client import Client
-from tests.http.serving import serving
+from tests.http.serving import KEEP_ALIVE, serving
 from tests.services import postgres, redis, s3
 
 Place = Callable[[Path], AbstractContextManager[str]]
@@ -89,6 +89,7 @@ async def spawn(shared_url: str) -> AsyncIterator[Spawn]:
         async def start() -> Process:
             child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-W", "error", "-m", "uvicorn", "--port", "0"),
+                *KEEP_ALIVE,
                 *("--no-access-log", "tests.durable.app:app"),
                 env={**os.environ, "STORE_URL": shared_url},
                 stderr=asyncio.subprocess.PIPE,

@@ -212,7 +212,7 @@ async def sample_until_the_end(
     """The measures of each sample, printed as they come."""
     samples: list[dict[str, int]] = []
     begun = time.monotonic()
-    while (seconds := time.monotonic() - begun) < options.minutes * 60:
+    while (seconds := time.monotonic() - begun) < options.minutes * 60 or len(samples) < 4:
         await asyncio.sleep(options.every)
         counts = holdings(store)
         tables = sum(value for name, value in counts.items() if "." in name)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import httpx
 import pytest
 
+from tests.http.serving import KEEP_ALIVE
+
 COUNT = 300
 
 WHOLE = [f"{number:04}" for number in range(COUNT)]
@@ -49,6 +51,7 @@ async def start(store_url: str) -> AsyncIterator:
         async def start() -> Process:
             child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-W", "error", "-m", "uvicorn", "--port", "0"),
+                *KEEP_ALIVE,
                 "tests.faults.resumable_app:app",
                 env={**os.environ, "STORE": store_url, "COUNT": str(COUNT)},
                 stderr=asyncio.subprocess.PIPE,

@@ -14,6 +14,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.http.serving import KEEP_ALIVE
+
 PATIENCE = 60.0
 MOST_DEAD = 2
 
@@ -76,6 +78,7 @@ class Fleet:
     async def start(self) -> Worker:
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-W", "error", "-m", "uvicorn", "--port", "0"),
+            *KEEP_ALIVE,
             *(
                 "--log-level",
                 "info",

@@ -17,7 +17,12 @@ from streamstores.http import StreamRequest
 async def serving(app: Any, *, lifespan: Literal["on", "off"] = "on") -> AsyncIterator[str]:
     """The URL of `app`, served in this loop."""
     config = uvicorn.Config(
-        app, port=0, log_config=None, timeout_graceful_shutdown=5, lifespan=lifespan
+        app,
+        port=0,
+        log_config=None,
+        timeout_keep_alive=int(KEEP_ALIVE[1]),
+        timeout_graceful_shutdown=5,
+        lifespan=lifespan,
     )
     config.load()
     server = uvicorn.Server(config)
@@ -28,6 +33,11 @@ async def serving(app: Any, *, lifespan: Literal["on", "off"] = "on") -> AsyncIt
         yield f"http://127.0.0.1:{port}"
     finally:
         await server.shutdown()
+
+
+KEEP_ALIVE = ("--timeout-keep-alive", "300")
+"""For uvicorn, whose 5 seconds are also those of httpx: on a slow machine the server would close
+an idle connection just when the next request of a test is sent."""
 
 
 class Received(NamedTuple):

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.http.conftest import Chat
-from tests.http.serving import Events, Received, names, text_of
+from tests.http.serving import KEEP_ALIVE, Events, Received, names, text_of
 
 COUNT = 300
 WHOLE = "".join(f"{number} " for number in range(COUNT))
@@ -47,6 +47,7 @@ class Processes:
     async def start(self, *options: str, **environment: str) -> Process:
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-W", "error", "-m", "uvicorn", "--port", "0"),
+            *KEEP_ALIVE,
             *options,
             "tests.http.counting_app:app",
             env={**self._environment, **environment},

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import httpx
 
+from tests.http.serving import KEEP_ALIVE
+
 Start = Callable[..., Awaitable["Process"]]
 
 
@@ -34,6 +36,7 @@ async def start_process(
     """`app`, as uvicorn names it, in a process that ends with `stack`."""
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-m", "uvicorn", "--port", str(port), app),
+        *KEEP_ALIVE,
         env={**os.environ, **environment},
         stderr=asyncio.subprocess.PIPE,
     )

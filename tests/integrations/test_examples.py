@@ -8,6 +8,8 @@ import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from tests.http.serving import KEEP_ALIVE
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -28,6 +30,7 @@ async def running(app: str, folder: Path, port: int):
     """A server of an example, in an empty folder, killed at the end."""
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "uvicorn", "--port", str(port), "--factory", app),
+        *KEEP_ALIVE,
         cwd=folder,
         stderr=asyncio.subprocess.PIPE,
     )

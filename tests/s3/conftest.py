@@ -6,13 +6,14 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from urllib.parse import urlencode
 
 import pytest
 
 from streamstores import S3StreamStore
 from streamstores.backends._s3 import bucket
 from tests.s3.recording_client import RecordingClient
-from tests.services.s3 import S3Server, shared
+from tests.services.s3 import PATIENCE, S3Server, shared
 
 
 async def eventually(is_so: Callable[[], bool], step: Callable[[], Awaitable[object]]) -> None:
@@ -23,7 +24,7 @@ async def eventually(is_so: Callable[[], bool], step: Callable[[], Awaitable[obj
             await step()
             await asyncio.sleep(0.1)
 
-    await asyncio.wait_for(steps(), 30)
+    await asyncio.wait_for(steps(), 120)
 
 
 class Place:
@@ -46,9 +47,9 @@ class Place:
         """A store whose requests are counted and can be made to fail."""
         client = RecordingClient(self.server)
         self._exits.callback(client.close)
-        query = "&".join(f"{name}={value}" for name, value in options.items())
+        query = urlencode({"timeout": PATIENCE, **options})
         url = f"s3://{self.server.bucket}/{self.server.prefix}{self.prefix}?{query}"
-        store = S3StreamStore(url.rstrip("?"), client=client)
+        store = S3StreamStore(url, client=client)
         await self._exits.enter_async_context(store)
         client.forget()
         return store, client

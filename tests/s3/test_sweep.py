@@ -54,14 +54,21 @@ async def test_a_packed_stream_is_one_object(place: Place) -> None:
 @on_conditional_removal
 async def test_a_stream_whose_expiry_has_slid_stays_and_is_checked_again(place: Place) -> None:
     store = await place.store(grace=1)
-    await store.create("a", ttl=1.5)
+    await store.create("a", ttl=3)
     first = place.keys("due/")
 
     async def live() -> None:
-        await store.append("a", b"x")
-        await store.sweep()
+        while True:
+            await store.append("a", b"x")
+            await asyncio.sleep(0.1)
 
-    await eventually(lambda: place.keys("due/") != first, live)
+    # Beside the sweeps, because one of them may take longer than the stream lives.
+    living = asyncio.create_task(live())
+    try:
+        await eventually(lambda: place.keys("due/") != first, store.sweep)
+    finally:
+        living.cancel()
+        await asyncio.wait([living])
     assert (await store.info("a")).tail > 0
     assert len(place.keys("due/")) == 1
     await until_empty(store, place)

@@ -30,6 +30,10 @@ from tests.services import Unavailable, give_up, given_url, has_docker
 
 ROOT = Path(__file__).parents[2]
 
+PATIENCE = 60
+"""`timeout` of the tests' stores unless a test gives another: a machine that runs several test
+suites at once may let a request wait longer than a store in production should."""
+
 
 class S3Server(NamedTuple):
     """The address of a server, and its credentials."""
@@ -69,6 +73,7 @@ class S3Server(NamedTuple):
             "access_key": self.access_key,
             "secret_key": self.secret_key,
             "path_style": "true",
+            "timeout": PATIENCE,
             **options,
         }
         query = urlencode({name: str(value) for name, value in given.items() if value})

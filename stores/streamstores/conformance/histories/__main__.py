@@ -20,10 +20,11 @@ _BAD_REQUEST = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the histories; 1 if one of them has no explanation, 2 if they cannot be run."""
     given = _parser().parse_args(arguments)
-    if given.faults:
-        # Stores and their drivers log every fault, which would hide the verdict.
-        logging.disable()
     with ExitStack() as stack:
+        if given.faults:
+            # Stores and their drivers log every fault, which would hide the verdict.
+            stack.callback(logging.disable, logging.root.manager.disable)
+            logging.disable()
         try:
             network = FaultyNetwork(given.target, share=given.share) if given.faults else None
             if network is not None:
