@@ -12,6 +12,10 @@ import uvicorn
 
 from streamstores.http import StreamRequest
 
+KEEP_ALIVE = ("--timeout-keep-alive", "300")
+"""For uvicorn, whose 5 seconds are also those of httpx: a slow machine would close an idle
+connection just when the next request of a test is sent."""
+
 
 @asynccontextmanager
 async def serving(app: Any, *, lifespan: Literal["on", "off"] = "on") -> AsyncIterator[str]:
@@ -33,11 +37,6 @@ async def serving(app: Any, *, lifespan: Literal["on", "off"] = "on") -> AsyncIt
         yield f"http://127.0.0.1:{port}"
     finally:
         await server.shutdown()
-
-
-KEEP_ALIVE = ("--timeout-keep-alive", "300")
-"""For uvicorn, whose 5 seconds are also those of httpx: on a slow machine the server would close
-an idle connection just when the next request of a test is sent."""
 
 
 class Received(NamedTuple):
