@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import asyncpg
 import pytest
@@ -85,6 +86,44 @@ async def test_a_cancelled_append_leaves_its_connection_usable(url, admin):
                     await append
             assert await store.info(stream_id) == before
         assert (await store.append(stream_id, b"1", at=0)).tail == 1
+
+
+@pytest.mark.parametrize("cache_size", [0, 100])
+@pytest.mark.parametrize("kind", ["append", "read"])
+async def test_a_call_cancelled_when_the_server_has_answered_leaves_no_session_open(
+    url, admin, cache_size, kind
+):
+    """Between the answer to a prepare and the execution, where the server waits for more."""
+    stream_id, name = new_id(), new_id()
+    options = {"max_size": 1, "application_name": name, "statement_cache_size": cache_size}
+    for answers in range(1, 4):
+        async with open_store(with_options(url, **options)) as store:
+            await store.create(stream_id + str(answers))
+            call = {"append": store.append, "read": store.read}[kind]
+            arguments = [b"x"] if kind == "append" else []
+            task = asyncio.ensure_future(call(stream_id + str(answers), *arguments))
+            await cancel_at_answer(task, answers)
+            assert not await admin.fetch(OPEN_SESSIONS, name)
+
+
+OPEN_SESSIONS = """
+SELECT pid FROM pg_stat_activity
+WHERE application_name = $1 AND state = 'active' AND wait_event = 'ClientRead'
+"""
+
+
+async def cancel_at_answer(task: asyncio.Task[Any], answers: int) -> None:
+    """Cancel in the moment in which the task has got that many answers, and has not gone on."""
+    seen: list[Any] = []
+    while not task.done():
+        waiter = task._fut_waiter  # type: ignore[attr-defined]
+        if waiter is not None and waiter.done() and waiter not in seen:
+            seen.append(waiter)
+        if len(seen) == answers:
+            task.cancel()
+            break
+        await asyncio.sleep(0)
+    await asyncio.wait([task])
 
 
 async def test_a_timeout_in_mid_append_leaves_the_outcome_open(url):

@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import asyncpg
 
@@ -44,14 +44,28 @@ WHERE pid = $1 AND usename = current_user AND query <> '' AND starts_with($2, qu
 
 
 class _PlainConnection(asyncpg.Connection):
-    """A connection that goes back to the pool as it is.
+    """A connection that goes back to the pool as it is, unless its last statement failed.
 
     Our statements leave nothing in a session, so asyncpg's reset, a second round trip for
     each of them, has nothing to do.
     """
 
+    _may_be_open = False
+
+    def statement_failed(self) -> None:
+        """Have the reset end a statement that was prepared and never executed.
+
+        asyncpg sends no Sync between the two, and a call that is cancelled or timed out just
+        there does not send it either. The server's session would stay in the middle of a
+        command, with its locks, until the next statement; behind a pooler in transaction mode
+        nobody else could use it.
+        """
+        self._may_be_open = True
+
     def get_reset_query(self) -> str:
-        return ""
+        query = "SELECT" if self._may_be_open else ""
+        self._may_be_open = False
+        return query
 
 
 class Database:
@@ -190,6 +204,7 @@ class Database:
                 else:
                     rows = await connection.fetch(sql, *arguments, timeout=timeout)
         except BaseException as exc:
+            self._note_failure(connection)
             # The connection first: to end the statement takes a connection too, and with
             # `max_size=1` there is no other.
             await self._give_back(connection)
@@ -200,6 +215,13 @@ class Database:
         if connection.is_closed() or not (self._pass_on(connection) or self._keep(connection)):
             await self._give_back(connection)
         return rows
+
+    def _note_failure(self, connection: PooledConnection) -> None:
+        if self._url is None:
+            return  # the connections of a given pool have its reset
+        with suppress(asyncpg.InterfaceError):  # it broke, and its pool took it back
+            if not connection.is_closed():
+                cast("_PlainConnection", connection).statement_failed()
 
     async def _end_statement(self, pid: int, sql: str) -> None:
         """End a session that was lost while it ran this statement; best effort.
