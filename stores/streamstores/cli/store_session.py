@@ -6,8 +6,9 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from streamstores.cli.exit_codes import (
@@ -19,7 +20,14 @@ from streamstores.cli.exit_codes import (
 from streamstores.store import StreamInfo, StreamStore
 from streamstores.store_urls import open_store
 
-__all__ = ["URL_VARIABLE", "info_as_json", "one_line", "run_with_store", "write_json"]
+__all__ = [
+    "URL_VARIABLE",
+    "info_as_json",
+    "one_line",
+    "run_with_store",
+    "run_with_url",
+    "write_json",
+]
 
 URL_VARIABLE = "STREAMSTORES_URL"
 
@@ -30,11 +38,16 @@ def run_with_store(url: str | None, use: Callable[[StreamStore], Awaitable[None]
     Exits the process with a line on stderr if an expected error ends the command; other
     errors are defects and keep their traceback.
     """
+    run_with_url(url, partial(_use_store, use=use))
+
+
+def run_with_url(url: str | None, use: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+    """Call `use` with the URL of the store, which it opens itself. Ends as `run_with_store`."""
     if not url:
         _end(f"which store? Give --store URL, or set {URL_VARIABLE}", EXIT_BAD_REQUEST)
         return
     try:
-        asyncio.run(_use_store(url, use))
+        asyncio.run(use(url))
         sys.stdout.flush()
     except KeyboardInterrupt:
         _end("interrupted", EXIT_INTERRUPTED)
