@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from streamstores.cli.check import CheckEnded, add_check
 from streamstores.cli.demonstration import add_demo
 from streamstores.cli.doctor import add_doctor
+from streamstores.cli.migration import add_migrate
 from streamstores.cli.streams import add_stream_commands
 
 if TYPE_CHECKING:
@@ -67,5 +68,6 @@ def build_app() -> typer.Typer:
     add_check(app)
     add_demo(app)
     add_doctor(app)
+    add_migrate(app)
     add_stream_commands(app)
     return app

@@ -121,6 +121,47 @@ async def migrate(connection: Connection, names: Names, *, up_to: int | None = N
                 await _apply(connection, names, number, file)
 
 
+def migration_script(names: Names, after: int = 0) -> str:
+    """The SQL that `migrate` would run on a database with the schema `after`, as one
+    transaction for psql; 0 is a database without the tables.
+
+    Raises `InvalidRequest` if there is no later schema.
+    """
+    wanted = [each for each in migrations() if each[0] > after]
+    if not wanted:
+        raise InvalidRequest(
+            f"the newest schema is {migrations()[-1][0]}, none is after {after}"
+        )
+    # The same lock as that of `migrate`, so that a store that opens meanwhile waits.
+    lock = f"SELECT pg_advisory_xact_lock(hashtextextended('{names.channel}', 0));"
+    parts = ["BEGIN;", lock]
+    if after == 0:
+        parts += [f'CREATE SCHEMA IF NOT EXISTS "{names.schema}";']
+        parts += [f"{_migrations_table(names)};"]
+    for number, file in wanted:
+        row = f"INSERT INTO {names.table('migrations')} (number, file)"
+        parts += [
+            "",
+            _migration(names, file).strip(),
+            "",
+            f"{row} VALUES ({number}, '{file}');",
+        ]
+    return "\n".join([*parts, "COMMIT;", ""])
+
+
+def _migrations_table(names: Names) -> str:
+    return (
+        f"CREATE TABLE IF NOT EXISTS {names.table('migrations')} (number int PRIMARY KEY, "
+        "file text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+
+
+def _migration(names: Names, file: str) -> str:
+    return _sql_file(file).format(
+        streams=names.table("streams"), records=names.table("records")
+    )
+
+
 async def _schema_version(connection: Connection, names: Names) -> int:
     table = names.table("migrations")
     # `to_regclass` gives NULL where a SELECT would fail, and a failed statement ends the
@@ -135,17 +176,11 @@ async def _create_migrations_table(connection: Connection, names: Names) -> None
     exists = await connection.fetchval("SELECT to_regnamespace($1)", f'"{names.schema}"')
     if exists is None:  # CREATE SCHEMA IF NOT EXISTS asks for the right to create in any case
         await connection.execute(f'CREATE SCHEMA "{names.schema}"')
-    await connection.execute(
-        f"CREATE TABLE IF NOT EXISTS {names.table('migrations')} (number int PRIMARY KEY, "
-        "file text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-    )
+    await connection.execute(_migrations_table(names))
 
 
 async def _apply(connection: Connection, names: Names, number: int, file: str) -> None:
-    statements = _sql_file(file).format(
-        streams=names.table("streams"), records=names.table("records")
-    )
-    await connection.execute(statements)
+    await connection.execute(_migration(names, file))
     await connection.execute(
         f"INSERT INTO {names.table('migrations')} (number, file) VALUES ($1, $2)", number, file
     )
