@@ -35,10 +35,24 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-def interrupt_soon():
-    """As Ctrl-C does, once the caller is blocked."""
+def interrupt_when_blocked():
+    """As Ctrl-C does, once the main thread waits for the thread of the event loop."""
     main = threading.main_thread().ident
-    threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT)).start()
+    assert main is not None
+
+    def interrupt():
+        while not is_blocked(sys._current_frames()[main]):
+            time.sleep(0.01)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+
+
+def is_blocked(frame):
+    names = [frame.f_code.co_name]
+    while frame := frame.f_back:
+        names.append(frame.f_code.co_name)
+    return "result" in names and names[0] == "wait"
 
 
 def test_a_store_has_every_method_of_the_contract(store):
@@ -128,10 +142,10 @@ def test_a_closed_store_refuses_and_a_store_that_was_passed_in_stays_open():
 
 
 def test_an_interrupted_call_is_cancelled(store):
-    store.create("a")
-    interrupt_soon()
+    version = store.create("a").version
+    interrupt_when_blocked()
     with pytest.raises(KeyboardInterrupt):
-        store.wait("a", version=store.info("a").version, timeout=300)
+        store.wait("a", version=version, timeout=300)
     assert store.append("a", b"x").tail == 1
 
 
@@ -168,7 +182,7 @@ def test_a_stop_ends_a_plain_source_between_its_steps(url):
 
 def test_an_interrupted_produce_stops_its_stream(url):
     def tokens():
-        interrupt_soon()  # once the stream has begun
+        interrupt_when_blocked()
         while True:
             yield "data: x\n\n"
             time.sleep(0.01)
