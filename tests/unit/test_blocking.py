@@ -27,14 +27,6 @@ def store(url):
         yield store
 
 
-@pytest.fixture(autouse=True)
-def interruptible():
-    """A shell that runs the tests in the background lets them ignore SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def interrupt_when_blocked():
     """As Ctrl-C does, once the main thread waits for the thread of the event loop."""
     main = threading.main_thread().ident
