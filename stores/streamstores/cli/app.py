@@ -12,11 +12,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, NoReturn
 
+from streamstores.cli.append import add_append
 from streamstores.cli.check import CheckEnded, add_check
 from streamstores.cli.demonstration import add_demo
 from streamstores.cli.doctor import add_doctor
 from streamstores.cli.migration import add_migrate
 from streamstores.cli.streams import add_stream_commands
+from streamstores.cli.tail import add_tail
 
 if TYPE_CHECKING:
     import typer
@@ -70,4 +72,6 @@ def build_app() -> typer.Typer:
     add_doctor(app)
     add_migrate(app)
     add_stream_commands(app)
+    add_tail(app)
+    add_append(app)
     return app

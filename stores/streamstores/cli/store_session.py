@@ -26,6 +26,7 @@ __all__ = [
     "one_line",
     "run_with_store",
     "run_with_url",
+    "show_info",
     "write_json",
 ]
 
@@ -89,3 +90,13 @@ def info_as_json(info: StreamInfo) -> dict[str, Any]:
         name: value.isoformat() if isinstance(value, datetime) else value
         for name, value in fields.items()
     }
+
+
+def show_info(info: StreamInfo, as_json: bool) -> None:
+    """Print every field of the info to stdout, a line each, or all as one line of JSON."""
+    fields = info_as_json(info)
+    if as_json:
+        write_json(fields)
+        return
+    for name, value in fields.items():
+        print(f"{name:<11} {one_line(str(value))}")

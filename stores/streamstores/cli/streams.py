@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from streamstores.cli.options import about_json_option, about_store_option
 from streamstores.cli.store_session import (
-    URL_VARIABLE,
     info_as_json,
     one_line,
     run_with_store,
+    show_info,
     write_json,
 )
 from streamstores.errors import InvalidRequest, StreamNotFound
@@ -29,18 +30,6 @@ def add_stream_commands(app: typer.Typer) -> None:
         add(app)
 
 
-def _about_store() -> Any:
-    import typer  # noqa: PLC0415  # the core install has no typer
-
-    return typer.Option(None, "--store", envvar=URL_VARIABLE, help="A store URL.")
-
-
-def _about_json() -> Any:
-    import typer  # noqa: PLC0415  # the core install has no typer
-
-    return typer.Option(False, "--json", help="Print lines of JSON.")
-
-
 def _add_ls(app: typer.Typer) -> None:
     """Add the command `ls`."""
     import typer  # noqa: PLC0415  # the core install has no typer
@@ -50,7 +39,7 @@ def _add_ls(app: typer.Typer) -> None:
     about_stale = typer.Option(
         None, min=0, help="Only streaming ones that nothing changed for this many seconds."
     )
-    about_store, about_json = _about_store(), _about_json()
+    about_store, about_json = about_store_option(), about_json_option()
 
     @app.command()
     def ls(
@@ -101,7 +90,7 @@ def _show_row(info: StreamInfo, as_json: bool) -> None:
 
 def _add_info(app: typer.Typer) -> None:
     """Add the command `info`."""
-    about_store, about_json = _about_store(), _about_json()
+    about_store, about_json = about_store_option(), about_json_option()
 
     @app.command()
     def info(
@@ -110,18 +99,9 @@ def _add_info(app: typer.Typer) -> None:
         """Show everything that the store knows of a stream, except its bytes."""
 
         async def show(opened: StreamStore) -> None:
-            _show_info(await opened.info(stream_id), as_json)
+            show_info(await opened.info(stream_id), as_json)
 
         run_with_store(store, show)
-
-
-def _show_info(info: StreamInfo, as_json: bool) -> None:
-    fields = info_as_json(info)
-    if as_json:
-        write_json(fields)
-        return
-    for name, value in fields.items():
-        print(f"{name:<11} {one_line(str(value))}")
 
 
 def _add_cat(app: typer.Typer) -> None:
@@ -129,7 +109,7 @@ def _add_cat(app: typer.Typer) -> None:
     import typer  # noqa: PLC0415  # the core install has no typer
 
     about_offset = typer.Option(0, min=0, help="The byte to begin with.")
-    about_store = _about_store()
+    about_store = about_store_option()
 
     @app.command()
     def cat(
@@ -158,7 +138,7 @@ async def _write_bytes(store: StreamStore, stream_id: str, offset: int) -> None:
 
 def _add_stop(app: typer.Typer) -> None:
     """Add the command `stop`."""
-    about_store, about_json = _about_store(), _about_json()
+    about_store, about_json = about_store_option(), about_json_option()
 
     @app.command()
     def stop(
@@ -167,7 +147,7 @@ def _add_stop(app: typer.Typer) -> None:
         """Stop a stream: its followers end, its producer is refused. It can be reopened."""
 
         async def end(opened: StreamStore) -> None:
-            _show_info(await opened.mark_done(stream_id, State.STOPPED), as_json)
+            show_info(await opened.mark_done(stream_id, State.STOPPED), as_json)
 
         run_with_store(store, end)
 
@@ -178,7 +158,7 @@ def _add_expire(app: typer.Typer) -> None:
 
     about_ttl = typer.Option(None, min=0, help="Seconds from now; sliding.")
     about_never = typer.Option(False, "--never", help="Keep the stream.")
-    about_store, about_json = _about_store(), _about_json()
+    about_store, about_json = about_store_option(), about_json_option()
 
     @app.command()
     def expire(
@@ -193,14 +173,14 @@ def _add_expire(app: typer.Typer) -> None:
         async def change(opened: StreamStore) -> None:
             if (ttl is None) != never:
                 raise InvalidRequest("give either --ttl SECONDS or --never")
-            _show_info(await opened.expire(stream_id, ttl), as_json)
+            show_info(await opened.expire(stream_id, ttl), as_json)
 
         run_with_store(store, change)
 
 
 def _add_rm(app: typer.Typer) -> None:
     """Add the command `rm`."""
-    about_store = _about_store()
+    about_store = about_store_option()
 
     @app.command()
     def rm(stream_ids: list[str], store: str | None = about_store) -> None:
@@ -215,7 +195,7 @@ def _add_rm(app: typer.Typer) -> None:
 
 def _add_sweep(app: typer.Typer) -> None:
     """Add the command `sweep`."""
-    about_store, about_json = _about_store(), _about_json()
+    about_store, about_json = about_store_option(), about_json_option()
 
     @app.command()
     def sweep(store: str | None = about_store, as_json: bool = about_json) -> None:
