@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from streamstores.cli.append import add_append
 from streamstores.cli.check import CheckEnded, add_check
+from streamstores.cli.copy import add_copy
 from streamstores.cli.demonstration import add_demo
 from streamstores.cli.doctor import add_doctor
 from streamstores.cli.migration import add_migrate
@@ -74,4 +75,5 @@ def build_app() -> typer.Typer:
     add_stream_commands(app)
     add_tail(app)
     add_append(app)
+    add_copy(app)
     return app
