@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from streamstores.cli.append import add_append
+from streamstores.cli.archive_commands import add_archive_commands
 from streamstores.cli.check import CheckEnded, add_check
 from streamstores.cli.copy import add_copy
 from streamstores.cli.demonstration import add_demo
@@ -76,4 +77,5 @@ def build_app() -> typer.Typer:
     add_tail(app)
     add_append(app)
     add_copy(app)
+    add_archive_commands(app)
     return app
