@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from functools import partial
@@ -48,7 +50,7 @@ def run_with_url(url: str | None, use: Callable[[str], Coroutine[Any, Any, None]
         _end(f"which store? Give --store URL, or set {URL_VARIABLE}", EXIT_BAD_REQUEST)
         return
     try:
-        asyncio.run(use(url))
+        asyncio.run(_cancelled_by_ctrl_c(use(url)))
         sys.stdout.flush()
     except KeyboardInterrupt:
         _end("interrupted", EXIT_INTERRUPTED)
@@ -61,6 +63,35 @@ def run_with_url(url: str | None, use: Callable[[str], Coroutine[Any, Any, None]
         if code is None:
             raise
         _end(f"{type(exc).__name__}: {exc}", code)
+
+
+async def _cancelled_by_ctrl_c(work: Coroutine[Any, Any, None]) -> None:
+    """Do the work; the first Ctrl-C cancels it, so that it can say how far it has come.
+
+    From Python 3.11 on `asyncio.run` does this. Before, the interrupt is raised between any two
+    lines, and what was just written would not be counted.
+    """
+    task = asyncio.current_task()
+    is_main = threading.current_thread() is threading.main_thread()
+    if sys.version_info >= (3, 11) or task is None or not is_main:
+        await work
+        return
+    loop, has_begun = asyncio.get_running_loop(), threading.Event()
+
+    def interrupt(*_: object) -> None:
+        if has_begun.is_set():
+            raise KeyboardInterrupt
+        has_begun.set()
+        task.cancel()
+        loop.call_soon_threadsafe(lambda: None)  # wakes a loop that waits
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        await work
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def _use_store(url: str, use: Callable[[StreamStore], Awaitable[None]]) -> None:
