@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -358,6 +360,39 @@ class TestS3:
         assert (finding.code, "600 seconds behind" in finding.meaning) == ("s3.clock", True)
         (finding,) = clock_findings("", now)
         assert finding.code == "s3.no_clock"
+
+
+UNREACHABLE = [
+    "redis+cluster://127.0.0.1:{port}",
+    "redis+sentinel://127.0.0.1:{port}/streams",
+    "postgresql://u:p@127.0.0.1:{port}/d",
+    "s3://b/p?endpoint_url=http://127.0.0.1:{port}&region=r&access_key=a&secret_key=b&timeout=1",
+    "s3://b/p?endpoint_url=nonsense&region=r&access_key=a&secret_key=b&timeout=1",
+]
+
+
+@pytest.mark.parametrize("url", UNREACHABLE)
+def test_a_store_that_cannot_be_reached_is_one_error(url):
+    assert examine(url.format(port=free_port())) == (1, {"store.unusable": "error"})
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:{port}", *UNREACHABLE[2:4]])
+def test_ctrl_c_ends_the_examination_of_a_silent_server_with_one_line(url):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        process = subprocess.Popen(
+            [*COMMAND, "doctor", "--store", url.format(port=port)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        with connection:
+            connection.recv(1)  # the command is in the middle of its first request
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (130, "", "interrupted\n")
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://x", "sqlite:///a.db?colour=red"])

@@ -7,7 +7,7 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from redis.exceptions import MovedError, RedisError, ResponseError
+from redis.exceptions import MovedError, RedisClusterException, RedisError, ResponseError
 
 from streamstores.backends._redis.router import is_refused
 from streamstores.backends._redis.shared_connection import NotSent, ReplyLost
@@ -41,8 +41,9 @@ def translate_errors(*, is_mutation: bool) -> Generator[None, None, None]:
         raise error(f"Redis: {exc}") from exc.__cause__
     except ResponseError as exc:
         raise _error_of_reply(exc) from exc
-    except (RedisError, OSError, asyncio.TimeoutError) as exc:
-        # Only from finding a server: requests to one fail as above.
+    except (RedisError, RedisClusterException, OSError, asyncio.TimeoutError) as exc:
+        # Only from finding a server: requests to one fail as above. `RedisClusterException`
+        # is no `RedisError` (redis-py 8.1).
         raise StoreUnavailable(f"Redis: {exc or type(exc).__name__}") from exc
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import Any
 
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    NoPermissionError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 
 from streamstores.backends._redis.configuration import RedisConfiguration, configure
 from streamstores.cli.doctor.findings import Finding, error, note, warning
@@ -15,19 +23,36 @@ __all__ = ["examine"]
 
 _OLDEST = (6, 2)
 _FULL = 0.9
+_PATIENCE = 2  # times the timeout of the store
 _NO_CLIENT = 2**62  # an id that no connection has
 
 
 async def examine(url: str) -> list[Finding]:
     """The findings for every master; three requests to each."""
     configuration = configure(url, None, None, None)
+    client: Any = configuration.client
+    # redis-py would try a silent server again for minutes, and loses a cancellation in it.
+    client.set_retry(Retry(NoBackoff(), 0))
     async with AsyncExitStack() as stack:
-        for client in configuration.owned:
-            stack.push_async_callback(client.aclose)
+        for owned in configuration.owned:
+            stack.push_async_callback(owned.aclose)
+        examining = asyncio.create_task(_examine_masters(configuration))
+        examining.add_done_callback(_take_failure)
+        # Unlike `wait_for`, this is cancelled at once, even if redis-py goes on.
+        await asyncio.wait({examining}, timeout=configuration.timeout * _PATIENCE)
+        if not examining.done():
+            examining.cancel()
+            return []
         try:
-            return await _examine_masters(configuration)
-        except (RedisError, OSError):
+            return examining.result()
+        except (RedisError, RedisClusterException, OSError):
             return []  # the store does not connect either, and says why
+
+
+def _take_failure(task: asyncio.Task[list[Finding]]) -> None:
+    """Look at the task's exception, which asyncio would report if it is never looked at."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _examine_masters(configuration: RedisConfiguration) -> list[Finding]:

@@ -32,7 +32,10 @@ async def examine(url: str) -> list[Finding]:
 
 
 def _examine(options: S3Options) -> list[Finding]:
-    client = make_client(options)
+    try:
+        client = make_client(options)
+    except (BotoCoreError, ValueError):  # boto3 raises ValueError for an address that is none
+        return []
     try:
         return _about_clock(client, options) + _about_lifecycle(client, options)
     except (BotoCoreError, ClientError):
