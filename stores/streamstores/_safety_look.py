@@ -16,6 +16,10 @@ Look = Callable[[Mapping[str, int]], Awaitable[Mapping[str, int | None]]]
 STREAMS_AT_ONCE = 2_000
 """How many streams one question is about at most, so that none takes long at the backend."""
 
+RUNG_AT_ONCE = 200
+"""How many subscribers ask for themselves at once when a look has failed."""
+_RINGS_PER_INTERVAL = 25
+
 UNKNOWN_VERSION = -1  # no stream has it, so such a stream is always reported
 
 
@@ -32,8 +36,8 @@ class SafetyLook:
     subscribers know, and rings those.
 
     A subscriber that knows no info is left out: it has not read yet, or it waits for a stream
-    to be created. If the look fails every subscriber is rung, so that its own question raises
-    the error. One loop, as its `Changes`.
+    to be created. If looks fail every subscriber is rung within an interval, so that its own
+    question raises the error. One loop, as its `Changes`.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class SafetyLook:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._ringing: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Look in `seconds`, and so on, until `stop`; at the first subscription."""
@@ -53,7 +58,7 @@ class SafetyLook:
             self._loop is not loop
         ):  # or the timer of a loop that was closed would stand for ours
             self._loop = loop
-            self._timer = self._looking = None
+            self._timer = self._looking = self._ringing = None
         if self._timer is None:
             self._timer = loop.call_later(self._seconds, self._begin)
 
@@ -62,6 +67,7 @@ class SafetyLook:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._stop_ringing()
 
     def _begin(self) -> None:
         self._timer = None
@@ -84,10 +90,28 @@ class SafetyLook:
             try:
                 await self._look_at(slice_)
             except StreamStoreError:
-                for subscriptions in self._subscriptions.values():
-                    for subscription in subscriptions:
-                        subscription.ring()
+                if self._ringing is None or self._ringing.done():
+                    self._ringing = asyncio.create_task(self._ring_all())
                 return
+        self._stop_ringing()
+
+    async def _ring_all(self) -> None:
+        """Ring every subscriber, and take an interval for a crowd."""
+        # The questions of a crowd at once would make the next look wait for its turn until it
+        # fails too, and a backend that was slow for a moment would never get out of that.
+        stream_ids = list(self._subscriptions)
+        count = max(RUNG_AT_ONCE, len(stream_ids) // _RINGS_PER_INTERVAL)
+        for start in range(0, len(stream_ids), count):
+            if start:
+                await asyncio.sleep(self._seconds / _RINGS_PER_INTERVAL)
+            for stream_id in stream_ids[start : start + count]:
+                for subscription in self._subscriptions.get(stream_id, ()):
+                    subscription.ring()
+
+    def _stop_ringing(self) -> None:
+        if self._ringing is not None:
+            self._ringing.cancel()
+            self._ringing = None
 
     async def _look_at(self, stream_ids: Sequence[str]) -> None:
         """Ask about these streams, and ring the subscribers for whom the answer is news."""

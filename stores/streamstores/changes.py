@@ -275,7 +275,8 @@ class Changes:
 
         `look(known)` gets the ids of up to 2,000 streams, each with a version, and returns
         those whose version in the backend is another, with that version, or with None if the
-        stream is gone. If it raises a `StreamStoreError`, every subscriber asks for itself.
+        stream is gone. If it raises a `StreamStoreError`, every subscriber asks for itself,
+        a crowd of them over an interval.
         To be called before the first subscription.
         """
         self._safety_look = SafetyLook(self.subscriptions, look, seconds)

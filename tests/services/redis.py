@@ -28,7 +28,11 @@ VALKEY = "valkey"
 OLDEST = "redis-6.2"
 HIGHEST_CLUSTER_PORT = 55_536  # a node's bus listens on its port + 10000
 SLOTS = 16_384
-_CLUSTER = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+_CLUSTER = (
+    *("--cluster-enabled", "yes", "--cluster-node-timeout", "2000"),
+    # On a slow machine a replica would think its data too old to be elected.
+    *("--cluster-replica-validity-factor", "0"),
+)
 
 
 @contextmanager

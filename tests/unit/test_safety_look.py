@@ -17,7 +17,7 @@ from streamstores import (
     StreamStore,
     follow,
 )
-from streamstores._safety_look import STREAMS_AT_ONCE
+from streamstores._safety_look import RUNG_AT_ONCE, STREAMS_AT_ONCE, SafetyLook
 from streamstores.changes import Changes
 from tests.wrapping import Wrapping
 
@@ -255,3 +255,48 @@ def test_looks_go_on_in_another_event_loop():
         asyncio.run(work())
     store.changes.subscriptions.clear()  # whose loop is gone
     asyncio.run(follow_for_a_while())
+
+
+class Bell:
+    """A subscriber that counts how often it was rung."""
+
+    def __init__(self, info: Any) -> None:
+        self.info = info
+        self.rings = 0
+
+    def ring(self) -> None:
+        self.rings += 1
+
+
+async def crowd(count: int) -> dict[str, list[Bell]]:
+    async with MemoryStreamStore() as store:
+        info = await store.create("a")
+    return {f"s{number}": [Bell(info)] for number in range(count)}
+
+
+async def test_a_look_that_fails_rings_a_crowd_little_by_little_until_one_succeeds():
+    """All at once would ask so much that the next look fails too, and so on for ever."""
+    bells = await crowd(10 * RUNG_AT_ONCE)
+    is_away = True
+
+    async def find(known: Mapping[str, int]) -> dict[str, int | None]:
+        if is_away:
+            raise StoreUnavailable("away")
+        return {}
+
+    look = SafetyLook(bells, find, 0.5)
+    rung = lambda: sum(bell.rings for [bell] in bells.values())  # noqa: E731
+    await look.look()
+    while not rung():
+        await asyncio.sleep(0)
+    assert rung() <= RUNG_AT_ONCE
+    is_away = False
+    await look.look()
+    before = rung()
+    await asyncio.sleep(1)
+    assert rung() == before
+    is_away = True
+    await look.look()
+    while any(bell.rings == 0 for [bell] in bells.values()):
+        await asyncio.sleep(0.01)
+    look.stop()
