@@ -14,6 +14,18 @@ from tests.services import postgres, redis
 
 LONG = pytest.mark.long
 
+EVERY_STORE = pytest.mark.parametrize(
+    "store_url",
+    [
+        "memory",
+        "sqlite",
+        pytest.param("postgres", marks=LONG),
+        pytest.param("redis", marks=LONG),
+    ],
+    indirect=True,
+)
+"""For tests that one process passes too, and so a store in memory."""
+
 
 SHARED_STORES = [
     "sqlite",
@@ -25,7 +37,9 @@ SHARED_STORES = [
 @contextmanager
 def new_store_url(kind: str, folder: Path) -> Iterator[str]:
     """The URL of an empty store."""
-    if kind == "sqlite":
+    if kind == "memory":
+        yield "memory://"
+    elif kind == "sqlite":
         yield f"sqlite:///{folder}/streams.db"
     elif kind == "postgres":
         with postgres.fresh_schema(postgres.shared()) as url:
