@@ -106,3 +106,34 @@ async def test_the_mcp_client_gets_every_message_once_over_a_network_that_breaks
         numbers = words[0].replace("(broken) ", "").split()
         assert numbers == [str(number) for number in range(1, 13)]
         assert words[1] == "I have counted to 12"
+
+
+async def test_the_a2a_client_joins_its_task_in_another_server(tmp_path: Path):
+    copied("a2a", tmp_path)
+    ports = [free_port(), free_port()]
+    (tmp_path / "servers.py").write_text(
+        "from server import create_app\n"
+        f"def first(): return create_app(port={ports[0]})\n"
+        f"def second(): return create_app(port={ports[1]})\n"
+    )
+    async with AsyncExitStack() as stack:
+        servers = [
+            await stack.enter_async_context(running(f"servers:{name}", tmp_path, port))
+            for name, port in zip(("first", "second"), ports, strict=True)
+        ]
+        names = [str(port) for port in ports]
+        asking = await stack.enter_async_context(client("a2a/client.py", *names))
+        said, errors = await asyncio.wait_for(asking.communicate(), 120)
+        assert asking.returncode == 0, errors.decode()
+        sentence = (
+            b"It was the best of times, it was the worst of times, it was the age of wisdom."
+        )
+        assert said == b"left\n" + sentence + b" \nTASK_STATE_COMPLETED\n"
+
+        asking = await stack.enter_async_context(client("a2a/client.py", *names))
+        assert await asking.stdout.readexactly(5) == b"left\n"
+        await asking.stdout.readexactly(6)
+        servers[0].kill()
+        said, errors = await asyncio.wait_for(asking.communicate(), 120)
+        assert asking.returncode == 0, errors.decode()
+        assert said.endswith(b"\nTASK_STATE_FAILED\n")
