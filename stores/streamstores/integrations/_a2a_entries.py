@@ -125,6 +125,7 @@ def advance_task(task: Task, event: AgentEvent | None) -> bool:
 
 
 def _advance_artifacts(task: Task, event: TaskArtifactUpdateEvent) -> bool:
+    """Add or replace an artifact, or extend it by the event's parts; False if it is missing."""
     wanted = event.artifact.artifact_id
     known = next((each for each in task.artifacts if each.artifact_id == wanted), None)
     if event.append:

@@ -28,7 +28,7 @@ __all__ = ["ExactRequestHandler"]
 
 
 class ExactRequestHandler(DefaultRequestHandlerV2):
-    """The SDK's `DefaultRequestHandler`, except that whoever subscribes reads the stored task.
+    """The SDK's `DefaultRequestHandler`, except that a subscriber reads the stored task.
 
     In the process that runs the agent, the SDK 1.3 sends a subscriber the task in memory and
     then the events that come after. An event that is being saved at that moment is in both, so

@@ -282,6 +282,7 @@ class A2ATaskStore(VersionedTaskStore):
     async def _save_canceled(
         self, task: Task, event: AgentEvent | None, owner: str
     ) -> TaskVersion:
+        """Save over whatever version the task is at, as long as it has not ended."""
         self._held.pop(task.id, None)
         found = await self._logs.find(task.id)
         info = None if found is None else found[0]
@@ -342,6 +343,7 @@ class A2ATaskStore(VersionedTaskStore):
             await asyncio.gather(*(self._beat(*each) for each in silent))
 
     async def _beat(self, task_id: str, held: _HeldTask) -> None:
+        """Give one sign of life, or let go of a task that another process has saved."""
         try:
             held.info = await self._logs.store.append(held.info.id, version=held.info.version)
         except Conflict as exc:
