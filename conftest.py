@@ -45,8 +45,8 @@ PATTERNS = ["README.md", "docs/*.md", "docs/stores/*.md", "docs/integrations/*.m
 pytest_collect_file = Sybil(
     parsers=[CodeBlockParser("python", InOrder()), SkipParser()],
     patterns=PATTERNS,
-    # Whole programs, which tests/http runs in processes.
-    excludes=["docs/frameworks.md", "docs/tutorial.md"],
+    # Whole programs, which tests run in processes.
+    excludes=["docs/frameworks.md", "docs/telemetry.md", "docs/tutorial.md"],
     setup=in_an_empty_folder,
     teardown=back_again,
 ).pytest()

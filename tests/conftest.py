@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from streamstores import observation
+
 
 @pytest.fixture(autouse=True, scope="session")
 def interruptible() -> Iterator[None]:
@@ -27,3 +29,13 @@ def logging_stays_on() -> Iterator[None]:
     logging.disable(logging.NOTSET)
     assert disabled == logging.NOTSET, "the test left logging switched off"
     assert not logging.getLogger("streamstores").disabled
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_observed() -> Iterator[None]:
+    """An observer that a test leaves hears of the streams of every later test, and writes
+    attributes into them."""
+    yield
+    left = observation.observer
+    observation.observe(None)
+    assert left is None, f"the test left {left!r}"

@@ -12,7 +12,7 @@ from streamstores.integrations.opentelemetry import uninstrument
 from tests.telemetry.recording import Recording
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def target() -> Iterator[Target]:
     recording = Recording()
     yield Target(lambda: recording.instrument(MemoryStreamStore()))

@@ -38,8 +38,10 @@ EXECUTED = {
     ("docs/durable-streams.md", "console"): "tests/durable/test_guide.py",
 }
 """The test that executes all blocks of a language in a document."""
-OF_A_TEST = {"docs/frameworks.md": "tests/http/test_frameworks.py"} | {
-    "docs/tutorial.md": "tests/http/test_tutorial.py"
+OF_A_TEST = {
+    "docs/frameworks.md": "tests/http/test_frameworks.py",
+    "docs/telemetry.md": "tests/telemetry/test_guide.py",
+    "docs/tutorial.md": "tests/http/test_tutorial.py",
 }
 """Python that Sybil leaves to a test, which executes it in processes."""
 

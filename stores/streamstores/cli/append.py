@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from streamstores._time_limits import in_time
 from streamstores.cli.options import about_json_option, about_store_option
 from streamstores.cli.store_session import run_with_store, show_info
 from streamstores.errors import InvalidRequest, StreamClosed, StreamExists
@@ -118,7 +119,7 @@ async def _drive(
         return info or before
     except BaseException:
         with suppress(Exception):  # the first error says more
-            await asyncio.wait_for(writer.aclose(), _FLUSH_SECONDS)
+            await in_time(writer.aclose(), _FLUSH_SECONDS)
         await writer.abort()
         stored = (writer.info or before).tail - before.tail
         print(f"{stored} bytes of the input are in the stream", file=sys.stderr)

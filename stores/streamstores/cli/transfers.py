@@ -14,6 +14,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from streamstores._time_limits import in_time
 from streamstores._writer.attempts import Attempts
 from streamstores.errors import (
     Conflict,
@@ -207,7 +208,7 @@ class Transfer:
             await writer.aclose(state, error=source.error, attributes=source.attributes)
         except asyncio.CancelledError:
             with suppress(Exception):
-                await asyncio.wait_for(writer.flush(), _FLUSH_SECONDS)
+                await in_time(writer.flush(), _FLUSH_SECONDS)
             await writer.abort()
             raise
         except BaseException:

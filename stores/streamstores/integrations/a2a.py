@@ -10,6 +10,7 @@ import logging
 from contextlib import suppress
 from typing import Any
 
+from streamstores import logs
 from streamstores.changes import is_namesake
 from streamstores.errors import (
     Conflict,
@@ -60,7 +61,7 @@ _CANCEL_ATTEMPTS = 1000
 
 _QUIET, _LONGEST_BURST = 0.05, 0.5  # seconds
 
-_log = logging.getLogger("streamstores.a2a")
+_log = logging.getLogger("streamstores.integrations.a2a")
 
 
 class _HeldTask:
@@ -355,7 +356,11 @@ class A2ATaskStore(VersionedTaskStore):
         except (StreamNotFound, StreamClosed):
             self._let_go(task_id, held)
         except StreamStoreError as exc:
-            _log.warning("task %r gives no sign of life: %s", task_id, exc)
+            _log.warning(
+                "a task gives no sign of life: %s",
+                logs.reason(exc),
+                extra=logs.event("a2a.silent", held.info.id),
+            )
 
     def _let_go(self, task_id: str, held: _HeldTask) -> None:
         if self._held.get(task_id) is held:

@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 
+from streamstores._time_limits import in_time
 from streamstores.backends._postgres import options
 from streamstores.backends._postgres.schema import Names, check_names, migrations
 from streamstores.cli.doctor.findings import Finding, error, note, warning
@@ -154,7 +155,7 @@ async def _about_notices(connection: Any, url: str, settings: dict[str, Any]) ->
     sender = await _connect(url, settings)
     try:
         await sender.execute("SELECT pg_notify($1, '')", channel)
-        await asyncio.wait_for(has_come.wait(), _NOTICE_SECONDS)
+        await in_time(has_come.wait(), _NOTICE_SECONDS)
     except asyncio.TimeoutError:
         return [
             warning(
