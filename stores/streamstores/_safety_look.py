@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -32,11 +32,11 @@ class Looker(Protocol):
 
 
 class SafetyLook:
-    """Asks a store every `seconds` which of the followed streams differ from what their
-    subscribers know, and rings those.
+    """Asks a store every `seconds`, and when notices may have been lost, which of the followed
+    streams differ from what their subscribers know, and rings those.
 
     A subscriber that knows no info is left out: it has not read yet, or it waits for a stream
-    to be created. If looks fail every subscriber is rung within an interval, so that its own
+    to be created. If a look fails every subscriber is rung within an interval, so that its own
     question raises the error. One loop, as its `Changes`.
     """
 
@@ -46,6 +46,9 @@ class SafetyLook:
         self._subscriptions = subscriptions
         self._look = look
         self._seconds = seconds
+        # In the order in which they came, because a set would have none.
+        self._to_ask_about: dict[str, None] = {}
+        self._to_ring: dict[str, None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -53,65 +56,77 @@ class SafetyLook:
 
     def start(self) -> None:
         """Look in `seconds`, and so on, until `stop`; at the first subscription."""
-        loop = asyncio.get_running_loop()
-        if (
-            self._loop is not loop
-        ):  # or the timer of a loop that was closed would stand for ours
-            self._loop = loop
-            self._timer = self._looking = self._ringing = None
+        self._enter_loop()
         if self._timer is None:
-            self._timer = loop.call_later(self._seconds, self._begin)
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._begin)
 
     def stop(self) -> None:
-        """At the end of the last subscription. A look that has begun ends by itself."""
+        """At the end of the last subscription. A question that is out ends by itself."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._stop_ringing()
+        self._to_ask_about.clear()
+        self._to_ring.clear()
+        if self._ringing is not None:
+            self._ringing.cancel()
+            self._ringing = None
+
+    def look_soon(self, stream_ids: Iterable[str]) -> None:
+        """Ask about these streams too, as soon as the question that is out has its answer."""
+        self._enter_loop()
+        self._to_ask_about.update(dict.fromkeys(stream_ids))
+        if self._looking is None and self._to_ask_about:
+            looking = asyncio.create_task(self._ask(), name="streamstores: safety look")
+            looking.add_done_callback(self._looked)
+            self._looking = looking
+
+    def _enter_loop(self) -> None:
+        """Forget a loop that was closed: its timer and its tasks would stand for ours."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            self._timer = self._looking = self._ringing = None
 
     def _begin(self) -> None:
         self._timer = None
         self.start()
         # A look that takes longer than the interval is not joined by another.
-        if self._looking is None and self._loop is not None:
-            looking = self._loop.create_task(self.look(), name="streamstores: safety look")
-            looking.add_done_callback(self._looked)
-            self._looking = looking
+        if self._looking is None:
+            self.look_soon(self._subscriptions)
 
     def _looked(self, looking: asyncio.Task[None]) -> None:
         self._looking = None
         if not looking.cancelled():
             looking.result()
 
-    async def look(self) -> None:
-        """Ask about all streams that are followed now."""
-        streams = iter(list(self._subscriptions))
-        while slice_ := list(islice(streams, STREAMS_AT_ONCE)):
+    async def _ask(self) -> None:
+        while stream_ids := list(islice(self._to_ask_about, STREAMS_AT_ONCE)):
+            for each in stream_ids:
+                del self._to_ask_about[each]
             try:
-                await self._look_at(slice_)
+                await self._look_at(stream_ids)
             except StreamStoreError:
+                self._to_ring.update(dict.fromkeys([*stream_ids, *self._to_ask_about]))
+                self._to_ask_about.clear()
                 if self._ringing is None or self._ringing.done():
-                    self._ringing = asyncio.create_task(self._ring_all())
-                return
-        self._stop_ringing()
+                    self._ringing = asyncio.create_task(self._ring())
+            else:
+                for each in stream_ids:
+                    self._to_ring.pop(each, None)
 
-    async def _ring_all(self) -> None:
-        """Ring every subscriber, and take an interval for a crowd."""
+    async def _ring(self) -> None:
+        """Ring the subscribers of streams that could not be asked about; a crowd of them
+        little by little."""
         # The questions of a crowd at once would make the next look wait for its turn until it
         # fails too, and a backend that was slow for a moment would never get out of that.
-        stream_ids = list(self._subscriptions)
-        count = max(RUNG_AT_ONCE, len(stream_ids) // _RINGS_PER_INTERVAL)
-        for start in range(0, len(stream_ids), count):
-            if start:
-                await asyncio.sleep(self._seconds / _RINGS_PER_INTERVAL)
-            for stream_id in stream_ids[start : start + count]:
+        count = max(RUNG_AT_ONCE, len(self._to_ring) // _RINGS_PER_INTERVAL)
+        while stream_ids := list(islice(self._to_ring, count)):
+            for stream_id in stream_ids:
+                del self._to_ring[stream_id]
                 for subscription in self._subscriptions.get(stream_id, ()):
                     subscription.ring()
-
-    def _stop_ringing(self) -> None:
-        if self._ringing is not None:
-            self._ringing.cancel()
-            self._ringing = None
+            if self._to_ring:
+                await asyncio.sleep(self._seconds / _RINGS_PER_INTERVAL)
 
     async def _look_at(self, stream_ids: Sequence[str]) -> None:
         """Ask about these streams, and ring the subscribers for whom the answer is news."""

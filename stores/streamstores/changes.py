@@ -5,7 +5,7 @@ A backend holds one `Changes` and tells it
 - `committed`: a mutation that this store object applied, with its result and its records;
 - `noticed`: a stream changed, ended or began anew, here or elsewhere;
 - `appended`: a mutation of another process whose notice brought its records along;
-- `noticed_all`: notices may have been lost, because a connection was;
+- `look_at`, `noticed_all`: notices may have been lost, because a connection was;
 - `close`: the store is closed.
 
 To `wait` and to followers a notice only means that they should ask the backend again, so a
@@ -276,7 +276,7 @@ class Changes:
         `look(known)` gets the ids of up to 2,000 streams, each with a version, and returns
         those whose version in the backend is another, with that version, or with None if the
         stream is gone. If it raises a `StreamStoreError`, every subscriber asks for itself,
-        a crowd of them over an interval.
+        a crowd of them over an interval. `look_at` and `noticed_all` make a look at once.
         To be called before the first subscription.
         """
         self._safety_look = SafetyLook(self.subscriptions, look, seconds)
@@ -364,11 +364,24 @@ class Changes:
         for subscription in self.subscriptions.get(stream_id, ()):
             subscription.appended(version, records, updated_at, ttl, expires_at)
 
+    def look_at(self, stream_ids: Sequence[str]) -> None:
+        """Notices about these streams may have been lost, or were not asked for yet.
+
+        If the store makes safety looks, one is made now, for all of them together, and rings
+        the subscribers of those that changed. Otherwise each subscriber asks for itself.
+        """
+        look = self._safety_look
+        for stream_id in stream_ids:
+            for subscription in self.subscriptions.get(stream_id, ()):
+                # A look is about streams of which something is known.
+                if look is None or subscription.info is None:
+                    subscription.ring()
+        if look is not None and not self._closed:
+            look.look_soon(each for each in stream_ids if each in self.subscriptions)
+
     def noticed_all(self) -> None:
-        """Notices may have been lost: every subscriber asks again."""
-        for subscriptions in self.subscriptions.values():
-            for subscription in subscriptions:
-                subscription.ring()
+        """Notices about any stream may have been lost: `look_at` for all that are followed."""
+        self.look_at(self.subscribed_ids)
 
     def close(self) -> None:
         """The store is closed: every wait, now or later, raises `StoreUnavailable`."""

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
+from redis.asyncio import Redis
 
 from streamstores import (
     Limits,
@@ -81,6 +83,25 @@ async def test_silent_streams_cost_one_operation_in_each_interval(make_store, mo
         await _end(steps)
 
 
+async def test_lost_notices_about_silent_streams_cost_no_read_of_each(make_store, monkeypatch):
+    async with make_store(Limits(poll_interval=3600)) as store:
+        steps = await _followed(store, 400)
+        operations = _operations(store, monkeypatch)
+        await _silence(operations)
+        operations.clear()
+        looks = _looks(store, monkeypatch)
+        await _lose_notices(store, make_store)
+        await store.append("s7", b"1")
+        assert (await steps[7]).data == b"1"
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while sum(looks) < 399:  # one has ended by now, or not
+            assert time.monotonic() < deadline, looks
+            await asyncio.sleep(0.01)
+        await _silence(operations)
+        assert len(operations) < 100, operations
+        await _end(steps)
+
+
 @pytest.mark.long
 async def test_ten_thousand_silent_streams_cost_two_operations_a_second(
     make_store, monkeypatch
@@ -144,6 +165,39 @@ async def _next_look(looks: list[int]) -> None:
     seen = len(looks)
     while len(looks) == seen:
         await asyncio.sleep(0.01)
+
+
+async def _silence(operations: list[str]) -> None:
+    """Wait until nothing has been asked for a second."""
+
+    async def is_quiet() -> bool:
+        before = len(operations)
+        await asyncio.sleep(1)
+        return len(operations) == before
+
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not await is_quiet():
+        assert time.monotonic() < deadline, operations[-10:]
+
+
+async def _lose_notices(store: Any, make_store: Any) -> None:
+    """Do what makes the store look for what it may not have heard of."""
+    if isinstance(store, SQLiteStreamStore):
+        async with make_store(Limits()) as other:
+            await other.create("brief")
+            await other.delete("brief")
+    elif isinstance(store, PostgresStreamStore):
+        admin = await asyncpg.connect(postgres.shared())
+        try:
+            gone = (
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ~ '^LISTEN'"
+            )
+            await admin.execute(gone)
+        finally:
+            await admin.close()
+    else:
+        async with Redis.from_url(redis.shared("valkey")) as admin:
+            await admin.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
 
 
 async def _end(steps: list[asyncio.Task[Any]]) -> None:

@@ -163,7 +163,7 @@ async def test_a_planned_failover_in_a_cluster_loses_no_acknowledged_append():
     try:
         with own_cluster() as servers:
             old = next(each for each in servers if owns_slot_of_key(each))
-            with own_cluster_replica(old) as replica:
+            with own_cluster_replica(servers, old) as replica:
                 await fail_over(servers, replica)
     except Unavailable as exc:
         give_up("redis-cluster", exc)
@@ -194,7 +194,7 @@ async def test_an_unplanned_promotion_in_a_cluster_keeps_what_the_replica_confir
     try:
         with own_cluster(kind) as servers:
             old = next(each for each in servers if owns_slot_of_key(each))
-            with own_cluster_replica(old, kind) as replica:
+            with own_cluster_replica(servers, old, kind) as replica:
                 await lose_master(servers, old, replica)
     except Unavailable as exc:
         give_up("redis-cluster", exc)

@@ -19,14 +19,26 @@ PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 TABLE = PROJECT.partition("[project.optional-dependencies]")[2].partition("\n# Where")[0]
 EXTRAS = ["", *(set(re.findall(r"^([a-z0-9-]+) = \[", TABLE, re.M)) - {"dev"})]
 
+OF_CI = {"", "sqlite", "http"}
+"""The extras whose installation is tried on each change, and not only for a release."""
+
 
 def test_every_quick_start_is_that_of_an_extra() -> None:
     assert set(QUICK_STARTS) <= set(EXTRAS)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("extra", sorted(EXTRAS), ids=lambda extra: extra or "nothing")
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param(
+            extra,
+            id=extra or "nothing",
+            marks=pytest.mark.long if extra in OF_CI else pytest.mark.release,
+        )
+        for extra in sorted(EXTRAS)
+    ],
+)
 def test_an_extra_alone_is_enough_for_its_quick_start(
     extra: str, dist: Path, tmp_path: Path
 ) -> None:

@@ -199,7 +199,9 @@ def own_cluster(kind: str = VALKEY) -> Iterator[list[Server]]:
 
 
 @contextmanager
-def own_cluster_replica(master: Server, kind: str = VALKEY) -> Iterator[Server]:
+def own_cluster_replica(
+    servers: list[Server], master: Server, kind: str = VALKEY
+) -> Iterator[Server]:
     """A replica of a master of a cluster. Raises `Unavailable`."""
     with own_server(kind, *_CLUSTER) as replica:
         master_id = master.ask("CLUSTER", "MYID").decode()
@@ -209,6 +211,11 @@ def own_cluster_replica(master: Server, kind: str = VALKEY) -> Iterator[Server]:
         )
         replica.ask("CLUSTER", "REPLICATE", master_id)
         wait_until(lambda: b"master_link_status:up" in replica.ask("INFO"), "the replica")
+        replica_id = replica.ask("CLUSTER", "MYID")
+        wait_until(
+            lambda: all(replica_id in each.ask("CLUSTER", "NODES") for each in servers),
+            "the masters to hear of the replica, or they would not elect it",
+        )
         yield replica
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -73,7 +73,14 @@ class Unheard(Wrapping):
     async def look(self) -> None:
         look = self.changes._safety_look
         assert look is not None
-        await look.look()
+        await look_at_all(look, self.changes.subscriptions)
+
+
+async def look_at_all(look: SafetyLook, stream_ids: Iterable[str]) -> None:
+    look.look_soon(stream_ids)
+    while look._looking is not None:
+        await asyncio.wait([look._looking])
+        await asyncio.sleep(0)
 
 
 async def live(store: StreamStore, *stream_ids: str) -> list[Follower]:
@@ -257,6 +264,46 @@ def test_looks_go_on_in_another_event_loop():
     asyncio.run(follow_for_a_while())
 
 
+async def test_lost_notices_cost_one_question_and_a_read_for_each_stream_that_changed():
+    store = Unheard()
+    ids = [f"s{number}" for number in range(50)]
+    for each in ids:
+        await store.create(each, b"0")
+    steps = [asyncio.ensure_future(anext(each)) for each in await live(store, *ids)]
+    await store.inner.append(ids[7], b"1")
+    store.calls.clear()
+    store.changes.noticed_all()
+    assert (await steps[7]).data == b"1"
+    assert store.calls == ["look", "read"]
+    await store.aclose()
+
+
+async def test_notices_that_are_lost_while_a_look_is_under_way_are_looked_for_after_it():
+    store = Unheard()
+    await store.create("a", b"0")
+    [follower] = await live(store, "a")
+    step = asyncio.ensure_future(anext(follower))
+    store.gate.clear()
+    store.changes.noticed_all()
+    while not store.looks:
+        await asyncio.sleep(0)
+    await store.inner.append("a", b"1")  # after the question was answered
+    store.changes.noticed_all()
+    store.gate.set()
+    assert (await step).data == b"1"
+    assert len(store.looks) == 2
+    await store.aclose()
+
+
+async def test_lost_notices_wake_a_wait_for_a_stream_that_is_not_there_yet():
+    """No look can ask about it."""
+    store = Unheard()
+    with store.changes.subscribe("a") as subscription:
+        store.changes.noticed_all()
+        assert await subscription.wait(0)
+    await store.aclose()
+
+
 class Bell:
     """A subscriber that counts how often it was rung."""
 
@@ -286,17 +333,17 @@ async def test_a_look_that_fails_rings_a_crowd_little_by_little_until_one_succee
 
     look = SafetyLook(bells, find, 0.5)
     rung = lambda: sum(bell.rings for [bell] in bells.values())  # noqa: E731
-    await look.look()
+    await look_at_all(look, bells)
     while not rung():
         await asyncio.sleep(0)
     assert rung() <= RUNG_AT_ONCE
     is_away = False
-    await look.look()
+    await look_at_all(look, bells)
     before = rung()
     await asyncio.sleep(1)
     assert rung() == before
     is_away = True
-    await look.look()
+    await look_at_all(look, bells)
     while any(bell.rings == 0 for [bell] in bells.values()):
         await asyncio.sleep(0.01)
     look.stop()

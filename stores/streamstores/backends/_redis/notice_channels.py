@@ -170,7 +170,7 @@ class NoticeChannels:
         self._retry_at.pop(name, None)
         stream_id = self._stream_of(channel)
         if message is None:
-            self.changes.noticed(stream_id)
+            self.changes.look_at([stream_id])
             return
         notice = notice_of(message)
         # The store's own may come before the reply, which tells everything that it would.
