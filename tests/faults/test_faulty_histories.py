@@ -65,7 +65,7 @@ def test_histories_through_a_bad_network_have_an_explanation(url: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("url", ["redis", "postgres", "s3"], indirect=True)
 def test_many_histories_through_a_bad_network_have_an_explanation(url: str) -> None:
-    run_faulty(url, range(100, 130))
+    run_faulty(url, range(100, 112))
 
 
 @pytest.mark.parametrize("url", ["redis", POSTGRES], indirect=True)
