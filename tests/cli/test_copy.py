@@ -36,6 +36,7 @@ from tests.services import s3 as s3_servers
 LATER = datetime(2099, 1, 1, tzinfo=timezone.utc)
 LARGE = b"0123456789abcdef" * 40_000
 TARGETS = ["sqlite", "redis", "postgres", "s3"]
+SOME_TARGETS = ["sqlite", *(pytest.param(each, marks=pytest.mark.long) for each in TARGETS[1:])]
 
 
 @pytest.fixture
@@ -198,7 +199,7 @@ def unfinished(url: str) -> list[int]:
     return use(url, sizes)
 
 
-@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("kind", SOME_TARGETS)
 def test_a_redis_store_is_copied_and_interrupted_and_resumed_byte_by_byte(kind, tmp_path):
     """With the progress on a terminal; the first run is interrupted inside a large stream."""
     origin = redis_servers.with_own_prefix(redis_servers.shared())

@@ -18,7 +18,7 @@ EVERY_STORE = pytest.mark.parametrize(
     "store_url",
     [
         "memory",
-        "sqlite",
+        pytest.param("sqlite", marks=LONG),
         pytest.param("postgres", marks=LONG),
         pytest.param("redis", marks=LONG),
     ],

@@ -16,6 +16,7 @@ from benchmarks.sizes import TINY
 OURS_AND_RAW = frozenset({"raw", "streamstores"})
 
 
+@pytest.mark.long
 def test_every_case_of_memory_gives_a_figure_for_each_metric_and_a_ratio_to_raw() -> None:
     measured = _run("memory", [name for name in ALL if not name.startswith("deliver-many")])
     assert {result.subject for result in measured} == OURS_AND_RAW
