@@ -16,8 +16,9 @@ COMMAND = [sys.executable, "-c", "from streamstores.cli import main; main()"]
 
 
 def start(*arguments: object, url: str = "", **options: Any) -> subprocess.Popen[bytes]:
-    """Start a command with pipes for all three."""
-    environment: Mapping[str, str] = {**os.environ, "STREAMSTORES_URL": url}
+    """Start a command with pipes for all three, and `env` added to its environment."""
+    more = options.pop("env", {})
+    environment: Mapping[str, str] = {**os.environ, "STREAMSTORES_URL": url, **more}
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)], env=environment, **{**pipes, **options}

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from streamstores import MemoryStreamStore
+from streamstores._local_server import LocalServer, without_secrets
 from streamstores.client import Status, Stream
 from streamstores.demo import (
     Choice,
@@ -108,9 +109,9 @@ def test_a_store_that_cannot_be_opened_is_an_error(url: str, message: str) -> No
 
 
 def test_a_store_url_is_shown_without_its_secrets() -> None:
-    shown = demo._without_secrets("postgresql://ann:secret@host:5432/db?password=secret")
+    shown = without_secrets("postgresql://ann:secret@host:5432/db?password=secret")
     assert shown == "postgresql://host:5432/db"
-    assert demo._without_secrets("sqlite:///demo.db") == "sqlite:///demo.db"
+    assert without_secrets("sqlite:///demo.db") == "sqlite:///demo.db"
 
 
 # A demo that runs
@@ -338,11 +339,10 @@ async def served(choice: Choice) -> AsyncIterator[str]:
     async with MemoryStreamStore() as store:
         handler = create_handler(store, choice)
         app = create_demo(handler, choice, "memory://")
-        config = demo.uvicorn.Config(app, lifespan="off", log_level="warning")
         started = asyncio.Event()
-        server = demo._Server(config, handler, started.set)
+        server = LocalServer(app, [handler], started.set)
         with socket.create_server(("127.0.0.1", 0)) as listening:
-            serving = asyncio.create_task(server.serve(sockets=[listening]))
+            serving = asyncio.create_task(server.serve_on(listening))
             await started.wait()
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
             server.should_exit = True

@@ -19,6 +19,7 @@ from streamstores.cli.copy import add_copy
 from streamstores.cli.demonstration import add_demo
 from streamstores.cli.doctor import add_doctor
 from streamstores.cli.migration import add_migrate
+from streamstores.cli.service import add_serve
 from streamstores.cli.streams import add_stream_commands
 from streamstores.cli.tail import add_tail
 
@@ -71,6 +72,7 @@ def build_app() -> typer.Typer:
 
     add_check(app)
     add_demo(app)
+    add_serve(app)
     add_doctor(app)
     add_migrate(app)
     add_stream_commands(app)

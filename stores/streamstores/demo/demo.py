@@ -17,12 +17,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse
 from starlette.routing import BaseRoute, Mount, Route
 
+from streamstores._local_server import LocalServer, listen, url_of, without_secrets
 from streamstores.errors import StreamStoreError
 from streamstores.http import (
     Event,
@@ -169,7 +169,7 @@ def create_demo(
     about = {
         "model": choice.kind,
         "label": choice.label,
-        "store": _without_secrets(store_url),
+        "store": without_secrets(store_url),
         "hint": choice.hint,
     }
 
@@ -214,8 +214,12 @@ def run_demo(
         store = open_store(store_url)
     except (StreamStoreError, ImportError) as exc:
         raise DemoError(f"--store: {exc}") from exc
-    with _listen(host, port) as listening:
-        url = _url_of(listening, host)
+    try:
+        listening = listen(host, port)
+    except OSError as exc:
+        raise DemoError(str(exc)) from exc
+    with listening:
+        url = url_of(listening, host)
 
         # Only when the server runs, or an opened page would find none.
         def announce() -> None:
@@ -224,7 +228,7 @@ def run_demo(
             if open_page:
                 webbrowser.open(url)
 
-        with suppress(KeyboardInterrupt):  # uvicorn raises it again after a clean end
+        with suppress(KeyboardInterrupt):
             asyncio.run(_serve(listening, store, store_url, choice, announce))
 
 
@@ -244,54 +248,9 @@ async def _serve(
     try:
         handler = create_handler(store, choice)
         app = create_demo(handler, choice, store_url, store)
-        # Without a lifespan: uvicorn would end it only after the open responses have ended.
-        config = uvicorn.Config(app, lifespan="off", log_level="warning")
-        await _Server(config, handler, announce).serve(sockets=[listening])
+        await LocalServer(app, [handler], announce).serve_on(listening)
     finally:
         await store.aclose()
-
-
-class _Server(uvicorn.Server):
-    """A server that closes the handler first, and only then waits for open responses to end.
-
-    uvicorn waits for them before the lifespan ends, but they end only when the handler
-    closes.
-    """
-
-    def __init__(
-        self, config: uvicorn.Config, handler: StreamHandler, announce: Callable[[], None]
-    ) -> None:
-        super().__init__(config)
-        self._handler = handler
-        self._announce = announce
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._announce()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._handler.aclose()
-        await super().shutdown(sockets)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    # uvicorn gets a listening socket, because it reports a port in use only in its log.
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as exc:
-        reason = getattr(exc, "strerror", None) or exc
-        raise DemoError(
-            f"cannot listen on {host} port {port} ({reason}): "
-            "choose another with --host or --port"
-        ) from exc
-
-
-def _url_of(listening: socket.socket, host: str) -> str:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
-        host, f"[{host}]" if ":" in host else host
-    )
-    return f"http://{shown}:{listening.getsockname()[1]}"
 
 
 def _banner(url: str, store_url: str, store: StreamStore, choice: Choice) -> list[str]:
@@ -299,7 +258,7 @@ def _banner(url: str, store_url: str, store: StreamStore, choice: Choice) -> lis
     lines = [
         f"streamstores demo at {url}",
         f"  model: {choice.label}",
-        f"  store: {_without_secrets(store_url)}",
+        f"  store: {without_secrets(store_url)}",
     ]
     if choice.hint:
         lines.append(f"  for a real model: {choice.hint}")
@@ -308,9 +267,3 @@ def _banner(url: str, store_url: str, store: StreamStore, choice: Choice) -> lis
             f"  try: kill -9 {os.getpid()} in the middle of an answer, and start again"
         )
     return lines
-
-
-def _without_secrets(store_url: str) -> str:
-    """A store URL without its user, password and options, to be shown."""
-    parts = urlsplit(store_url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
