@@ -37,6 +37,7 @@ ELSEWHERE = {
     "SECURITY.md": "project/security.md",
     "benchmarks/README.md": "project/benchmarks.md",
     "benchmarks/results/latest.md": "performance/figures.md",
+    "benchmarks/results/chats.md": "performance/chats.md",
     "javascript/README.md": "project/javascript-package.md",
 }
 """Documents that become pages, by their paths in the repository."""

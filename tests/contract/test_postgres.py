@@ -15,6 +15,8 @@ VARIANTS = {
     "18-polling": (18, {"notify": "false"}),
     "16": (16, {}),
 }
+PATIENCE = {"timeout": 60, "command_timeout": 60}
+"""A busy machine may let a call wait longer than the default."""
 
 
 # What differs between the variants has tests of its own, so the whole contract on the others is
@@ -30,7 +32,7 @@ VARIANTS = {
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     version, options = VARIANTS[request.param]
     with fresh_schema(shared(version)) as url:
-        yield target_of(with_options(url, **options))
+        yield target_of(with_options(url, **PATIENCE, **options))
 
 
 test_contract = contract_tests("target")

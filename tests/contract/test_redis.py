@@ -6,7 +6,10 @@ from __future__ import annotations
 import pytest
 
 from streamstores.conformance import Target, contract_tests, model_tests, target_of
-from tests.services.redis import shared, with_own_prefix
+from tests.services.redis import shared, with_options, with_own_prefix
+
+PATIENCE = 60
+"""`timeout` of the stores: a busy machine may let a call wait longer than the default."""
 
 
 @pytest.fixture(
@@ -19,14 +22,14 @@ from tests.services.redis import shared, with_own_prefix
     ],
 )
 def target(request: pytest.FixtureRequest) -> Target:
-    return target_of(with_own_prefix(shared(request.param)))
+    return target_of(with_options(with_own_prefix(shared(request.param)), timeout=PATIENCE))
 
 
 @pytest.fixture(
     scope="module", params=["valkey", pytest.param("cluster-6.2", marks=pytest.mark.long)]
 )
 def model_target(request: pytest.FixtureRequest) -> Target:
-    return target_of(with_own_prefix(shared(request.param)))
+    return target_of(with_options(with_own_prefix(shared(request.param)), timeout=PATIENCE))
 
 
 test_contract = contract_tests("target")

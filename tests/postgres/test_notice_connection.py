@@ -50,9 +50,17 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.message for each in caplog.records if each.name == "streamstores.postgres"]
 
 
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take longer than a store waits before it doubts the notices."""
+    monkeypatch.setattr(notices, "ANSWER_SECONDS", 60.0)
+    monkeypatch.setattr(notices, "ECHO_SECONDS", 60.0)
+
+
 # ---- closing
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("is_watching", [False, True], ids=["sending", "listening"])
 async def test_closing_sends_the_last_notice_however_young_the_connection_is(
     url, caplog, monkeypatch, is_watching
@@ -78,6 +86,7 @@ async def test_closing_sends_the_last_notice_however_young_the_connection_is(
     assert warnings_in(caplog) == []
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_closing_while_the_connection_is_being_made_waits_for_it_and_sends(url, caplog):
     stream_id = new_id()
     async with (
@@ -188,9 +197,36 @@ async def test_a_notice_that_a_silent_connection_took_is_sent_again(url, monkeyp
         assert (await asyncio.wait_for(follower.__anext__(), 30)).data == b"1"
 
 
+async def test_an_echo_that_arrives_before_its_sending_returns_has_arrived(
+    url, caplog, monkeypatch
+):
+    """Else the store would believe, in the first quiet seconds, that notices do not arrive."""
+    monkeypatch.setattr(notices, "ECHO_SECONDS", 0.05)
+    has_come, send, note = asyncio.Event(), notices.Notices._send_echo, notices.Notices._on_echo
+
+    async def send_slowly(self: notices.Notices) -> None:
+        await send(self)
+        await has_come.wait()
+
+    def note_and_tell(self: notices.Notices) -> None:
+        note(self)
+        has_come.set()
+
+    monkeypatch.setattr(notices.Notices, "_send_echo", send_slowly)
+    monkeypatch.setattr(notices.Notices, "_on_echo", note_and_tell)
+    stream_id = new_id()
+    async with open_store(url) as store:
+        await store.create(stream_id)
+        with store.changes.subscribe(stream_id):
+            await has_come.wait()
+            await asyncio.sleep(0.5)  # quiet for long enough to doubt
+    assert warnings_in(caplog) == []
+
+
 # ---- LISTEN that is refused
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_a_store_that_may_not_listen_still_sends_notices_and_warns_once(url, caplog):
     stream_id = new_id()
     async with (

@@ -135,7 +135,8 @@ async def test_appends_of_this_process_cost_its_own_followers_no_read(
     if "polling" not in way:
 
         async def has_looked() -> bool:
-            return bool(looks) and follower_store.reads > looks[0]
+            look = follower_store.changes._safety_look
+            return bool(looks) and look._looking is None
 
         await until(has_looked)  # once, when the store has begun to listen
     follower_store.reads = 0

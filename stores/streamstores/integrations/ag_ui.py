@@ -10,7 +10,14 @@ import json
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from starlette.responses import JSONResponse, Response
+try:
+    from starlette.responses import JSONResponse, Response
+except ModuleNotFoundError as _missing_module:
+    raise ImportError(
+        f"streamstores.integrations.ag_ui needs {_missing_module.name}: "
+        'pip install "streamstores[http]"',
+        name=_missing_module.name,
+    ) from _missing_module
 
 from streamstores._sse import encode_event
 from streamstores.errors import InvalidRequest, StreamNotFound

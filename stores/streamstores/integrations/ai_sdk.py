@@ -14,7 +14,14 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
-from starlette.responses import JSONResponse, Response
+try:
+    from starlette.responses import JSONResponse, Response
+except ModuleNotFoundError as _missing_module:
+    raise ImportError(
+        f"streamstores.integrations.ai_sdk needs {_missing_module.name}: "
+        'pip install "streamstores[http]"',
+        name=_missing_module.name,
+    ) from _missing_module
 
 from streamstores._sse import encode_event
 from streamstores.errors import InvalidRequest, StreamNotFound
@@ -179,24 +186,42 @@ def _digest(body: Mapping[str, Any]) -> str:
 async def _chunks(source: AnySource, message_id: str) -> AsyncGenerator[Any, None]:
     """The pieces of `source` with a `start` chunk that names the message, and without
     `[DONE]`, which is sent when the stream has ended."""
-    is_first = True
+    is_first, text = True, _WithoutDone()
     pieces = iterate(source)
     try:
         async for piece in pieces:
-            yield_now, is_first = _named(piece, message_id, is_first), False
-            for each in yield_now:
-                yield each
+            if isinstance(piece, (str, bytes)):
+                event = piece if isinstance(piece, bytes) else piece.encode(errors="replace")
+                if kept := text.take(event):
+                    yield kept
+            else:
+                for each in _named(piece, message_id) if is_first else [piece]:
+                    yield each
+            is_first = False
+        if text.rest:
+            yield text.rest
     finally:
         await pieces.aclose()
 
 
-def _named(piece: Any, message_id: str, is_first: bool) -> list[Any]:
-    if isinstance(piece, (str, bytes)):
-        text = piece if isinstance(piece, bytes) else piece.encode(errors="replace")
-        # It is sent when the stream has ended. Earlier, the client would take the answer for
-        # complete.
-        return [text.replace(_DONE, b"")]
-    if not is_first or not isinstance(piece, Mapping):
+class _WithoutDone:
+    """Formatted events without `[DONE]`, at which the client would take the answer for
+    complete. The pieces may be cut anywhere, as those of another server's response are."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+        """The end of what was taken, if it may be the beginning of `[DONE]`."""
+
+    def take(self, piece: bytes) -> bytes:
+        text = (self.rest + piece).replace(_DONE, b"")
+        cut = next((n for n in range(len(_DONE) - 1, 0, -1) if text.endswith(_DONE[:n])), 0)
+        self.rest = text[len(text) - cut :]
+        return text[: len(text) - cut]
+
+
+def _named(piece: Any, message_id: str) -> list[Any]:
+    """The first piece as a `start` chunk that names the message, or behind one."""
+    if not isinstance(piece, Mapping):
         return [piece]
     event = cast("Mapping[str, Any]", piece)
     if event.get("type") != "start":

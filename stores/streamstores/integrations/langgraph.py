@@ -13,7 +13,14 @@ from contextlib import aclosing, suppress
 from typing import Any, cast
 from urllib.parse import quote
 
-from starlette.responses import JSONResponse, Response
+try:
+    from starlette.responses import JSONResponse, Response
+except ModuleNotFoundError as _missing_module:
+    raise ImportError(
+        f"streamstores.integrations.langgraph needs {_missing_module.name}: "
+        'pip install "streamstores[http]"',
+        name=_missing_module.name,
+    ) from _missing_module
 
 from streamstores._sse import encode_event
 from streamstores.errors import StreamNotFound

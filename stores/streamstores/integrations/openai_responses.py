@@ -17,7 +17,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Union
 
-from starlette.responses import JSONResponse, Response
+try:
+    from starlette.responses import JSONResponse, Response
+except ModuleNotFoundError as _missing_module:
+    raise ImportError(
+        f"streamstores.integrations.openai_responses needs {_missing_module.name}: "
+        'pip install "streamstores[http]"',
+        name=_missing_module.name,
+    ) from _missing_module
 
 from streamstores.errors import StreamExists, StreamNotFound
 from streamstores.http._asgi.errors import HttpError

@@ -39,7 +39,8 @@ PROBE_SECONDS = 15.0
 ANSWER_SECONDS = 5.0
 """The bound of every statement on the connection, whatever a given pool has for others."""
 ECHO_SECONDS = 5.0
-"""How long a notice to ourselves may take before LISTEN counts as not working."""
+"""How long a notice to ourselves may take before LISTEN counts as not working, and as long
+once more for its sending."""
 SILENCE_SECONDS = 30
 """How long the server waits for a listener that takes nothing before it ends the session."""
 FAREWELL_SECONDS = 2.0
@@ -201,10 +202,11 @@ class Notices:
         try:
             listening = connection.add_listener(self._channel, self._on_notify)
             await in_time(listening, ANSWER_SECONDS)
-            # Before the echo is sent: it may arrive while the sending call has not returned.
+            # Both before the echo is sent: it may arrive while the sending call, which has a
+            # bound of its own, has not returned.
             self._is_listening = True
+            self._echo_by = time.monotonic() + 2 * ECHO_SECONDS
             await self._send_echo()
-            self._echo_by = time.monotonic() + ECHO_SECONDS
         except (asyncpg.PostgresError, StreamStoreError) as exc:
             if connection.is_closed():
                 raise
