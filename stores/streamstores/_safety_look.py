@@ -100,6 +100,7 @@ class SafetyLook:
             looking.result()
 
     async def _ask(self) -> None:
+        """Ask about everything that is due, and note what could not be asked about."""
         while stream_ids := list(islice(self._to_ask_about, STREAMS_AT_ONCE)):
             for each in stream_ids:
                 del self._to_ask_about[each]

@@ -52,6 +52,7 @@ def add_serve(app: typer.Typer) -> None:
 
 
 async def _serve(host: str, port: int, is_writable: bool, as_json: bool, url: str) -> None:
+    """Listen, open the store, say where everything is, and serve until a signal."""
     password = _password(host)
     # Starlette and uvicorn, which other commands do without.
     from streamstores import _local_server  # noqa: PLC0415
