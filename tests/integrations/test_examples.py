@@ -79,6 +79,18 @@ async def test_the_openai_client_gets_the_whole_response_from_a_server_that_is_k
         assert rest.endswith(b"complete\n")
 
 
+async def test_the_client_of_a_fastapi_endpoint_leaves_and_comes_back(tmp_path: Path):
+    app, port = copied("fastapi", tmp_path), free_port()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(running(app, tmp_path, port))
+        url = f"http://127.0.0.1:{port}"
+        asking = await stack.enter_async_context(client("fastapi/client.py", url))
+        said, errors = await asyncio.wait_for(asking.communicate(), 120)
+        assert asking.returncode == 0, errors.decode()
+        assert said.startswith(b"It was the best of (away) times")
+        assert said.endswith(b"complete\n")
+
+
 async def test_the_langgraph_client_joins_its_run_again(tmp_path: Path):
     app, port = copied("langgraph", tmp_path), free_port()
     async with AsyncExitStack() as stack:
