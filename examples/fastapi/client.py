@@ -4,13 +4,16 @@ import asyncio
 import json
 import sys
 import uuid
+from typing import Any
 
 import httpx
 
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom."
 
 
-async def read(client: httpx.AsyncClient, method: str, url: str, at_most: int, **options):
+async def read(
+    client: httpx.AsyncClient, method: str, url: str, at_most: int, **options: Any
+) -> tuple[str, str]:
     """The words of at most so many events, and the id of the last event."""
     words, last = "", ""
     async with client.stream(method, url, timeout=60, **options) as response:
