@@ -321,6 +321,23 @@ async def crowd(count: int) -> dict[str, list[Bell]]:
     return {f"s{number}": [Bell(info)] for number in range(count)}
 
 
+async def test_what_is_due_just_when_a_look_ends_is_asked_about():
+    """The task is done then, but the look has not heard of that."""
+    bells, asked = await crowd(2), []
+
+    async def find(known: Mapping[str, int]) -> dict[str, int | None]:
+        asked.append(list(known))
+        if known.keys() == {"s0"}:
+            asyncio.get_running_loop().call_soon(look.look_soon, ["s1"])
+        return {}
+
+    look = SafetyLook(bells, find, 3600)
+    look.look_soon(["s0"])
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert asked == [["s0"], ["s1"]]
+
+
 async def test_a_look_that_fails_rings_a_crowd_little_by_little_until_one_succeeds():
     """All at once would ask so much that the next look fails too, and so on for ever."""
     bells = await crowd(10 * RUNG_AT_ONCE)
