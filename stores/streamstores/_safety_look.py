@@ -96,9 +96,9 @@ class SafetyLook:
 
     def _looked(self, looking: asyncio.Task[None]) -> None:
         self._looking = None
-        # What came after the task's last turn, and before this call, is still to be asked.
-        self.look_soon(())
         if not looking.cancelled():
+            # What came after the task's last turn, and before this call, is still to be asked.
+            self.look_soon(())
             looking.result()
 
     async def _ask(self) -> None:
