@@ -173,15 +173,30 @@ class Server(ServerProcess):
 def own_server(kind: str = VALKEY, *arguments: str, port: int = 0) -> Iterator[Server]:
     """A fresh server as a child process, in a temporary folder. Raises `Unavailable`."""
     binary = _binary(kind)
-    port = port or free_port(below=HIGHEST_CLUSTER_PORT)
     with tempfile.TemporaryDirectory(prefix="streamstores-redis-") as folder:
-        defaults = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
-        server = Server(binary, Path(folder), (*defaults, *arguments), port)
+        server = _started(binary, Path(folder), arguments, port)
         try:
-            server.start()
             yield server
         finally:
             server.stop()
+
+
+def _started(binary: Path, folder: Path, arguments: tuple[str, ...], given: int) -> Server:
+    """A server on the given port, or else on one that is free. That may be taken by now, and so
+    may the port of the cluster's bus, so up to five are tried."""
+    for attempt in range(5):
+        port = given or free_port(below=HIGHEST_CLUSTER_PORT)
+        place = ("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder))
+        server = Server(binary, folder, (*place, "--save", "", *arguments), port)
+        try:
+            server.start()
+        except Unavailable as exc:
+            server.stop()
+            if given or attempt == 4 or "already in use" not in str(exc):
+                raise
+        else:
+            return server
+    raise AssertionError("the last attempt returns or raises")
 
 
 @contextmanager
