@@ -7,6 +7,8 @@ import contextlib
 import json
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +50,27 @@ def test_the_streams_of_a_store_are_shown_and_read(url):
         assert client.get("/streams/greeting").content == b"hello"
         assert client.shown["store"].startswith("sqlite:///")
         assert client.shown["clients"] == "may only read"
+
+
+def test_it_says_where_everything_is(url):
+    with start("serve", "--port", "0", url=url) as process:
+        lines = [process.stdout.readline().decode() for _ in range(5)]
+        process.kill()
+    assert [line.split(":")[0] for line in lines] == [
+        *("monitor", "streams", "store", "clients", "password")
+    ]
+    assert lines[1].rstrip().endswith("/streams/<id>")
+
+
+def test_without_starlette_it_says_which_extra_is_missing(url):
+    program = (
+        "import sys; sys.modules['starlette'] = None; from streamstores.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, "serve", "--store", url, "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert ended.returncode == 2
+    assert b'pip install "streamstores[http]"' in ended.stderr
+    assert b"Traceback" not in ended.stderr
 
 
 def test_nothing_is_changed_unless_the_server_is_writable(url):

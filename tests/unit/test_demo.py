@@ -242,7 +242,7 @@ async def test_a_reader_goes_on_through_a_restart_on_the_same_port(tmp_path: Pat
             beginning = "".join([await anext(stream) for _ in range(10)])
             assert stream.text.startswith(beginning)
             code = await asyncio.to_thread(first.end, signal.SIGTERM)
-            assert code in (0, -signal.SIGTERM)
+            assert code == 0, "it was killed before it had closed its store"
             with demo_process(store, first.port):
                 pieces = [piece async for piece in stream]
                 assert stream.text == BUILT_IN_TEXT

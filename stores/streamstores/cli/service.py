@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 from functools import partial
@@ -53,11 +52,17 @@ def add_serve(app: typer.Typer) -> None:
 
 async def _serve(host: str, port: int, is_writable: bool, as_json: bool, url: str) -> None:
     """Listen, open the store, say where everything is, and serve until a signal."""
-    password = _password(host)
-    # Starlette and uvicorn, which other commands do without.
+    # Starlette and uvicorn, which other commands do without. The first says which extra is
+    # missing.
     from streamstores import _local_server  # noqa: PLC0415
     from streamstores.cli.store_server import StoreServer  # noqa: PLC0415
+    from streamstores.http.monitor.loopback import is_loopback  # noqa: PLC0415
 
+    password = _password()
+    if password is None and not is_loopback(host):
+        raise InvalidRequest(
+            f"other machines reach {host}: set {PASSWORD_VARIABLE}, or listen on 127.0.0.1"
+        )
     with _local_server.listen(host, port) as listening:
         address = _local_server.url_of(listening, host)
 
@@ -78,23 +83,11 @@ async def _serve(host: str, port: int, is_writable: bool, as_json: bool, url: st
             await running.serve_on(listening)
 
 
-def _password(host: str) -> str | None:
-    """The password of the environment. Raises `InvalidRequest` if the address needs one, or if
-    it is short enough to be guessed."""
+def _password() -> str | None:
+    """The password of the environment. Raises `InvalidRequest` if it could be guessed."""
     password = os.environ.get(PASSWORD_VARIABLE) or None
-    if password is None and not _is_loopback(host):
-        raise InvalidRequest(
-            f"other machines reach {host}: set {PASSWORD_VARIABLE}, or listen on 127.0.0.1"
-        )
     if password is not None and len(password) < SHORTEST_PASSWORD:
         raise InvalidRequest(
             f"{PASSWORD_VARIABLE} needs at least {SHORTEST_PASSWORD} characters"
         )
     return password
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -7,7 +7,7 @@ import re
 
 from starlette.requests import Request
 
-__all__ = ["only_loopback"]
+__all__ = ["is_loopback", "only_loopback"]
 
 _FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _HOST = re.compile(r"(?:\[([0-9a-fA-F:]+)\]|([^:]+))(?::[0-9]*)?")
@@ -28,10 +28,11 @@ def only_loopback(request: Request) -> bool:
         return False
     # Not request.url: Starlette replaces a malformed Host there with the server's address.
     host = _HOST.fullmatch(request.headers.get("host", ""))
-    return host is not None and _is_loopback(host[1] or host[2]) and _is_loopback(client.host)
+    return host is not None and is_loopback(host[1] or host[2]) and is_loopback(client.host)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host name or an address always means this machine itself."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
