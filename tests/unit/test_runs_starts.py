@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streamstores import OutcomeUnknown, StreamExists, StreamInfo, StreamNotFound, StreamStore
+from streamstores import OutcomeUnknown, State, StreamExists, StreamInfo, StreamNotFound, StreamStore
 from streamstores.runs import OWNER, Runs, TooManyRuns
 from tests.unit.scripted_runs import Reviving, Script, ended, text
 from tests.wrapping import Wrapping
@@ -43,6 +43,29 @@ async def test_a_run_beyond_max_runs_is_refused(store: StreamStore, runs_on: Any
     await ended(store, "a")
     await script.is_closed.wait()
     await until_room(runs, "c")
+
+
+async def test_starts_at_once_fill_all_the_room_there_is(runs_on: Any) -> None:
+    """None of them takes the place of two, even for a moment."""
+    runs = await runs_on(max_runs=20)
+    starts = (runs.start(f"s{number}", Script().source()) for number in range(20))
+    await asyncio.gather(*starts)
+    with pytest.raises(TooManyRuns):
+        await runs.start("one more", Script().source())
+
+
+async def test_a_resume_that_nothing_continues_takes_no_place_from_a_start(
+    runs_on: Any,
+) -> None:
+    old, new = await runs_on(), await runs_on(max_runs=1)
+    ids = [f"s{number}" for number in range(5)]
+    for stream_id in ids:
+        await old.start(stream_id, Script().source())
+    await old.aclose()
+    resumes = (new.resume(stream_id) for stream_id in ids)
+    *stopped, started = await asyncio.gather(*resumes, new.start("new", Script().source()))
+    assert [info.state for info in stopped] == [State.STOPPED] * 5
+    assert started.state is State.STREAMING
 
 
 async def until_room(runs: Runs, stream_id: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -80,6 +80,7 @@ class Runs:
         self._max_takeovers = max_takeovers
         self._runs: dict[str, Run] = {}
         self._held: set[Run] = set()  # also runs whose stream was deleted and created anew
+        self._beginning = 0  # runs whose streams are being created or claimed
         self._work: set[asyncio.Future[StreamInfo]] = set()  # starts and claims under way
         self._closed = False
 
@@ -184,12 +185,12 @@ class Runs:
         with observed_start(stream_id) as more:
             attributes = _with_more(attributes, more, self.store.limits)
             try:
-                self._check_room()
-                info = await self._owners.create(stream_id, ttl, attributes)
+                with self._room():
+                    info = await self._owners.create(stream_id, ttl, attributes)
+                    self._begin(info, source)
             except BaseException:
                 await close_unread(source, stream_id)
                 raise
-            self._begin(info, source)
         return info
 
     async def _take_over(self, info: StreamInfo, *, has_died: bool = False) -> StreamInfo:
@@ -227,14 +228,15 @@ class Runs:
             if takeovers is not None and takeovers > self._max_takeovers:
                 error = self._too_many_deaths(info)
                 return await self._end(info, State.ERROR, error)
-            self._check_room()
-            claimed = await self._owners.claim(info, takeovers=takeovers)
+            with self._room():
+                claimed = await self._owners.claim(info, takeovers=takeovers)
+                if claimed is not None:
+                    self._begin(claimed, source)
         finally:
             if claimed is None:
                 await close_unread(source, info.id)
         if claimed is None:
             return await self.store.info(info.id), "outrun"
-        self._begin(claimed, source)
         return claimed, "continued"
 
     def _too_many_deaths(self, info: StreamInfo) -> str:
@@ -270,11 +272,18 @@ class Runs:
         if self._runs.get(run.stream_id) is run:
             del self._runs[run.stream_id]
 
-    def _check_room(self) -> None:
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Keep a place for a run while its stream is created or claimed, and until it has begun."""
         if self._closed:
             raise StoreUnavailable("this process is closing")
-        if len(self._held) + len(self._work) > self._max_runs:  # the caller is one of _work
+        if len(self._held) + self._beginning >= self._max_runs:
             raise TooManyRuns(f"this process produces {self._max_runs} streams already")
+        self._beginning += 1
+        try:
+            yield
+        finally:
+            self._beginning -= 1
 
     def _may_be_held(self, stream_id: str, owner: str) -> bool:
         """Whether the owner's paused source may still be held, here or elsewhere."""
