@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ ANSWERS = {"open", "open_unkept", "fail", "busy", "gone", "reject"}
 LOOKS = {"look", "continued", "still_away", "back"}
 PIECE = "a text"
 STOP = "POST /stream/stop"
+_numbers = count(1)
 
 
 @shared_fixture
@@ -92,12 +94,12 @@ class BrowserDriver:
         await self._begin("retry")
 
     async def follow(self) -> None:
-        await self._begin("follow", "an id")
+        await self._begin("follow", f"an id {next(_numbers)}")
 
     async def _begin(self, method: str, *args: str) -> None:
-        self.server.forget()
         self.offset = 0
         await self.client.call(method, *args)
+        self.server.expect(await self.client.page.evaluate("stream.streamId"))
 
     async def resume(self) -> None:
         await self.client.call("resume")
@@ -244,4 +246,3 @@ async def test_the_client_moves_as_the_transition_table_says(
     if "request" in row:
         await asyncio.wait_for(requested(scripted, row["request"]), GIVE_UP_SECONDS)
     await shared_client.call("destroy")
-    scripted.forget()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -52,24 +53,22 @@ class PythonDriver:
         assert current is not None
         return current
 
-    def _begin_anew(self) -> None:
+    async def _begin(self, beginning: Awaitable[object]) -> None:
         self.current, self.offset = None, 0
-        self.server.forget()
+        await beginning
+        self.server.expect(self.stream.stream_id)
 
     async def send(self) -> None:
-        self._begin_anew()
-        await self.stream.send("hello")
+        await self._begin(self.stream.send("hello"))
 
     async def follow(self) -> None:
-        self._begin_anew()
-        await self.stream.attach("persisted")
+        await self._begin(self.stream.attach("persisted"))
 
     async def resume(self) -> None:
         await self.stream.resume()
 
     async def retry(self) -> None:
-        self._begin_anew()
-        await self.stream.retry()
+        await self._begin(self.stream.retry())
 
     async def abort(self) -> None:
         await self.stream.abort()

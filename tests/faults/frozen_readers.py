@@ -21,6 +21,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from tests.services import free_port
+
 STREAM_BYTES = 20_000_000
 RECORD_BYTES = 40
 COMMANDS = {
@@ -138,8 +140,7 @@ async def until_ready(port: int) -> None:
 
 
 async def measure(arguments: argparse.Namespace) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [part.format(port=port) for part in COMMANDS[arguments.server]]
     extra = arguments.option or []
     environment = {**os.environ, "SEND_TIMEOUT": arguments.send_timeout}

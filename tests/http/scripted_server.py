@@ -117,6 +117,7 @@ class ScriptedServer:
         self._waiting: deque[Exchange] = deque()
         self._arrived = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._expected: str | None = None
 
     @property
     def endpoint(self) -> str:
@@ -138,9 +139,15 @@ class ScriptedServer:
         for writer in self._writers:
             writer.close()
 
-    def forget(self) -> None:
-        """Drop the waiting requests, which the client is about to leave."""
-        self._waiting.clear()
+    def expect(self, stream_id: str | None) -> None:
+        """Drop the requests of other streams, those that wait and those that come: a client may
+        have left a request that is still on its way.
+        """
+        self._expected = stream_id
+        self._waiting = deque(each for each in self._waiting if self._is_expected(each.request))
+
+    def _is_expected(self, request: Request) -> bool:
+        return self._expected in (None, request.stream_id)
 
     async def __aenter__(self) -> ScriptedServer:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -162,6 +169,9 @@ class ScriptedServer:
         exchange = Exchange(request, reader, writer)
         if request.path == REDIRECTS["loop"]:
             await exchange.give("loop")
+            return
+        if not self._is_expected(request):
+            exchange.cut()
             return
         self.requests.append(request)
         self._waiting.append(exchange)

@@ -27,6 +27,7 @@ from streamstores.http._asgi.connections import Connection, unsent_bytes
 from streamstores.http.monitor import create_monitor
 from tests.faults.frozen_readers import COMMANDS, connected_ports, until_ready
 from tests.http.serving import serving
+from tests.services import free_port
 
 MEGABYTE = 1_048_576
 MANY = 12 * MEGABYTE
@@ -182,8 +183,7 @@ async def test_a_timeout_that_is_not_above_zero_is_refused(
 async def test_frozen_clients_do_not_keep_a_server_from_ending(server: str, path: str) -> None:
     """On uvicorn always, and on the others if they are installed."""
     pytest.importorskip(server)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [part.format(port=port) for part in COMMANDS[server]]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, *command, "tests.faults.frozen_readers:app"),

@@ -6,13 +6,18 @@ If a service cannot be started, its tests are skipped with the reason. They fail
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import socket
+import sys
 import warnings
 from typing import NoReturn
 
 import pytest
+
+
+_held_ports: list[socket.socket] = []
 
 
 class Unavailable(Exception):
@@ -37,14 +42,40 @@ def give_up(service: str, reason: object) -> NoReturn:
     pytest.skip(f"no {service}: {reason}")
 
 
-def free_port(*, below: int = 65_536) -> int:
-    """A loopback port that is free at the moment."""
+def free_port(*, bus: int = 0) -> int:
+    """A loopback port for a server of the tests; with `bus`, the port that far above it is free
+    as well.
+
+    It refuses connections until its server listens. On Linux no other process is given it before
+    this one ends: it stays bound here, and the server can bind it too because both set
+    SO_REUSEADDR and one of them does not listen.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < below:
+        port = _hold(0)
+        if not bus or (port + bus < 65_536 and _hold(port + bus)):
             return port
+
+
+def _hold(port: int) -> int:
+    """The port that was bound, or 0 if it is taken."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        held.bind(("127.0.0.1", port))
+        port = held.getsockname()[1]
+    except OSError:
+        port = 0
+    if port and sys.platform == "linux":
+        _held_ports.append(held)
+    else:
+        held.close()
+    return port
+
+
+@atexit.register
+def _give_ports_back() -> None:
+    for each in _held_ports:
+        each.close()
 
 
 def has_docker() -> bool:

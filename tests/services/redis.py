@@ -26,7 +26,7 @@ from tests.services.tls import server_tls
 START_TIMEOUT = 30.0
 VALKEY = "valkey"
 OLDEST = "redis-6.2"
-HIGHEST_CLUSTER_PORT = 55_536  # a node's bus listens on its port + 10000
+CLUSTER_BUS = 10_000  # how far above its port a node of a cluster listens for the others
 SLOTS = 16_384
 _CLUSTER = (
     *("--cluster-enabled", "yes", "--cluster-node-timeout", "2000"),
@@ -170,33 +170,18 @@ class Server(ServerProcess):
 
 
 @contextmanager
-def own_server(kind: str = VALKEY, *arguments: str, port: int = 0) -> Iterator[Server]:
+def own_server(kind: str = VALKEY, *arguments: str) -> Iterator[Server]:
     """A fresh server as a child process, in a temporary folder. Raises `Unavailable`."""
     binary = _binary(kind)
+    port = free_port(bus=CLUSTER_BUS)
     with tempfile.TemporaryDirectory(prefix="streamstores-redis-") as folder:
-        server = _started(binary, Path(folder), arguments, port)
+        place = ("--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "")
+        server = Server(binary, Path(folder), (*place, *arguments), port)
         try:
+            server.start()
             yield server
         finally:
             server.stop()
-
-
-def _started(binary: Path, folder: Path, arguments: tuple[str, ...], given: int) -> Server:
-    """A server on the given port, or else on one that is free. That may be taken by now, and so
-    may the port of the cluster's bus, so up to five are tried."""
-    for attempt in range(5):
-        port = given or free_port(below=HIGHEST_CLUSTER_PORT)
-        place = ("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder))
-        server = Server(binary, folder, (*place, "--save", "", *arguments), port)
-        try:
-            server.start()
-        except Unavailable as exc:
-            server.stop()
-            if given or attempt == 4 or "already in use" not in str(exc):
-                raise
-        else:
-            return server
-    raise AssertionError("the last attempt returns or raises")
 
 
 @contextmanager
