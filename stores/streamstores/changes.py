@@ -377,7 +377,7 @@ class Changes:
                 if look is None or subscription.info is None:
                     subscription.ring()
         if look is not None and not self._closed:
-            look.look_soon(each for each in stream_ids if each in self.subscriptions)
+            look.look_soon(stream_ids)
 
     def noticed_all(self) -> None:
         """Notices about any stream may have been lost: `look_at` for all that are followed."""

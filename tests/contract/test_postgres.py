@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 
 from streamstores.conformance import Target, contract_tests, model_tests, target_of
+from tests.services import PATIENCE
 from tests.services.postgres import fresh_schema, shared, with_options
 
 VARIANTS = {
@@ -15,8 +16,7 @@ VARIANTS = {
     "18-polling": (18, {"notify": "false"}),
     "16": (16, {}),
 }
-PATIENCE = {"timeout": 60, "command_timeout": 60}
-"""A busy machine may let a call wait longer than the default."""
+PATIENT = {"timeout": PATIENCE, "command_timeout": PATIENCE}
 
 
 # What differs between the variants has tests of its own, so the whole contract on the others is
@@ -32,7 +32,7 @@ PATIENCE = {"timeout": 60, "command_timeout": 60}
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     version, options = VARIANTS[request.param]
     with fresh_schema(shared(version)) as url:
-        yield target_of(with_options(url, **PATIENCE, **options))
+        yield target_of(with_options(url, **PATIENT, **options))
 
 
 test_contract = contract_tests("target")
@@ -42,7 +42,6 @@ test_model = model_tests(
         max_examples=15,
         stateful_step_count=40,
         derandomize=True,
-        deadline=None,
         database=None,
         suppress_health_check=list(hypothesis.HealthCheck),
     ),

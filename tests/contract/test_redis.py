@@ -6,10 +6,8 @@ from __future__ import annotations
 import pytest
 
 from streamstores.conformance import Target, contract_tests, model_tests, target_of
+from tests.services import PATIENCE
 from tests.services.redis import shared, with_options, with_own_prefix
-
-PATIENCE = 60
-"""`timeout` of the stores: a busy machine may let a call wait longer than the default."""
 
 
 @pytest.fixture(

@@ -28,7 +28,6 @@ test_model = pytest.mark.long(
         settings=hypothesis.settings(
             max_examples=12,
             stateful_step_count=25,
-            deadline=None,
             derandomize=True,
             database=None,
             suppress_health_check=list(hypothesis.HealthCheck),

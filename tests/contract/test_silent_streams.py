@@ -21,7 +21,7 @@ from streamstores import (
     StreamStore,
     follow,
 )
-from tests.services import postgres, redis
+from tests.services import PATIENCE, postgres, redis
 
 QUICK = Limits(poll_interval=0.3)
 PATIENCE_SECONDS = 120.0
@@ -53,12 +53,14 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     if request.param == "sqlite":
         yield lambda limits: SQLiteStreamStore(tmp_path / "streams.db", limits=limits)
     elif request.param == "redis":
-        url = redis.with_options(redis.with_own_prefix(redis.shared("valkey")), timeout=60)
+        url = redis.with_options(
+            redis.with_own_prefix(redis.shared("valkey")), timeout=PATIENCE
+        )
         yield lambda limits: RedisStreamStore(url, limits=limits)
     else:
         with postgres.fresh_schema(postgres.shared()) as fresh:
             # The first reads of so many followers take long on a busy machine.
-            url = redis.with_options(fresh, timeout=60, command_timeout=60)
+            url = redis.with_options(fresh, timeout=PATIENCE, command_timeout=PATIENCE)
             yield lambda limits: PostgresStreamStore(url, limits=limits)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streamstores.http._asgi.errors import HttpError
@@ -24,14 +24,10 @@ VALUES = st.recursive(
 )
 
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
 def messages(body: bytes) -> tuple[bytes, ...]:
     return chunks_of(JSON, body, Limits())
 
 
-@unhurried
 @given(st.lists(VALUES), st.sampled_from([None, 2]), st.booleans())
 def test_an_array_is_taken_apart_by_one_level(
     values: list[object], indent: int | None, is_ascii: bool
@@ -42,14 +38,12 @@ def test_an_array_is_taken_apart_by_one_level(
     assert json.loads(JSON.body_of(found)) == values
 
 
-@unhurried
 @given(VALUES.filter(lambda value: not isinstance(value, list)))
 def test_any_other_value_is_one_message(value: object) -> None:
     body = json.dumps(value).encode()
     assert messages(b" \n" + body + b"\t") == (body,)
 
 
-@unhurried
 @given(VALUES, st.binary(max_size=3), st.integers(min_value=0))
 def test_json_that_python_refuses_is_refused(value: object, noise: bytes, place: int) -> None:
     body = json.dumps([value]).encode()
@@ -82,7 +76,6 @@ def test_numbers_stay_as_they_were_written() -> None:
     assert messages(b"[%b]" % b",".join(numbers)) == tuple(numbers)
 
 
-@unhurried
 @given(st.text(), st.integers(min_value=0))
 def test_characters_are_never_sent_in_pieces(text: str, cut: int) -> None:
     data = text.encode("utf-8", "replace")
@@ -93,7 +86,6 @@ def test_characters_are_never_sent_in_pieces(text: str, cut: int) -> None:
     data[whole:].decode()
 
 
-@unhurried
 @given(st.binary())
 def test_any_bytes_count_as_text_with_an_end(data: bytes) -> None:
     assert len(data) - 3 <= TEXT.whole_bytes(data) <= len(data)

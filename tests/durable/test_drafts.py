@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streamstores.http._asgi.errors import HttpError
@@ -56,7 +56,6 @@ def appended(known: ParsedStream, draft: Draft) -> ParsedStream:
     )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(appends(), max_size=25))
 def test_requests_in_one_append_have_the_same_outcomes_as_one_by_one(
     requests: list[AppendRequest],
@@ -75,7 +74,6 @@ def test_requests_in_one_append_have_the_same_outcomes_as_one_by_one(
     assert size <= LIMITS.attributes_bytes
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(appends(), max_size=25))
 def test_a_repeated_request_is_never_taken_twice(requests: list[AppendRequest]) -> None:
     draft = Draft(ParsedStream.of(BEGUN), LIMITS, 86_400)

@@ -11,7 +11,8 @@ import httpx
 
 from streamstores.client import Status, Stream
 from tests.faults.app import pieces_of
-from tests.faults.workers import PATIENCE, fleet_of
+from tests.faults.workers import fleet_of
+from tests.services import PATIENCE
 
 STOPS = 5
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.http.serving import KEEP_ALIVE
+from tests.services import PATIENCE
 
-PATIENCE = 60.0
 MOST_DEAD = 2
 
 

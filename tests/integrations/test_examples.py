@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from tests.http.serving import KEEP_ALIVE
+from tests.services import free_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def copied(example: str, folder: Path) -> str:
@@ -61,6 +55,21 @@ async def client(script: str, *arguments: str):
         await child.communicate()
 
 
+async def output_of(example: str, folder: Path, path: str = "") -> bytes:
+    """What the client of an example prints, with its server beside it."""
+    app, port = copied(example, folder), free_port()
+    url = f"http://127.0.0.1:{port}{path}"
+    async with running(app, folder, port), client(f"{example}/client.py", url) as asking:
+        return await rest_of(asking)
+
+
+async def rest_of(asking: asyncio.subprocess.Process) -> bytes:
+    """The rest of what a client prints. Asserts that it ends well."""
+    said, errors = await asyncio.wait_for(asking.communicate(), 120)
+    assert asking.returncode == 0, errors.decode()
+    return said
+
+
 async def test_the_openai_client_gets_the_whole_response_from_a_server_that_is_killed(
     tmp_path: Path,
 ):
@@ -73,51 +82,29 @@ async def test_the_openai_client_gets_the_whole_response_from_a_server_that_is_k
         server.kill()
         await server.wait()
         await stack.enter_async_context(running(app, tmp_path, port))
-        rest, errors = await asyncio.wait_for(asking.communicate(), 90)
-        assert asking.returncode == 0, errors.decode()
         assert said.startswith(b"It was the best")
-        assert rest.endswith(b"complete\n")
+        assert (await rest_of(asking)).endswith(b"complete\n")
 
 
 async def test_the_client_of_a_fastapi_endpoint_leaves_and_comes_back(tmp_path: Path):
-    app, port = copied("fastapi", tmp_path), free_port()
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(running(app, tmp_path, port))
-        url = f"http://127.0.0.1:{port}"
-        asking = await stack.enter_async_context(client("fastapi/client.py", url))
-        said, errors = await asyncio.wait_for(asking.communicate(), 120)
-        assert asking.returncode == 0, errors.decode()
-        assert said.startswith(b"It was the best of (away) times")
-        assert said.endswith(b"complete\n")
+    said = await output_of("fastapi", tmp_path)
+    assert said.startswith(b"It was the best of (away) times")
+    assert said.endswith(b"complete\n")
 
 
 async def test_the_langgraph_client_joins_its_run_again(tmp_path: Path):
-    app, port = copied("langgraph", tmp_path), free_port()
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(running(app, tmp_path, port))
-        url = f"http://127.0.0.1:{port}"
-        asking = await stack.enter_async_context(client("langgraph/client.py", url))
-        said, errors = await asyncio.wait_for(asking.communicate(), 120)
-        assert asking.returncode == 0, errors.decode()
-        assert said.startswith(b"You (away) ")
-        assert said.endswith(b"complete\n")
+    said = await output_of("langgraph", tmp_path)
+    assert said.startswith(b"You (away) ")
+    assert said.endswith(b"complete\n")
 
 
 async def test_the_mcp_client_gets_every_message_once_over_a_network_that_breaks(
     tmp_path: Path,
 ):
-    app, port = copied("mcp", tmp_path), free_port()
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(running(app, tmp_path, port))
-        url = f"http://127.0.0.1:{port}/mcp"
-        asking = await stack.enter_async_context(client("mcp/client.py", url))
-        said, errors = await asyncio.wait_for(asking.communicate(), 120)
-        assert asking.returncode == 0, errors.decode()
-        words = said.decode().split("\n")
-        assert "(broken)" in words[0]
-        numbers = words[0].replace("(broken) ", "").split()
-        assert numbers == [str(number) for number in range(1, 13)]
-        assert words[1] == "I have counted to 12"
+    numbers, last, _ = (await output_of("mcp", tmp_path, "/mcp")).decode().split("\n")
+    assert "(broken)" in numbers
+    assert numbers.replace("(broken) ", "").split() == [str(number) for number in range(1, 13)]
+    assert last == "I have counted to 12"
 
 
 async def test_the_a2a_client_joins_its_task_in_another_server(tmp_path: Path):
@@ -135,17 +122,13 @@ async def test_the_a2a_client_joins_its_task_in_another_server(tmp_path: Path):
         ]
         names = [str(port) for port in ports]
         asking = await stack.enter_async_context(client("a2a/client.py", *names))
-        said, errors = await asyncio.wait_for(asking.communicate(), 120)
-        assert asking.returncode == 0, errors.decode()
         sentence = (
             b"It was the best of times, it was the worst of times, it was the age of wisdom."
         )
-        assert said == b"left\n" + sentence + b" \nTASK_STATE_COMPLETED\n"
+        assert await rest_of(asking) == b"left\n" + sentence + b" \nTASK_STATE_COMPLETED\n"
 
         asking = await stack.enter_async_context(client("a2a/client.py", *names))
         assert await asking.stdout.readexactly(5) == b"left\n"
         await asking.stdout.readexactly(6)
         servers[0].kill()
-        said, errors = await asyncio.wait_for(asking.communicate(), 120)
-        assert asking.returncode == 0, errors.decode()
-        assert said.endswith(b"\nTASK_STATE_FAILED\n")
+        assert (await rest_of(asking)).endswith(b"\nTASK_STATE_FAILED\n")

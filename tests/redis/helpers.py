@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from streamstores import Follower, StoreUnavailable
-from tests.services import Unavailable, give_up
+from tests.services import PATIENCE, Unavailable, give_up
 from tests.services.redis import VALKEY, Server, own_server
-
-PATIENCE = 60.0
 
 T = TypeVar("T")
 

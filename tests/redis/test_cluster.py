@@ -18,8 +18,8 @@ from streamstores import (
     StreamWriter,
     follow,
 )
-from tests.redis.helpers import PATIENCE, eventually, everything, once_available
-from tests.services import Unavailable, give_up
+from tests.redis.helpers import eventually, everything, once_available
+from tests.services import PATIENCE, Unavailable, give_up
 from tests.services.redis import OLDEST, VALKEY, Server, own_cluster, own_cluster_replica
 
 KEY = "streamstores:{a}"

@@ -16,6 +16,9 @@ from typing import NoReturn
 
 import pytest
 
+PATIENCE = 60.0
+"""Seconds that a test waits for what must come, and the `timeout` of its stores: a machine that
+runs several test suites at once may let a request wait longer than production should."""
 
 _held_ports: list[socket.socket] = []
 
@@ -46,8 +49,8 @@ def free_port(*, bus: int = 0) -> int:
     """A loopback port for a server of the tests; with `bus`, the port that far above it is free
     as well.
 
-    It refuses connections until its server listens. On Linux no other process is given it before
-    this one ends: it stays bound here, and the server can bind it too because both set
+    It refuses connections until its server listens. On Linux no other process is given it
+    before this one ends: it stays bound here, and the server can bind it too because both set
     SO_REUSEADDR and one of them does not listen.
     """
     while True:

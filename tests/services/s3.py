@@ -26,13 +26,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from tests.services import Unavailable, give_up, given_url, has_docker
+from tests.services import PATIENCE, Unavailable, give_up, given_url, has_docker
 
 ROOT = Path(__file__).parents[2]
-
-PATIENCE = 60
-"""`timeout` of the tests' stores unless a test gives another: a machine that runs several test
-suites at once may let a request wait longer than a store in production should."""
 
 
 class S3Server(NamedTuple):

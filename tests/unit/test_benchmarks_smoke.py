@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmarks import report, results
+from benchmarks import one_token, report, results
 from benchmarks.cases import ALL
 from benchmarks.cases.case import Metric, Target
 from benchmarks.results import Result
@@ -35,6 +35,14 @@ def test_sqlite_is_appended_to_replayed_and_followed_from_another_process() -> N
     assert [result.failure for result in measured] == [None] * 8
     delivered = [result for result in measured if result.case == "deliver-across"]
     assert [result.measures["delivered"].value.median for result in delivered] == [1.0, 1.0]
+
+
+@pytest.mark.long
+async def test_the_steps_of_one_token_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_token, "SECONDS", 1)
+    found = await one_token.profile("ours", "memory://", traced=False)
+    assert found["turns of the loop"] > 0
+    assert found["CPU, µs"] > 0
 
 
 def test_results_come_back_from_their_file_and_become_a_table(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ WITHOUT_SHRINKING = hypothesis.settings(
     max_examples=150,
     stateful_step_count=40,
     derandomize=True,
-    deadline=None,
     database=None,
     suppress_health_check=list(hypothesis.HealthCheck),
     phases=[hypothesis.Phase.generate],

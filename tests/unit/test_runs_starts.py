@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from streamstores import OutcomeUnknown, State, StreamExists, StreamInfo, StreamNotFound, StreamStore
+from streamstores import (
+    OutcomeUnknown,
+    State,
+    StreamExists,
+    StreamInfo,
+    StreamNotFound,
+    StreamStore,
+)
 from streamstores.runs import OWNER, Runs, TooManyRuns
 from tests.unit.scripted_runs import Reviving, Script, ended, text
 from tests.wrapping import Wrapping

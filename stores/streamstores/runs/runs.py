@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -273,8 +273,8 @@ class Runs:
             del self._runs[run.stream_id]
 
     @contextmanager
-    def _room(self) -> Iterator[None]:
-        """Keep a place for a run while its stream is created or claimed, and until it has begun."""
+    def _room(self) -> Generator[None, None, None]:
+        """Keep a place for a run while its stream is created or claimed, until it has begun."""
         if self._closed:
             raise StoreUnavailable("this process is closing")
         if len(self._held) + self._beginning >= self._max_runs:
