@@ -97,6 +97,7 @@ class BrowserDriver:
         await self._begin("follow", f"an id {next(_numbers)}")
 
     async def _begin(self, method: str, *args: str) -> None:
+        self.server.forget()
         self.offset = 0
         await self.client.call(method, *args)
         self.server.expect(await self.client.page.evaluate("stream.streamId"))

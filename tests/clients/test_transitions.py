@@ -55,6 +55,7 @@ class PythonDriver:
 
     async def _begin(self, beginning: Awaitable[object]) -> None:
         self.current, self.offset = None, 0
+        self.server.forget()
         await beginning
         self.server.expect(self.stream.stream_id)
 

@@ -139,15 +139,21 @@ class ScriptedServer:
         for writer in self._writers:
             writer.close()
 
+    def forget(self) -> None:
+        """Drop the waiting requests, which the client is about to leave, and take any."""
+        self._waiting.clear()
+        self._expected = None
+
     def expect(self, stream_id: str | None) -> None:
-        """Drop the requests of other streams, those that wait and those that come: a client may
-        have left a request that is still on its way.
+        """Drop the requests of other streams, those that wait and those that come: one that the
+        client has left may still be on its way. None means any.
         """
         self._expected = stream_id
+        self.requests = [each for each in self.requests if self._is_expected(each)]
         self._waiting = deque(each for each in self._waiting if self._is_expected(each.request))
 
     def _is_expected(self, request: Request) -> bool:
-        return self._expected in (None, request.stream_id)
+        return self._expected is None or self._expected == request.stream_id
 
     async def __aenter__(self) -> ScriptedServer:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
