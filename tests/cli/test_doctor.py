@@ -16,7 +16,6 @@ from email.utils import formatdate
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import asyncpg
 import pytest
 from typer.testing import CliRunner
 
@@ -27,6 +26,7 @@ from tests.services import Unavailable, free_port
 from tests.services import postgres as postgres_servers
 from tests.services import redis as redis_servers
 from tests.services import s3 as s3_servers
+from tests.services.postgres import execute
 
 COMMAND = [sys.executable, "-c", "from streamstores.cli import main; main()"]
 
@@ -209,18 +209,6 @@ def postgres_url() -> Iterator[str]:
         yield url
 
 
-def execute(url: str, *statements: str) -> None:
-    async def run() -> None:
-        connection = await asyncpg.connect(urlsplit(url)._replace(query="").geturl())
-        try:
-            for statement in statements:
-                await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    asyncio.run(run())
-
-
 def schema_of(url: str) -> str:
     return url.rpartition("schema=")[2]
 
@@ -269,20 +257,9 @@ class TestPostgres:
 
     def test_a_user_without_rights_on_the_tables(self, postgres_url):
         stream_count(postgres_url)
-        schema, user = schema_of(postgres_url), f"u{secrets.token_hex(6)}"
-        execute(
-            postgres_url,
-            f"CREATE ROLE {user} LOGIN PASSWORD 'pw'",
-            f"GRANT USAGE ON SCHEMA {schema} TO {user}",
-            f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {user}",
-        )
-        try:
-            netloc = urlsplit(postgres_url).netloc.rpartition("@")[2]
-            url = urlsplit(postgres_url)._replace(netloc=f"{user}:pw@{netloc}").geturl()
+        with postgres_servers.limited_user(postgres_url, "SELECT") as url:
             expected = {"postgres.rights": "error", "store.unusable": "error"}
             assert examine(url) == (1, expected)
-        finally:
-            execute(postgres_url, f"DROP OWNED BY {user}", f"DROP ROLE {user}")
 
     def test_a_wrong_password_is_one_error(self, postgres_url):
         netloc = urlsplit(postgres_url).netloc.rpartition("@")[2]
@@ -393,6 +370,20 @@ def test_ctrl_c_ends_the_examination_of_a_silent_server_with_one_line(url):
             process.send_signal(signal.SIGINT)
             output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (130, "", "interrupted\n")
+
+
+def test_a_driver_that_the_store_is_not_tested_with_is_a_warning(path, tmp_path, monkeypatch):
+    """Installed where an import finds it first, as far as its metadata goes."""
+    versions = {"0.19.9": "warning", "0.20": None, "0.99.1": None, "1.0": "warning"}
+    for version, expected in versions.items():
+        folder = tmp_path / version / f"aiosqlite-{version}.dist-info"
+        folder.mkdir(parents=True)
+        text = f"Metadata-Version: 2.1\nName: aiosqlite\nVersion: {version}\n"
+        (folder / "METADATA").write_text(text)
+        with monkeypatch.context() as patched:
+            patched.syspath_prepend(tmp_path / version)
+            findings = examine(f"sqlite:///{path}")[1]
+        assert findings.get("driver.version") == expected, version
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://x", "sqlite:///a.db?colour=red"])

@@ -79,6 +79,34 @@ def fresh_schema(url: str) -> Iterator[str]:
     asyncio.run(_execute(url, f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
 
 
+@contextmanager
+def limited_user(url: str, rights: str) -> Iterator[str]:
+    """The URL for a new user with these rights on the tables of the URL's schema, if any."""
+    user = f"u{secrets.token_hex(6)}"
+    parts = urlsplit(url)
+    schema = dict(parse_qsl(parts.query))["schema"]
+    execute(
+        url,
+        f"CREATE ROLE {user} LOGIN PASSWORD 'pw'",
+        f"GRANT USAGE ON SCHEMA {schema} TO {user}",
+        f"GRANT {rights} ON ALL TABLES IN SCHEMA {schema} TO {user}",
+    )
+    try:
+        yield parts._replace(netloc=f"{user}:pw@{parts.netloc.rpartition('@')[2]}").geturl()
+    finally:
+        execute(url, f"DROP OWNED BY {user}", f"DROP ROLE {user}")
+
+
+def execute(url: str, *statements: str) -> None:
+    """Execute statements on the server of a store's URL, one by one."""
+
+    async def run() -> None:
+        for statement in statements:
+            await _execute(urlsplit(url)._replace(query="").geturl(), statement)
+
+    asyncio.run(run())
+
+
 def with_options(url: str, **options: object) -> str:
     """The URL with these options added."""
     query = urlencode({**dict(parse_qsl(urlsplit(url).query)), **options})

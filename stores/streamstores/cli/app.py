@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from streamstores.cli.append import add_append
 from streamstores.cli.archive_commands import add_archive_commands
+from streamstores.cli.bench import add_bench
 from streamstores.cli.check import CheckEnded, add_check
 from streamstores.cli.copy import add_copy
 from streamstores.cli.demonstration import add_demo
@@ -74,6 +75,7 @@ def build_app() -> typer.Typer:
     add_demo(app)
     add_serve(app)
     add_doctor(app)
+    add_bench(app)
     add_migrate(app)
     add_stream_commands(app)
     add_tail(app)

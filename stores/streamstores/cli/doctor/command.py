@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from streamstores.cli.doctor.drivers import about_driver
 from streamstores.cli.doctor.findings import Finding, Severity, error
 from streamstores.cli.exit_codes import EXIT_FAILED
 from streamstores.cli.store_session import URL_VARIABLE, one_line, run_with_url, write_json
@@ -68,6 +69,7 @@ async def _examine(url: str) -> list[Finding]:
     module = import_module(f"streamstores.cli.doctor.{backend}") if backend else None
     # Before the store is opened: some of it explains why the store cannot be opened.
     findings: list[Finding] = await module.examine(url) if module else []
+    findings += about_driver(backend) if backend else []
     findings += await _try_out(store)
     order = list(Severity)
     return sorted(findings, key=lambda finding: order.index(finding.severity))
