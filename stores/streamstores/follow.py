@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 from streamstores import observation
+from streamstores._creation import once_created
 from streamstores._shared_reader import SharedReader, read_on
-from streamstores.changes import is_namesake, subscribed
+from streamstores.changes import is_namesake
 from streamstores.errors import InvalidRequest, ProducerHandedOver, ProducerLost, StreamNotFound
 from streamstores.limits import check_offset, check_seconds, check_stream_id
 from streamstores.store import StreamStore
 from streamstores.values import Page, Record, State, StreamInfo
 
 __all__ = ["Follower", "follow"]
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between looks for a stream to be created
 
 _STREAMING = State.STREAMING  # half the time of looking it up, before Python 3.12
 
@@ -272,21 +272,12 @@ class Follower:
 
     async def _first_page(self) -> Page:
         """The page at the offset; waits for the stream if it has to be created first."""
+        read = partial(self._store.read, self.stream_id, self.offset)
         if not self._wait_for_create:
-            return await self._store.read(self.stream_id, self.offset)
+            return await read()
         if self._created_by is None:
             self._created_by = time.monotonic() + self._wait_for_create
-        with subscribed(self._store, self.stream_id) as bell:
-            pause = _FIRST_PAUSE
-            while True:
-                try:
-                    return await self._store.read(self.stream_id, self.offset)
-                except StreamNotFound:
-                    left = self._created_by - time.monotonic()
-                    if left <= 0:
-                        raise
-                await bell.wait(min(pause, left))
-                pause = min(2 * pause, _LONGEST_PAUSE)
+        return await once_created(self._store, self.stream_id, self._created_by, read)
 
     def _has_ended(self, reader: SharedReader) -> bool:
         """Whether the stream has ended normally; raises if it ended in another way."""

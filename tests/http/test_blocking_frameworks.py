@@ -15,7 +15,7 @@ import httpx
 import pytest
 from werkzeug.serving import make_server
 
-from streamstores import State, StreamNotFound
+from streamstores import State
 from streamstores.blocking import BlockingStreams, open_store
 from tests.services import redis
 
@@ -41,14 +41,8 @@ def flask_url(tmp_path):
 
     @app.get("/chat/<stream_id>")
     def resume(stream_id):
-        streams.info(stream_id)
-        return flask.Response(
-            streams.body(stream_id, flask.request), mimetype="text/event-stream"
-        )
-
-    @app.errorhandler(StreamNotFound)
-    def missing(error):
-        return {"error": "no such stream"}, 404
+        seconds = float(flask.request.args.get("seconds", 0))
+        return streams.replay(stream_id, flask.request, wait_for_create=seconds)
 
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
@@ -76,7 +70,81 @@ def test_a_flask_view_is_resumable_with_two_lines(flask_url):
         last_id = re.findall(r"^id: (\d+)$", text, re.MULTILINE)[-1]
         rest = client.get(f"{flask_url}/chat/a", headers={"Last-Event-ID": last_id})
         assert numbers_of(text) + numbers_of(rest.text) == WHOLE
-        assert client.get(f"{flask_url}/chat/none").status_code == 404
+
+
+def test_its_refusals_are_those_of_a_resumable_stream(flask_url):
+    with httpx.Client(base_url=f"{flask_url}/chat", timeout=60) as client:
+        missing = client.get("/none")
+        assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
+        whole = client.post("/a").text
+        ids = re.findall(r"^id: (\d+)$", whole, re.MULTILINE)
+        for offset, status, code in (
+            ("abc", 400, "invalid_offset"),
+            ("1", 400, "invalid_offset"),
+            ("99999", 416, "offset_out_of_range"),
+        ):
+            refused = client.get("/a", params={"offset": offset})
+            assert (refused.status_code, refused.json()["code"]) == (status, code)
+        # 204 ends the reconnects of an EventSource.
+        assert client.get("/a", headers={"Last-Event-ID": ids[-1]}).status_code == 204
+        again = client.get("/a", params={"offset": ids[-2]})
+        assert again.headers["x-stream-offset"] == ids[-2]
+        assert numbers_of(again.text) == WHOLE[-1:]
+
+
+def test_a_reader_may_come_before_the_task(flask_url):
+    def read():
+        with httpx.Client(timeout=60) as client:
+            answers.append(client.get(f"{flask_url}/chat/late", params={"seconds": 60}))
+
+    answers = []
+    reader = threading.Thread(target=read)
+    reader.start()
+    time.sleep(0.3)
+    assert not answers
+    httpx.post(f"{flask_url}/chat/late", timeout=60)
+    reader.join(60)
+    assert numbers_of(answers[0].text) == WHOLE
+
+
+DJANGO = """
+import sys, django
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+from django.http import StreamingHttpResponse
+from django.test import Client
+from django.urls import path
+from streamstores.blocking import BlockingStreams
+
+settings.configure(ROOT_URLCONF="__main__", ALLOWED_HOSTS=["*"], SECRET_KEY="k")
+streams = BlockingStreams(sys.argv[1])
+
+def resume(request, stream_id):
+    body, status, headers = streams.replay(stream_id, request)
+    return StreamingHttpResponse(body, status=status, headers=headers)
+
+urlpatterns = [path("chat/<str:stream_id>", resume)]
+get_wsgi_application()
+streams.produce("a", lambda: (f"data: {number}\\n\\n" for number in range(3)))
+client = Client()
+for url, headers in (
+    ("/chat/a", {}), ("/chat/a", {"Last-Event-ID": "18"}), ("/chat/none", {})
+):
+    answer = client.get(url, headers=headers)
+    print(answer.status_code, answer.headers["Content-Type"], answer.getvalue())
+streams.close()
+"""
+
+
+def test_a_view_of_django_on_wsgi_answers_the_same(tmp_path):
+    command = [sys.executable, "-c", DJANGO, f"sqlite:///{tmp_path}/streams.db"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 0, run.stderr
+    whole, rest, missing = run.stdout.splitlines()
+    events = "text/event-stream; charset=utf-8"
+    assert whole.startswith(f"200 {events} b'id: 9\\ndata: 0\\n\\nid: 18")
+    assert rest == f"200 {events} b'id: 27\\ndata: 2\\n\\n'"
+    assert missing.startswith("404 application/json b'{")
 
 
 @pytest.fixture

@@ -22,21 +22,33 @@ def copied(example: str, folder: Path) -> str:
 @asynccontextmanager
 async def running(app: str, folder: Path, port: int):
     """A server of an example, in an empty folder, killed at the end."""
+    arguments = ("--port", str(port), "--factory", app, *KEEP_ALIVE)
+    async with program(folder, "uvicorn", *arguments) as child:
+        await until_said(child, b"running on")
+        yield child
+
+
+@asynccontextmanager
+async def program(folder: Path, module: str, *arguments: str):
+    """A program of an installed package, in a folder, killed at the end."""
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "uvicorn", "--port", str(port), "--factory", app),
-        *KEEP_ALIVE,
+        *(sys.executable, "-m", module, *arguments),
         cwd=folder,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        assert child.stderr is not None
-        while b"running on" not in (line := await child.stderr.readline()):
-            assert line, "the server has ended"
         yield child
     finally:
         if child.returncode is None:
             child.kill()
         await child.communicate()
+
+
+async def until_said(child: asyncio.subprocess.Process, words: bytes) -> None:
+    """Wait until a program has written these words to its log."""
+    assert child.stderr is not None
+    while words not in (line := await child.stderr.readline()):
+        assert line, "the program has ended"
 
 
 @asynccontextmanager
@@ -132,3 +144,20 @@ async def test_the_a2a_client_joins_its_task_in_another_server(tmp_path: Path):
         await asking.stdout.readexactly(6)
         servers[0].kill()
         assert (await rest_of(asking)).endswith(b"\nTASK_STATE_FAILED\n")
+
+
+async def test_the_client_of_a_flask_view_gets_what_a_celery_worker_produces(tmp_path: Path):
+    copied("flask_celery", tmp_path)
+    port = free_port()
+    async with AsyncExitStack() as stack:
+        for module, arguments, ready in (
+            ("celery", ("-A", "server.celery", "worker", "-c", "1", "-l", "INFO"), b"ready."),
+            ("flask", ("--app", "server", "run", "--port", str(port)), b"Running on"),
+        ):
+            child = await stack.enter_async_context(program(tmp_path, module, *arguments))
+            await until_said(child, ready)
+        url = f"http://127.0.0.1:{port}"
+        asking = await stack.enter_async_context(client("flask_celery/client.py", url))
+        said = await rest_of(asking)
+    assert said.startswith(b"It was the best of (away) times")
+    assert said.endswith(b"complete\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 
 import pytest
 
@@ -18,6 +17,7 @@ from streamstores import (
     State,
     StoreUnavailable,
     StreamNotFound,
+    _creation,
     follow,
 )
 from streamstores._shared_reader import RECENT_BYTES, shared_reader_of
@@ -308,9 +308,8 @@ def test_wrong_arguments_are_refused_at_once(arguments):
 
 
 async def test_a_creation_in_this_process_is_noticed_without_polling(monkeypatch):
-    module = sys.modules[follow.__module__]  # the package's attribute is the function
-    monkeypatch.setattr(module, "_FIRST_PAUSE", 600.0)
-    monkeypatch.setattr(module, "_LONGEST_PAUSE", 600.0)
+    monkeypatch.setattr(_creation, "_FIRST_PAUSE", 600.0)
+    monkeypatch.setattr(_creation, "_LONGEST_PAUSE", 600.0)
     async with MemoryStreamStore() as store:
         follower = follow(store, "a", wait_for_create=600)
         step = asyncio.create_task(anext(follower))

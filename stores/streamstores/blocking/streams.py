@@ -29,7 +29,7 @@ class BlockingStreams:
 
         @flask_app.get("/answers/<stream_id>")
         def resume(stream_id):
-            return Response(streams.body(stream_id, request), mimetype="text/event-stream")
+            return streams.replay(stream_id, request, wait_for_create=30)
 
     `store` is a URL, or a store that was made for this object alone. The options are those of
     `ResumableStreams`; `ttl` and `heartbeat` must be the same in all processes. A plain
@@ -72,26 +72,63 @@ class BlockingStreams:
                     call(streams.stop(stream_id))
             raise
 
+    def replay(
+        self,
+        stream_id: str,
+        request: Any = None,
+        *,
+        offset: int | str | None = None,
+        **options: Any,
+    ) -> tuple[Iterator[bytes], int, dict[str, str]]:
+        """The answer of `ResumableStreams.replay`: its body, status and headers.
+
+        A Flask view returns them as they are, and a Django view as
+        `StreamingHttpResponse(body, status=status, headers=headers)`. Options:
+        `missing_status`, `only_live`, `repeat_ending`, `status_code`, `headers` and
+        `wait_for_create`.
+        """
+        from streamstores.http.resumable.response import StreamResponse, refused  # noqa: PLC0415
+        from streamstores.http.resumable.resume_point import resume_point  # noqa: PLC0415
+
+        streams = self._resident.get()
+        try:
+            # Here, because a request may be known to its own thread only.
+            place = resume_point(request) if offset is None else offset
+        except Exception as exc:
+            response = refused(exc)
+        else:
+            response = call(streams.replay(stream_id, offset=place, **options))
+        if isinstance(response, StreamResponse):
+            body = self.body(stream_id, offset=response.offset)
+        else:
+            body = iter([bytes(response.body)])
+        return body, response.status_code, dict(response.headers)
+
     def body(
         self,
         stream_id: str,
         request: Any = None,
         *,
         offset: int | str | None = None,
+        wait_for_create: float = 0.0,
     ) -> Iterator[bytes]:
         """The bytes to send, from where the client left off, to the end of the stream.
 
         The first step raises `StreamNotFound`, `OffsetOutOfRange` and `InvalidRequest`; use
-        `info` before you begin a response.
+        `info` before you begin a response. `wait_for_create` is that of `info`.
         """
         streams = self._resident.get()
         if offset is None:  # here, because a request may be known to its own thread only
             offset = streams.resume_point(request)
-        return iterate(streams.body(stream_id, offset=offset))
+        return iterate(streams.body(stream_id, offset=offset, wait_for_create=wait_for_create))
 
-    def follow(self, stream_id: str, offset: int = 0) -> Iterator[Record]:
-        """The records from `offset`, then live, to the end."""
-        return iterate(self._resident.get().follow(stream_id, offset))
+    def follow(
+        self, stream_id: str, offset: int = 0, *, wait_for_create: float = 0.0
+    ) -> Iterator[Record]:
+        """The records from `offset`, then live, to the end. `wait_for_create` is that of
+        `info`."""
+        streams = self._resident.get()
+        return iterate(streams.follow(stream_id, offset, wait_for_create=wait_for_create))
 
     def stop(self, stream_id: str) -> StreamInfo:
         """Save what there is and halt the source, in whichever process it runs."""
@@ -101,9 +138,11 @@ class BlockingStreams:
         """Continue a stopped stream."""
         return call(self._resident.get().resume(stream_id))
 
-    def info(self, stream_id: str) -> StreamInfo:
-        """The stream now. Raises `StreamNotFound`."""
-        return call(self._resident.get().info(stream_id))
+    def info(self, stream_id: str, *, wait_for_create: float = 0.0) -> StreamInfo:
+        """The stream now, or as soon as a task that was queued has started it, within
+        `wait_for_create` seconds. Raises `StreamNotFound`."""
+        streams = self._resident.get()
+        return call(streams.info(stream_id, wait_for_create=wait_for_create))
 
     def close(self) -> None:
         """Hand over the streams that run here. Closes the store if it was opened by its URL.

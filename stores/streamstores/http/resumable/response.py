@@ -10,10 +10,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from streamstores import observation
+from streamstores.errors import InvalidRequest, OffsetOutOfRange
+from streamstores.http._asgi.errors import HttpError, refusal_of
 from streamstores.http._asgi.exchange import Exchange
 from streamstores.http.resumable.framings import EVENT_STREAM
 
-__all__ = ["Sender", "StreamResponse", "stream_headers"]
+__all__ = ["Sender", "StreamResponse", "refused", "stream_headers"]
 
 _PRINTABLE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 
@@ -30,6 +32,7 @@ class StreamResponse(Response):
     def __init__(
         self,
         send_stream: Sender,
+        offset: int,
         *,
         media_type: str,
         status_code: int,
@@ -37,6 +40,8 @@ class StreamResponse(Response):
     ) -> None:
         # Not `super().__init__`, which renders a body and sets its Content-Length.
         self.status_code = status_code
+        self.offset = offset
+        """Where it begins in the stream."""
         self.media_type = media_type
         self.background: BackgroundTask | None = None
         self._send_stream = send_stream
@@ -53,6 +58,13 @@ class StreamResponse(Response):
             return
         with observation.observer.request(scope, send, None) as observed:
             await self._send_stream(Exchange(scope, receive, observed), self)
+
+
+def refused(exc: Exception) -> Response:
+    """The answer to a request that raised this."""
+    if isinstance(exc, InvalidRequest) and not isinstance(exc, OffsetOutOfRange):
+        return HttpError(400, "invalid_request", str(exc)).response()
+    return refusal_of(exc).response()
 
 
 def stream_headers(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from streamstores import logs, observation
 from streamstores.errors import StreamStoreError
@@ -18,6 +20,8 @@ from streamstores.store import Record, StreamInfo, StreamStore
 __all__ = ["ServedStreams", "touch"]
 
 _SEND_BYTES = 65_536
+
+T = TypeVar("T")
 
 _log = logging.getLogger("streamstores.http")
 
@@ -45,6 +49,20 @@ class ServedStreams:
         """Raise `StoreUnavailable` once the streams are closed, so that clients retry
         elsewhere."""
         self._gate.check_open()
+
+    async def unless_closed(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of the work, which is cancelled when the streams are closed; then it
+        raises `StoreUnavailable`, so that the client asks elsewhere."""
+        working = asyncio.ensure_future(work)
+        closing = asyncio.ensure_future(self._gate.wait_closed())
+        try:
+            await asyncio.wait((working, closing), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                self.check_open()
+            return await working
+        finally:
+            working.cancel()
+            closing.cancel()
 
     def activity(self, stream_id: str) -> Activity:
         """What this process does with a stream."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -9,15 +10,15 @@ from typing import Any
 
 from starlette.responses import Response
 
+from streamstores._creation import once_created
 from streamstores._sse import encode_event
 from streamstores.errors import (
     InvalidRequest,
-    OffsetOutOfRange,
     StreamExists,
     StreamNotFound,
 )
 from streamstores.http._asgi.bounded_reader import BoundedReader
-from streamstores.http._asgi.errors import HttpError, refusal_of
+from streamstores.http._asgi.errors import HttpError
 from streamstores.http._asgi.event_stream import event_stream
 from streamstores.http._asgi.exchange import Exchange
 from streamstores.http._asgi.shutdown import Shutdown
@@ -27,10 +28,11 @@ from streamstores.http.resumable.framings import (
     Framing,
     framing_of,
 )
-from streamstores.http.resumable.response import StreamResponse, stream_headers
+from streamstores.http.resumable.response import StreamResponse, refused, stream_headers
 from streamstores.http.resumable.resume_point import resume_offset, resume_point
 from streamstores.http.resumable.served_streams import ServedStreams, touch
 from streamstores.http.resumable.source import AnySource, close_unread, records_of_source
+from streamstores.limits import check_seconds
 from streamstores.runs import Runs, Source
 from streamstores.store import Record, State, StreamInfo, StreamStore
 
@@ -147,7 +149,7 @@ class ResumableStreams:
                 attributes=attributes,
             )
         except Exception as exc:
-            return _refused(exc)
+            return refused(exc)
         return self._respond(info, 0, status_code, headers)
 
     async def replay(
@@ -161,6 +163,7 @@ class ResumableStreams:
         repeat_ending: bool = False,
         status_code: int = 200,
         headers: Mapping[str, str] | None = None,
+        wait_for_create: float = 0.0,
     ) -> Response:
         """Answer with an existing stream, from where the client left off, and follow it.
 
@@ -172,10 +175,13 @@ class ResumableStreams:
         stream. Answers 204, which ends the reconnects of an `EventSource`, to a client that has
         all of a finished event stream, unless `repeat_ending` asks for what `ending` returns;
         and with `only_live`, for any stream that has ended.
+
+        `wait_for_create` is for a stream that a queued task will start: the answer waits so
+        many seconds for it. If this object is closed meanwhile, the answer is 503.
         """
         try:
             self._check_open()
-            info = await self._look(stream_id)
+            info = await self._look(stream_id, wait_for_create)
             if only_live and info.state is not State.STREAMING:
                 return Response(status_code=204)
             place = resume_point(request) if offset is None else offset
@@ -186,9 +192,9 @@ class ResumableStreams:
             if has_all and not repeat_ending:
                 return Response(status_code=204)
         except StreamNotFound as exc:
-            return Response(status_code=204) if missing_status == 204 else _refused(exc)
+            return Response(status_code=204) if missing_status == 204 else refused(exc)
         except Exception as exc:
-            return _refused(exc)
+            return refused(exc)
         return self._respond(info, start, status_code, headers)
 
     # --- without HTTP
@@ -247,17 +253,28 @@ class ResumableStreams:
         """Whether this process holds the stream's source."""
         return self._streams.runs.is_running(stream_id)
 
-    async def info(self, stream_id: str) -> StreamInfo:
-        """The stream now. Raises `StreamNotFound`."""
-        return await self.store.info(stream_id)
+    async def info(self, stream_id: str, *, wait_for_create: float = 0.0) -> StreamInfo:
+        """The stream now, or as soon as it is created, within `wait_for_create` seconds.
 
-    async def follow(self, stream_id: str, offset: int = 0) -> AsyncGenerator[Record, None]:
+        Raises `StreamNotFound`, and `StoreUnavailable` if this object is closed meanwhile.
+        """
+        check_seconds(wait_for_create, "wait_for_create")
+        look = partial(self.store.info, stream_id)
+        if not wait_for_create:
+            return await look()
+        created_by = time.monotonic() + wait_for_create
+        waiting = once_created(self.store, stream_id, created_by, look)
+        return await self._streams.unless_closed(waiting)
+
+    async def follow(
+        self, stream_id: str, offset: int = 0, *, wait_for_create: float = 0.0
+    ) -> AsyncGenerator[Record, None]:
         """The records from `offset`, then live, to the end: for WebSockets, gRPC and the like.
 
         Raises as `follow` of the package does, except that a stream whose producer died is
-        revived or stopped instead of `ProducerLost`.
+        revived or stopped instead of `ProducerLost`. `wait_for_create` is that of `info`.
         """
-        info = await self._look(stream_id)
+        info = await self._look(stream_id, wait_for_create)
         follower = await self._streams.runs.follow(info, offset)
         try:
             while batch := await follower.batch():
@@ -267,13 +284,19 @@ class ResumableStreams:
             await follower.aclose()
 
     async def body(
-        self, stream_id: str, request: Any = None, *, offset: int | str | None = None
+        self,
+        stream_id: str,
+        request: Any = None,
+        *,
+        offset: int | str | None = None,
+        wait_for_create: float = 0.0,
     ) -> AsyncGenerator[bytes, None]:
         """What `replay` would send, for frameworks with responses of their own (Django,
         Litestar, aiohttp). `offset` may also be the id of the last event.
 
-        Raises `StreamNotFound`, `OffsetOutOfRange` and `InvalidRequest`."""
-        info = await self._look(stream_id)
+        Raises `StreamNotFound`, `OffsetOutOfRange` and `InvalidRequest`. `wait_for_create` is
+        that of `info`."""
+        info = await self._look(stream_id, wait_for_create)
         place = self.resume_point(request) if offset is None else offset
         try:
             start = await resume_offset(self.store, info, place, has_own_ids=_has_own_ids(info))
@@ -333,8 +356,9 @@ class ResumableStreams:
         event_ids = info.attributes.get(_EVENT_IDS, "own")
         return framing_of(media_type, event_ids, self.store.limits.record_bytes)
 
-    async def _look(self, stream_id: str) -> StreamInfo:
-        return await touch(self.store, await self.store.info(stream_id))
+    async def _look(self, stream_id: str, wait_for_create: float = 0.0) -> StreamInfo:
+        info = await self.info(stream_id, wait_for_create=wait_for_create)
+        return await touch(self.store, info)
 
     def _respond(
         self, info: StreamInfo, offset: int, status: int, headers: Mapping[str, str] | None
@@ -342,6 +366,7 @@ class ResumableStreams:
         media_type = info.attributes.get(_MEDIA_TYPE, "application/octet-stream")
         return StreamResponse(
             partial(self._send, info, offset),
+            offset,
             media_type=media_type,
             status_code=status,
             headers=stream_headers(info.id, offset, media_type, headers),
@@ -390,9 +415,3 @@ def _error_event(info: StreamInfo) -> bytes:
     if info.state is not State.ERROR:
         return b""
     return encode_event((info.error or "The stream failed.").encode(), name=b"error")
-
-
-def _refused(exc: Exception) -> Response:
-    if isinstance(exc, InvalidRequest) and not isinstance(exc, OffsetOutOfRange):
-        return HttpError(400, "invalid_request", str(exc)).response()
-    return refusal_of(exc).response()
