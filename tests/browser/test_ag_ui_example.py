@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.browser.client import TIMEOUT_MS
-from tests.integrations.test_examples import EXAMPLES, copied, free_port, running
+from tests.http.cutting_proxy import cutting_proxy
+from tests.integrations.test_examples import EXAMPLES, copied, running
+from tests.services import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -42,6 +44,24 @@ async def test_a_reload_and_a_second_tab_show_the_same_run_and_stop_ends_it_for_
             await each.wait_for_function(
                 f"{STATUS} === 'RUN_ERROR: The run was stopped.'", timeout=TIMEOUT_MS
             )
+
+
+async def test_the_page_asks_again_when_its_connection_is_cut(tmp_path: Path, open_page):
+    app = copied("pydantic_ai", tmp_path)
+    shutil.copy(EXAMPLES / "pydantic_ai/index.html", tmp_path)
+    port = free_port()
+    async with (
+        running(app, tmp_path, port),
+        cutting_proxy(f"http://127.0.0.1:{port}") as (proxy, url),
+    ):
+        page = await open_page(url)
+        await send(page, SENTENCE)
+        await page.wait_for_function(f"{TEXT}.includes('two')", timeout=TIMEOUT_MS)
+        before = proxy.connections
+        proxy.cut()
+        await page.wait_for_function(f"{STATUS} === 'RUN_FINISHED'", timeout=TIMEOUT_MS)
+        assert (await page.evaluate(TEXT)).strip() == SENTENCE
+        assert proxy.connections > before
 
 
 async def send(page, prompt: str) -> None:

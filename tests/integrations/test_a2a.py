@@ -341,6 +341,19 @@ async def test_two_messages_for_one_task_at_once_both_arrive(replicas, calls, go
     assert calls() == 3
 
 
+async def test_a_client_that_joins_after_the_end_is_told_so_and_gets_the_task_whole(
+    replicas, go
+):
+    """The protocol has no subscription to a task that has ended."""
+    go.touch()
+    done = await read(replicas[0].send("5 0"))
+    for replica in (replicas[0], replicas[1]):
+        with pytest.raises(UnsupportedOperationError):
+            await read(replica.join(done.task_id))
+        kept = await replica.get(done.task_id)
+        assert (text_of(kept), kept.status.state) == (said(5), DONE)
+
+
 async def test_a_task_that_expires_while_its_client_is_away_is_not_found(start, stack):
     replicas = Replicas([await start(APP, TTL="1"), await start(APP, TTL="1")], stack)
     done = await read(replicas[0].send("1 0"))

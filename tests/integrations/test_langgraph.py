@@ -19,7 +19,7 @@ from langgraph_sdk.errors import (
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from streamstores import MemoryStreamStore
+from streamstores import MemoryStreamStore, StreamStore
 from streamstores.integrations.langgraph import LangGraphRuns
 from tests.http.cutting_proxy import cutting_proxy
 from tests.http.serving import serving
@@ -282,18 +282,38 @@ async def test_a_bad_request_is_refused(start):
     assert (await process.client.get(path, headers=headers)).status_code == 405
 
 
-async def test_on_memory_a_single_graph_is_joined_after_cuts_late_and_cancelled(ask):
-    async def speak(state: dict) -> dict:
-        for number in range(state["count"]):
-            get_stream_writer()({"word": number})
-            await asyncio.sleep(0.002)
-        return state
+async def speak(state: dict) -> dict:
+    for number in range(state["count"]):
+        get_stream_writer()({"word": number})
+        await asyncio.sleep(0.002)
+    return state
 
+
+def application(store: StreamStore) -> Starlette:
+    """A process with a single graph that is not kept."""
     builder = StateGraph(dict)
     builder.add_node("speak", speak)
     builder.add_edge(START, "speak")
-    runs = LangGraphRuns(MemoryStreamStore(), builder.compile())
-    app = Starlette(routes=[Mount("/graphs", runs)], lifespan=runs.lifespan)
+    runs = LangGraphRuns(store, builder.compile())
+    return Starlette(routes=[Mount("/graphs", runs)], lifespan=runs.lifespan)
+
+
+async def test_a_run_that_expired_while_its_client_was_away_is_not_found(ask):
+    store = MemoryStreamStore()
+    async with serving(application(store)) as url:
+        client = ask(url)
+        begun = await read(client.runs.stream("t", "any", input={"count": 1}))
+        for each in [info.id async for info in store.list()]:
+            await store.delete(each)
+        for last in (None, begun[1].id):
+            with pytest.raises(NotFoundError):
+                await read(client.runs.join_stream("t", run_id_of(begun), last_event_id=last))
+        with pytest.raises(NotFoundError):
+            await client.runs.get("t", run_id_of(begun))
+
+
+async def test_on_memory_a_single_graph_is_joined_after_cuts_late_and_cancelled(ask):
+    app = application(MemoryStreamStore())
     async with serving(app) as url, cutting_proxy(url) as (proxy, proxied):
         proxy.answer_bytes = 6_000
         given = {"input": {"count": 300}, "stream_mode": "custom"}
