@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -34,6 +36,16 @@ def run(
     assert b"Traceback" not in errors, errors.decode()
     code = process.returncode
     return subprocess.CompletedProcess(process.args, code, output, messages(errors))
+
+
+def with_small_files(size: int) -> Callable[[], None]:
+    """A `preexec_fn`: no file of the process grows beyond so many bytes, as on a full disk."""
+
+    def bound() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    return bound
 
 
 def messages(errors: bytes) -> bytes:

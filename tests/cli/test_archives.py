@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from streamstores.cli.archives import archive_name
-from tests.cli.processes import run, start, until, use
+from tests.cli.processes import run, start, until, use, with_small_files
 from tests.cli.test_copy import LARGE, SOME_TARGETS, everything, fill, store_url
 
 
@@ -127,6 +127,18 @@ def test_an_interrupted_export_leaves_whole_files_and_a_second_one_finishes(sour
     assert whole < 40
     found = list(outcomes("export", folder, url=source).values())
     assert (found.count("unchanged"), found.count("copied")) == (whole, 40 - whole)
+
+
+def test_a_full_disk_ends_an_export_with_one_line_and_a_second_one_finishes(source, folder):
+    use(source, lambda store: store.create("a", b"small", state="done"))
+    use(source, lambda store: store.create("b", *[LARGE] * 16, state="done"))
+    bound = with_small_files(16 * len(LARGE) // 2)
+    full = run("export", folder, url=source, preexec_fn=bound)
+    assert full.returncode == 1
+    assert len(full.stderr.splitlines()) == 1
+    assert b"File too large" in full.stderr
+    assert [each.name for each in folder.iterdir()] == [archive_name("a")]
+    assert outcomes("export", folder, url=source) == {"a": "unchanged", "b": "copied"}
 
 
 def test_wrong_folders_and_stores_are_one_line_and_a_code(source, folder):

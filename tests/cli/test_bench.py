@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamstores import StreamStore
-from tests.cli.processes import run, start, until, use
+from tests.cli.processes import run, start, until, use, with_small_files
 from tests.redis.helpers import server_or_skip
 from tests.services import postgres, redis, s3
 
@@ -110,6 +110,13 @@ def test_a_server_that_goes_away_ends_it_with_a_line():
     assert process.returncode in (5, 6)
     assert b"Traceback" not in errors
     assert len(errors.splitlines()) == 1
+
+
+def test_a_full_disk_ends_it_with_one_line(tmp_path: Path):
+    bound = with_small_files(100_000)
+    ended = run("bench", url=f"sqlite:///{tmp_path}/x.db", preexec_fn=bound)
+    assert ended.returncode in (1, 5, 6)
+    assert len(ended.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from streamstores import cli, open_store
 from streamstores.cli.doctor.s3 import clock_findings
 from streamstores.cli.doctor.sqlite import file_system_of
+from tests.cli.processes import run, with_small_files
 from tests.services import Unavailable, free_port
 from tests.services import postgres as postgres_servers
 from tests.services import redis as redis_servers
@@ -105,6 +106,12 @@ class TestSQLite:
     def test_a_folder_that_does_not_exist_is_an_error(self, tmp_path):
         code, findings = examine(f"sqlite:///{tmp_path}/missing/streams.db")
         assert (code, findings["store.unusable"]) == (1, "error")
+
+    def test_a_full_disk_is_an_error(self, path):
+        ended = run("doctor", "--json", url=f"sqlite:///{path}", preexec_fn=with_small_files(0))
+        assert ended.returncode == 1
+        found = {each["code"]: each for each in map(json.loads, ended.stdout.splitlines())}
+        assert found["store.unusable"]["severity"] == "error"
 
     def test_a_file_system_is_that_of_the_longest_mount_point(self):
         mounts = (
