@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import subprocess
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -17,8 +15,8 @@ import httpx
 import pytest
 
 from tests.integrations.conftest import EVERY_STORE
+from tests.integrations.node_clients import script_with_package
 from tests.integrations.processes import Process, Start
-from tests.services import give_up, given_url
 
 APP = "tests.integrations.pydantic_ai_app:app"
 CLIENT = Path(__file__).with_name("ag_ui_client.mjs")
@@ -26,20 +24,9 @@ CLIENT = Path(__file__).with_name("ag_ui_client.mjs")
 
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """Node, and a folder in which it finds the client and its package."""
-    for tool in ("node", "npm"):
-        if shutil.which(tool) is None:
-            give_up(tool, "it is not installed")
-    folder = Path(given_url("ag-ui") or tmp_path_factory.mktemp("ag-ui"))
-    if not (folder / "node_modules/@ag-ui/client").exists():
-        install = ("npm", "install", "--no-audit", "--no-fund", "@ag-ui/client@1")
-        result = subprocess.run(
-            install, cwd=folder, capture_output=True, text=True, timeout=240, check=False
-        )
-        if result.returncode != 0:
-            give_up("npm", result.stderr[-500:])
-    shutil.copy(CLIENT, folder)
-    return "node", folder / CLIENT.name
+    """Node, and the script of the client."""
+    folder = tmp_path_factory.mktemp("ag-ui")
+    return "node", script_with_package(CLIENT, "@ag-ui/client@1", folder)
 
 
 class Tab:
