@@ -58,7 +58,12 @@ def user_of(request: Request) -> str:
 async def run(request: Request) -> Response:
     adapter = await AGUIAdapter.from_request(request, agent=agent)
     events = adapter.encode_stream(adapter.run_stream())
-    return await runs.run(adapter.run_input, events, owner=user_of(request))
+    return await runs.run(adapter.run_input, events, owner=user_of(request), request=request)
+
+
+@app.get("/agent")
+async def join(request: Request, threadId: str, runId: str) -> Response:  # noqa: N803
+    return await runs.join(threadId, runId, request, owner=user_of(request))
 
 
 @app.post("/agent/{thread_id}/{run_id}/stop")

@@ -1,7 +1,8 @@
 """Runs of the AG-UI protocol that survive reloads and dead processes, on any store.
 
 For the AG-UI adapter of pydantic-ai and every other server that encodes AG-UI's events.
-Written against the protocol's version 1.0, `@ag-ui/client` 1.0 and pydantic-ai 2.68.
+Written against the protocol's version 1.0, `@ag-ui/client` 1.0, TanStack's
+`@tanstack/ai-client` 0.33 and pydantic-ai 2.68.
 """
 
 from __future__ import annotations
@@ -49,12 +50,13 @@ class AGUIRuns:
         async def run(request: Request, user: User):
             adapter = await AGUIAdapter.from_request(request, agent=agent)
             events = adapter.encode_stream(adapter.run_stream())
-            return await runs.run(adapter.run_input, events, owner=user.id)
+            return await runs.run(adapter.run_input, events, owner=user.id, request=request)
 
     The client chooses the id of a run. Its first POST starts the run, and any later POST with
     the same thread and run, from a reloaded page or another tab, is sent the same run from
     its `RUN_STARTED`, in whichever process. An abort of the client is a lost connection, and
-    only `stop` ends the run.
+    only `stop` ends the run. A client that repeats its POST with `Last-Event-ID` is sent the
+    rest, and one that knows only the run joins it by GET, with `join`.
 
     A run that is stopped, whose process died, or whose source raised ends with a `RUN_ERROR`
     for all its clients, so that none takes it for complete.
@@ -66,8 +68,18 @@ class AGUIRuns:
     def __init__(self, store: StreamStore, **options: Any) -> None:
         self.streams: ResumableStreams = ResumableStreams(store, ending=_ending, **options)
 
-    async def run(self, run_input: RunInput, source: AnySource, *, owner: str = "") -> Response:
+    async def run(
+        self,
+        run_input: RunInput,
+        source: AnySource,
+        *,
+        owner: str = "",
+        request: Any = None,
+    ) -> Response:
         """Start the run and answer with it, or answer with the run if it exists.
+
+        The answer begins after the event that `request`, of any framework, names in
+        `Last-Event-ID`, and else at the start.
 
         `source` yields AG-UI's events: encoded, as server-sent events, or as objects. Of racing
         calls one starts its source; the sources of the others are closed unread.
@@ -79,7 +91,27 @@ class AGUIRuns:
         except InvalidRequest as exc:
             await close_unread(source)
             return JSONResponse({"error": str(exc), "code": "invalid_request"}, 400)
-        return await self.streams.response(stream_id, source)
+        response = await self.streams.response(stream_id, source)
+        if request is None or not response.headers.get("X-Stream-Id"):  # refused
+            return response
+        return await self._replay(stream_id, request)
+
+    async def join(
+        self, thread_id: str, run_id: str, request: Any = None, *, owner: str = ""
+    ) -> Response:
+        """Answer with a run that exists, from where `request` says that its client left off.
+
+        404 if there is no such run.
+        """
+        try:
+            stream_id = _stream_id(owner, thread_id, run_id)
+        except InvalidRequest as exc:
+            return JSONResponse({"error": str(exc), "code": "invalid_request"}, 400)
+        return await self._replay(stream_id, request)
+
+    async def _replay(self, stream_id: str, request: Any) -> Response:
+        # A client that has all events but no terminal one must not wait for it.
+        return await self.streams.replay(stream_id, request, repeat_ending=True)
 
     async def stop(self, thread_id: str, run_id: str, *, owner: str = "") -> Response:
         """Stop this run, in whichever process it is, and no other one.

@@ -14,10 +14,12 @@ __all__ = ["offset_of_text", "resume_offset", "resume_point"]
 _QUERIES = ("query_params", "GET", "args", "query")
 """Where Starlette, FastAPI and Litestar, then Django, Flask and Quart, then aiohttp keep the
 query of a request."""
+_START = "-1"  # how the clients of Durable Streams and of TanStack AI name it
 
 
 def resume_point(request: Any) -> int | str:
-    """The event id in `Last-Event-ID`, as text, or the `offset` of the query; 0 without either.
+    """The event id in `Last-Event-ID`, as text, or the `offset` of the query; 0 without either,
+    and for the offset -1.
 
     The header wins, because an `EventSource` repeats its first URL, query and all, at each
     reconnect. Raises `HttpError` for an offset that is no number.
@@ -31,7 +33,8 @@ def resume_point(request: Any) -> int | str:
         query = getattr(request, name, None)
         # Another framework may mean something else by such a name, such as a text or a method.
         if query is not None and hasattr(query, "get"):
-            return offset_of_text(str(query.get("offset") or "0"))
+            text = str(query.get("offset") or "0")
+            return 0 if text == _START else offset_of_text(text)
     return 0
 
 
