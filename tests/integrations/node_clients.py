@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
-from tests.services import give_up, given_url
+from tests.services import PATIENCE, give_up, given_url
 
 
 def script_with_package(script: Path, package: str, folder: Path) -> Path:
@@ -29,3 +32,17 @@ def script_with_package(script: Path, package: str, folder: Path) -> Path:
         if result.returncode != 0:
             give_up("npm", result.stderr[-500:])
     return Path(shutil.copy(script, folder))
+
+
+async def told_by(script: Path, **options: Any) -> dict[str, Any]:
+    """Run a client to its end; the JSON that it prints."""
+    given = [f"--{name}={value}" for name, value in options.items()]
+    child = await asyncio.create_subprocess_exec(
+        *("node", script, *given),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    told, errors = await asyncio.wait_for(child.communicate(), PATIENCE)
+    assert child.returncode == 0, errors.decode()
+    found: dict[str, Any] = json.loads(told)
+    return found

@@ -6,15 +6,12 @@ The package comes from npm, or from the folder that `STREAMSTORES_TEST_LANGCHAIN
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.http.cutting_proxy import cutting_proxy
-from tests.integrations.node_clients import script_with_package
-from tests.services import PATIENCE
+from tests.integrations.node_clients import script_with_package, told_by
 
 APP = "tests.integrations.langgraph_app:app"
 CLIENT = Path(__file__).with_name("langgraph_client.mjs")
@@ -30,21 +27,8 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ask(script: Path):
-    """Runs a client to its end, and gives what it has printed."""
-
-    async def ask(url: str, **options: Any) -> dict[str, Any]:
-        given = [f"--{name}={value}" for name, value in options.items()]
-        child = await asyncio.create_subprocess_exec(
-            *("node", script, f"--url={url}/graphs", *given),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        said, errors = await asyncio.wait_for(child.communicate(), PATIENCE)
-        assert child.returncode == 0, errors.decode()
-        found: dict[str, Any] = json.loads(said)
-        return found
-
-    return ask
+    """What a client prints that uses a process."""
+    return lambda url, **options: told_by(script, url=f"{url}/graphs", **options)
 
 
 async def test_it_joins_late_twice_and_in_the_middle_in_another_process(start, ask, calls):
