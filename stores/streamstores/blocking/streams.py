@@ -87,6 +87,7 @@ class BlockingStreams:
         `missing_status`, `only_live`, `repeat_ending`, `status_code`, `headers` and
         `wait_for_create`.
         """
+        from streamstores.http._asgi.errors import HttpError  # noqa: PLC0415
         from streamstores.http.resumable.response import StreamResponse, refused  # noqa: PLC0415
         from streamstores.http.resumable.resume_point import resume_point  # noqa: PLC0415
 
@@ -94,7 +95,7 @@ class BlockingStreams:
         try:
             # Here, because a request may be known to its own thread only.
             place = resume_point(request) if offset is None else offset
-        except Exception as exc:
+        except HttpError as exc:
             response = refused(exc)
         else:
             response = call(streams.replay(stream_id, offset=place, **options))
