@@ -14,11 +14,10 @@ import httpx
 import pytest
 
 from tests.integrations.processes import Process, start_process
-from tests.services import give_up
+from tests.integrations.test_examples import running
+from tests.services import free_port, give_up
 
 ROOT = Path(__file__).parents[2]
-PAGE = Path(__file__).parent / "ai_sdk_page"
-DEPENDENCIES = ["ai@7", "@ai-sdk/react@4", "react@19", "react-dom@19", "esbuild@0.25"]
 APP = "tests.integrations.ai_sdk_app:app"
 TIMEOUT_MS = 60_000
 
@@ -27,24 +26,20 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.long]
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page, bundled with the packages of npm."""
-    folder = tmp_path_factory.mktemp("ai_sdk")
+    """The example, built as its README says."""
+    clone = tmp_path_factory.mktemp("ai_sdk")
+    folder = clone / "examples/ai_sdk"
     npm = shutil.which("npm")
     if npm is None:
         give_up("npm", "it is not installed")
-    for source in (*PAGE.iterdir(), ROOT / "javascript/ai-sdk.js"):
-        shutil.copy(source, folder)
-    (folder / "package.json").write_text('{"type": "module"}')
-    install = [npm, "install", "--no-audit", "--no-fund", "--silent", *DEPENDENCIES]
+    shutil.copytree(ROOT / "javascript", clone / "javascript")
+    built = shutil.ignore_patterns("node_modules", "app.js")
+    shutil.copytree(ROOT / "examples/ai_sdk", folder, ignore=built)
+    install = [npm, "install", "--no-audit", "--no-fund", "--silent"]
     done = subprocess.run(install, cwd=folder, capture_output=True, timeout=240, check=False)
     if done.returncode:
         give_up("npm", done.stderr.decode()[-500:])
-    bundle = [
-        *("node_modules/.bin/esbuild", "app.jsx", "--bundle", "--format=esm"),
-        *("--jsx=automatic", "--alias:streamstores-ai-sdk=./ai-sdk.js", "--outfile=app.js"),
-        '--define:process.env.NODE_ENV="development"',
-    ]
-    subprocess.run(bundle, cwd=folder, check=True, timeout=120, capture_output=True)
+    subprocess.run([npm, "run", "build"], cwd=folder, check=True, timeout=120)
     return folder
 
 
@@ -96,12 +91,12 @@ async def test_an_answer_survives_reloads_and_a_second_tab(
     tmp_path: Path,
 ) -> None:
     context = await browser.new_context()
-    page = await open_page(server.url, context)
+    page = await open_page(f"{server.url}/#c", context)
     await send(page, "100 0.05")
     await until_shown(page, said(5))
     await page.reload()
     await until_shown(page, said(8))
-    tab = await open_page(server.url, context)
+    tab = await open_page(f"{server.url}/#c", context)
     await page.reload()
     await asyncio.gather(whole_answer(page, 100), whole_answer(tab, 100))
     assert calls(tmp_path) == 1
@@ -119,7 +114,7 @@ async def test_stop_is_a_real_stop_and_the_next_answer_is_whole(
     resumed: bool,
 ) -> None:
     context = await browser.new_context()
-    page = await open_page(server.url, context)
+    page = await open_page(f"{server.url}/#c", context)
     await send(page, "100000 0.02")
     await until_shown(page, said(5))
     if resumed:
@@ -143,11 +138,27 @@ async def test_a_lost_tab_does_not_stop_the_answer(
     tmp_path: Path,
 ) -> None:
     context = await browser.new_context()
-    page = await open_page(server.url, context)
+    page = await open_page(f"{server.url}/#c", context)
     await send(page, "60 0.05")
     await until_shown(page, said(3))
     await page.close()
-    again = await open_page(server.url, context)
+    again = await open_page(f"{server.url}/#c", context)
     await whole_answer(again, 60)
     assert calls(tmp_path) == 1
+    await context.close()
+
+
+async def test_the_server_of_the_example_answers_its_page(
+    browser: Any, open_page: Any, pages: Path
+) -> None:
+    port = free_port()
+    context = await browser.new_context()
+    async with running("server:create_app", pages, port):
+        page = await open_page(f"http://127.0.0.1:{port}/", context)
+        await send(page, "one two three four five six seven eight nine ten")
+        await until_shown(page, "one two")
+        await page.reload()
+        tab = await open_page(page.url, context)
+        for each in (page, tab):
+            await until_shown(each, "one two three four five six seven eight nine ten")
     await context.close()
