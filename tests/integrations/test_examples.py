@@ -104,6 +104,13 @@ async def test_the_client_of_a_fastapi_endpoint_leaves_and_comes_back(tmp_path: 
     assert said.endswith(b"complete\n")
 
 
+async def test_the_client_of_an_assistant_stream_leaves_and_comes_back(tmp_path: Path):
+    away, whole, end, _ = (await output_of("assistant_stream", tmp_path)).decode().split("\n")
+    assert away.split() == ["It", "was", "the", "best", "of", "(away)"]
+    assert whole.endswith("the age of wisdom. ")
+    assert end == "complete"
+
+
 async def test_the_langgraph_client_joins_its_run_again(tmp_path: Path):
     said = await output_of("langgraph", tmp_path)
     assert said.startswith(b"You (away) ")
