@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import version
@@ -65,6 +66,35 @@ async def connected(url: str) -> AsyncIterator[ClientSession]:
         async with ClientSession(streams[0], streams[1], seconds) as session:
             await session.initialize()
             yield session
+
+
+def begun_anew(
+    test: Callable[[str], Awaitable[None]],
+) -> Callable[[str], Coroutine[Any, Any, None]]:
+    """Repeat a test that ends by a fault of the SDK's client, with a new session.
+
+    The client (1.30, 2.3) leaves the generators of a response that broke to the garbage
+    collector, which closes them in another task, and anyio then refuses to end their scope.
+    """
+
+    @functools.wraps(test)
+    async def repeated(url: str) -> None:
+        for _ in range(4):
+            try:
+                return await test(url)
+            except Exception as exc:
+                if not _is_of_a_scope(exc):
+                    raise
+        raise AssertionError("the SDK's client failed each time")
+
+    return repeated
+
+
+def _is_of_a_scope(exc: BaseException) -> bool:
+    inner = getattr(exc, "exceptions", None)  # those of an exception group
+    if inner is not None:
+        return all(map(_is_of_a_scope, inner))
+    return isinstance(exc, RuntimeError) and "exit a cancel scope" in str(exc)
 
 
 async def count(
@@ -183,6 +213,7 @@ def results(events: list[Event]) -> list[str]:
     ]
 
 
+@begun_anew
 async def test_a_call_whose_connection_breaks_is_complete(url):
     async with cutting_proxy(url) as (proxy, address), connected(address) as session:
         for label, place in zip("abcd", (1, 7, 13, 19), strict=True):
@@ -197,6 +228,7 @@ async def test_a_call_whose_connection_breaks_is_complete(url):
             assert text == " ".join(seen)
 
 
+@begun_anew
 async def test_a_call_whose_connection_the_server_closes_again_and_again_is_complete(url):
     async with connected(url) as session:
         text, seen = await count(session, "a", 40, polls=4)

@@ -154,7 +154,8 @@ class Harness:
             await self._cancel_tasks()
             await self._delete_streams()
         finally:
-            await within(PATIENCE.eventual, self._exits.aclose(), "closing the stores")
+            # Longer than a second process may take to end before it is killed.
+            await within(2 * PATIENCE.eventual, self._exits.aclose(), "closing the stores")
 
     async def _cancel_tasks(self) -> None:
         for task in self._tasks:

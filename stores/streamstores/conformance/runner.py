@@ -29,7 +29,7 @@ T = TypeVar("T")
 Status = Literal["passed", "failed", "not offered"]
 
 _SLOW_SECONDS = 10.0
-_CLEANUP_FACTOR = 4
+_CLEANUP_FACTOR = 5
 """The cleanup of a check takes at most this many times `PATIENCE.eventual`."""
 
 
