@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from streamstores import OutcomeUnknown, S3StreamStore, StoreUnavailable, StreamStoreError
+from tests.s3.opening import opened_in_time, set_timeout
 from tests.services.s3_objects import Request, Wanted, anything, get_of, put_of
 from tests.services.scripted_s3 import (
     Fault,
@@ -38,19 +38,10 @@ def server() -> Iterator[ScriptedS3]:
         yield server
 
 
-@contextlib.asynccontextmanager
-async def opened(server: ScriptedS3, **options: object) -> AsyncIterator[S3StreamStore]:
-    """A store that opens in its own time and is quick to give up after that."""
-    seconds = float(str(options.pop("timeout", 2)))
-    async with S3StreamStore(server.store_url("p", timeout=60, **options)) as store:
-        shorten(store, seconds)
-        yield store
-
-
-def shorten(store: S3StreamStore, seconds: float) -> None:
-    """Give an open store this timeout."""
-    options = dataclasses.replace(store._options, timeout=seconds)
-    store._options = store._storage.bucket._options = options
+def opened(
+    server: ScriptedS3, timeout: float = 2, **options: object
+) -> contextlib.AbstractAsyncContextManager[S3StreamStore]:
+    return opened_in_time(server, timeout=timeout, **options)
 
 
 def is_continue(request: Request) -> bool:
@@ -163,7 +154,7 @@ async def test_closing_waits_for_nothing_that_hangs(server: ScriptedS3, name: st
     await written(server)
     store = S3StreamStore(server.store_url("p", timeout=60))
     await store.info("a")
-    shorten(store, 2)
+    set_timeout(store, 2)
     server.spoil(anything, HANGS[name], times=0)
     calls = [
         store.append("a", b"z"),
@@ -186,7 +177,7 @@ async def test_closing_waits_for_nothing_that_hangs(server: ScriptedS3, name: st
 async def test_closing_does_not_wait_for_a_packer_that_hangs(server: ScriptedS3) -> None:
     store = S3StreamStore(server.store_url("p", timeout=60))
     await store.create("a", b"x" * 100_000)
-    shorten(store, 2)
+    set_timeout(store, 2)
     server.spoil(put_of("packed/"), stall, times=0)
     server.spoil(lambda request: request.method == "DELETE", stall, times=0)
     await store.append("a", b"y", state="done")

@@ -27,7 +27,9 @@ from streamstores import (
     StreamWriter,
 )
 from tests.s3.conftest import Place, eventually
+from tests.s3.opening import set_timeout
 from tests.s3.recording_client import put_of
+from tests.services import PATIENCE
 from tests.services.s3 import S3Server, moto_server
 
 ROOT = Path(__file__).parents[2]
@@ -365,15 +367,17 @@ async def test_a_writer_that_is_killed_leaves_whole_batches(
 async def test_the_store_continues_when_a_frozen_server_comes_back() -> None:
     """A call in flight gets an unknown outcome within the timeout."""
     with moto_server() as server, frozen(server) as freeze:
-        async with S3StreamStore(server.url(timeout=1)) as store:
+        async with S3StreamStore(server.url()) as store:
             await store.create("a")
             await store.append("a", b"x")
+            set_timeout(store, 1)
             freeze(True)
             with pytest.raises(OutcomeUnknown):
                 await store.append("a", b"y", at=1)
             with pytest.raises(StoreUnavailable):
                 await store.info("a")
             freeze(False)
+            set_timeout(store, PATIENCE)
             info = await store.info("a")
             assert info.tail in {1, 2}
             await store.append("a", b"z", at=info.tail)
@@ -382,8 +386,9 @@ async def test_the_store_continues_when_a_frozen_server_comes_back() -> None:
 
 async def test_a_server_killed_in_mid_call_is_unavailable() -> None:
     with moto_server() as server:
-        store = S3StreamStore(server.url(timeout=1))
+        store = S3StreamStore(server.url())
         await store.create("a")
+        set_timeout(store, 1)
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
         with pytest.raises((OutcomeUnknown, StoreUnavailable)):

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from streamstores import S3StreamStore, StoreUnavailable
+from tests.s3.opening import opened_in_time
 from tests.services.s3_objects import StoredObject, listing, listing_of
 from tests.services.scripted_s3 import Exchange, ScriptedS3, answer_with, scripted_s3
 
@@ -23,7 +24,7 @@ def server() -> Iterator[ScriptedS3]:
 
 @contextlib.asynccontextmanager
 async def opened(server: ScriptedS3, **options: object) -> AsyncIterator[S3StreamStore]:
-    async with S3StreamStore(server.store_url("p", timeout=3, grace=1, **options)) as store:
+    async with opened_in_time(server, timeout=3, grace=1, **options) as store:
         yield store
 
 

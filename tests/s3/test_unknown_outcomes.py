@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from streamstores import OutcomeUnknown, S3StreamStore, StoreUnavailable, StreamNotFound, follow
+from tests.s3.opening import opened_in_time, set_timeout
+from tests.services import PATIENCE
 from tests.services.s3_objects import Wanted, anything, get_of, put_of
 from tests.services.scripted_s3 import (
     Fault,
@@ -36,8 +38,7 @@ def server() -> Iterator[ScriptedS3]:
 
 @contextlib.asynccontextmanager
 async def opened(server: ScriptedS3, **options: object) -> AsyncIterator[S3StreamStore]:
-    options = {"timeout": 3, **options}
-    async with S3StreamStore(server.store_url("p", **options)) as store:
+    async with opened_in_time(server, timeout=3, **options) as store:
         yield store
         server.mend()
 
@@ -226,8 +227,10 @@ async def test_reading_never_raises_an_unknown_outcome(
     with pytest.raises(StoreUnavailable):
         await READS[name](store)
     server.mend()
+    set_timeout(store, PATIENCE)
     await store.create("a", state="done")
     await READS[name](store)
+    set_timeout(store, 1.5)
     server.spoil(anything, fault, times=0)
     with pytest.raises(StoreUnavailable):
         await READS[name](store)
@@ -244,6 +247,7 @@ async def test_a_mutation_that_fails_while_the_store_opens_applies_nothing(
     with pytest.raises(StoreUnavailable):
         await store.create("a")
     server.mend()
+    set_timeout(store, PATIENCE)
     await store.create("a")
     await store.aclose()
 
