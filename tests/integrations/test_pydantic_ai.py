@@ -182,6 +182,7 @@ async def test_a_run_of_another_user_is_another_run(browser, go, calls):
 
 
 async def post(process: Process, **fields) -> httpx.Response:
+    headers = fields.pop("headers", None)
     question = {"id": "q", "role": "user", "content": fields.pop("prompt", "2 0")}
     body = {
         "threadId": "t",
@@ -193,7 +194,7 @@ async def post(process: Process, **fields) -> httpx.Response:
         "forwardedProps": {},
         **fields,
     }
-    return await process.client.post(f"{process.url}/agent", json=body)
+    return await process.client.post(f"{process.url}/agent", json=body, headers=headers)
 
 
 async def test_ids_that_cannot_be_are_refused(browser, calls):
@@ -220,6 +221,20 @@ async def test_a_run_that_has_expired_is_run_anew(start, calls):
         await asyncio.sleep(1.2)  # each look restarts the ttl
         await post(process)
     assert calls() == 2
+
+
+async def test_a_post_that_names_its_last_event_is_sent_the_rest_and_starts_nothing(
+    start, calls
+):
+    process = await start(APP)
+    whole = (await post(process)).text
+    events = whole.split("\n\n")
+    last = next(line for line in events[1].splitlines() if line.startswith("id: "))[4:]
+    rest = await post(process, headers={"Last-Event-ID": last})
+    assert rest.text == "\n\n".join(events[2:])
+    gone = await post(process, runId="gone", headers={"Last-Event-ID": last})
+    assert (gone.status_code, gone.json()["code"]) == (404, "not_found")
+    assert calls() == 1
 
 
 async def test_the_vercel_adapter_resumes_in_another_process_and_ends_with_204(

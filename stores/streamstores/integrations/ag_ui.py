@@ -78,8 +78,8 @@ class AGUIRuns:
     ) -> Response:
         """Start the run and answer with it, or answer with the run if it exists.
 
-        The answer begins after the event that `request`, of any framework, names in
-        `Last-Event-ID`, and else at the start.
+        If `request`, of any framework, names an event in `Last-Event-ID`, its client has a part
+        of the run: it is sent the rest, nothing is started, and 404 says that the run is gone.
 
         `source` yields AG-UI's events: encoded, as server-sent events, or as objects. Of racing
         calls one starts its source; the sources of the others are closed unread.
@@ -91,10 +91,10 @@ class AGUIRuns:
         except InvalidRequest as exc:
             await close_unread(source)
             return JSONResponse({"error": str(exc), "code": "invalid_request"}, 400)
-        response = await self.streams.response(stream_id, source)
-        if request is None or not response.headers.get("X-Stream-Id"):  # refused
-            return response
-        return await self._replay(stream_id, request)
+        if request is not None and request.headers.get("Last-Event-ID"):
+            await close_unread(source)
+            return await self._replay(stream_id, request)
+        return await self.streams.response(stream_id, source)
 
     async def join(
         self, thread_id: str, run_id: str, request: Any = None, *, owner: str = ""
