@@ -75,6 +75,26 @@ async def test_a_resume_that_nothing_continues_takes_no_place_from_a_start(
     assert started.state is State.STREAMING
 
 
+async def test_a_start_that_fails_and_a_claim_that_is_outrun_give_their_place_back(
+    store: StreamStore, runs_on: Any
+) -> None:
+    reviving = Reviving()
+    old, new = await runs_on(), await runs_on(max_runs=1, revive=reviving)
+    await old.start("taken", Script().source())
+    await old.start("left", Script().source())
+    for _ in range(2):
+        with pytest.raises(StreamExists):
+            await new.start("taken", Script().source())
+    await old.stop("left")
+    await old.aclose()
+    info = await store.info("left")
+    await store.append("left", state=State.STREAMING)  # so that the claim is too late
+    for _ in range(2):
+        await new._take_over(info)
+    assert not new.is_running("left")
+    await new.start("new", Script().source())
+
+
 async def until_room(runs: Runs, stream_id: str) -> None:
     while True:
         try:
