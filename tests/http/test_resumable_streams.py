@@ -185,6 +185,7 @@ async def test_a_source_of_another_type_ends_in_an_error_event(serve):
         ({"headers": {"Last-Event-ID": "5"}}, 400, "invalid_offset"),
         ({"headers": {"Last-Event-ID": "x"}}, 400, "invalid_offset"),
         ({"headers": {"Last-Event-ID": "-1"}}, 400, "invalid_offset"),
+        ({"params": {"offset": "-2"}}, 400, "invalid_offset"),
         ({"params": {"offset": "1"}}, 400, "invalid_offset"),
         ({"params": {"offset": "\u0661"}}, 400, "invalid_offset"),
         ({"params": {"offset": "19"}}, 416, "offset_out_of_range"),
@@ -196,6 +197,13 @@ async def test_an_offset_inside_an_event_is_refused(serve, options, status, code
     await served.post("/chat/s")
     answer = await served.get("/chat/s", **options)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+async def test_the_offset_minus_one_is_the_start(serve):
+    served = await serve()
+    served.words.say("data: a\n\n", None)
+    whole = (await served.post("/chat/s")).text
+    assert (await served.get("/chat/s", params={"offset": -1})).text == whole
 
 
 async def test_a_stream_that_does_not_exist_is_answered_as_the_endpoint_says(serve):
