@@ -25,7 +25,6 @@ function Chat() {
     sendMessage(message);
   };
   const answers = messages.filter((message) => message.role === "assistant");
-  const text = answers.at(-1)?.parts.map((part) => part.text ?? "").join("") ?? "";
   return (
     <>
       <form onSubmit={send}>
@@ -33,8 +32,11 @@ function Chat() {
         <button>Send</button> <button type="button" onClick={() => stop()}>Stop</button>
       </form>
       <p role="status">{status}</p>
-      <output>{text}</output>
-      <p hidden id="count">{answers.length}</p>
+      {answers.map(({ id, parts }) => (
+        <p key={id}>
+          <output>{parts.map((part) => part.text ?? "").join("")}</output>
+        </p>
+      ))}
     </>
   );
 }
