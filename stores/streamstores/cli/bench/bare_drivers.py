@@ -61,7 +61,7 @@ def _as_unavailable() -> Generator[None, None, None]:
 async def bare_driver(url: str, name: str) -> AsyncGenerator[BareDriver | None, None]:
     """The driver of the store at `url`; None for stores without one.
 
-    `name` is unused in the backend. Raises the errors of the driver.
+    `name` is one that nothing in the backend has yet. Raises the errors of the driver.
     """
     opened = _BY_SCHEME.get(url.partition("://")[0])
     if opened is None:
@@ -166,7 +166,7 @@ async def _postgres(url: str, name: str) -> AsyncGenerator[BareDriver, None]:
 
 
 class _Redis(BareDriver):
-    does = "redis-py: an XADD, which no durability is asked for; XRANGE by 1,000 entries"
+    does = "redis-py: an XADD, which waits for no disk or replica; XRANGE by 1,000 entries"
 
     def __init__(self, client: Any, key: bytes) -> None:
         self._client = client
