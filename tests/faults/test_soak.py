@@ -34,4 +34,6 @@ def test_what_grows_is_named() -> None:
     assert growth_of(flat) == []
     assert len(growth_of([*flat[:4], *[sample(200_000_000)] * 4])) == len(MEASURES)
     assert growth_of([*[sample(1)] * 2, *flat[2:]]) == [], "the first quarter warms up"
+    wave = [sample(200_000_000), sample(100_000_000)]
+    assert growth_of([*flat[:6], *wave]) == [], "a load goes up and down"
     assert "fewer than four samples" in growth_of(flat[:3])[0]

@@ -1,4 +1,4 @@
-"""A PostgreSQL primary with a synchronous standby that can be promoted."""
+"""A PostgreSQL primary with a standby that can be promoted, synchronous or not."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 
+from streamstores.conformance.faults import Proxy
 from tests.services import Unavailable
 from tests.services.postgres import OwnServer, own_server
 
@@ -22,9 +23,11 @@ STANDBY = "standby"
 class Pair:
     """Two servers, of which the second follows the first until it is promoted."""
 
-    def __init__(self, primary: OwnServer, standby: OwnServer) -> None:
+    def __init__(self, primary: OwnServer, standby: OwnServer, link: Proxy) -> None:
         self.primary = primary
         self.standby = standby
+        self.link = link
+        """The network between the two. Muted, it makes the standby lag."""
 
     @property
     def url(self) -> str:
@@ -38,6 +41,12 @@ class Pair:
         execute(self.primary, "SELECT pg_reload_conf()")
         self._wait_until("SELECT sync_state FROM pg_stat_replication", "sync")
 
+    def catch_up(self) -> None:
+        """Wait until the standby has all that is on the primary's disk."""
+        self._wait_until(
+            "SELECT replay_lsn = pg_current_wal_flush_lsn() FROM pg_stat_replication", True
+        )
+
     def promote(self) -> None:
         """Make the standby a primary, and wait until it is one."""
         assert execute(self.standby, "SELECT pg_promote(true, 60)"), "not promoted in a minute"
@@ -47,23 +56,24 @@ class Pair:
 
 
 @contextmanager
-def own_pair(version: int = 18) -> Iterator[Pair]:
-    """A fresh primary and its synchronous standby. Raises `Unavailable`."""
+def own_pair(version: int = 18, *, is_synchronous: bool = True) -> Iterator[Pair]:
+    """A fresh primary and its standby, which has caught up. Raises `Unavailable`."""
     with (
         own_server(version) as primary,
+        Proxy(primary.port) as link,
         tempfile.TemporaryDirectory(prefix="streamstores-pg-", dir="/tmp") as folder,
     ):
         standby = OwnServer(primary.binaries, Path(folder))
         standby.give_folder_away()
-        source = f"host=127.0.0.1 port={primary.port} user=postgres password=secret"
+        source = f"host=127.0.0.1 port={link.port} user=postgres password=secret"
         standby.run_program(
             *["pg_basebackup", "-D", standby.folder / "data", "-R", "--checkpoint=fast"],
             *["-d", f"{source} application_name={STANDBY}"],
         )
         standby.start()
-        pair = Pair(primary, standby)
+        pair = Pair(primary, standby, link)
         try:
-            pair.wait_for_standby()
+            pair.wait_for_standby() if is_synchronous else pair.catch_up()
             yield pair
         finally:
             standby.stop()

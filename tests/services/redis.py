@@ -262,14 +262,15 @@ def own_sentinel(kind: str = VALKEY) -> Iterator[Sentinel]:
         replica = stack.enter_context(own_server(kind))
         replica.ask("REPLICAOF", "127.0.0.1", master.port)
         wait_until(lambda: b"master_link_status:up" in replica.ask("INFO"), "the replica")
-        sentinel = stack.enter_context(_own_sentinel(kind, master.port))
+        sentinel = stack.enter_context(own_sentinel_of(master.port, kind))
         watch = Sentinel(sentinel, [master, replica])
         wait_until(lambda: len(_replicas_known_to(watch)) == 1, "the sentinel to look around")
         yield watch
 
 
 @contextmanager
-def _own_sentinel(kind: str, master_port: int) -> Iterator[Server]:
+def own_sentinel_of(master_port: int, kind: str = VALKEY) -> Iterator[Server]:
+    """A sentinel that watches the master on this port. Raises `Unavailable`."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="streamstores-sentinel-") as folder:
         path = Path(folder) / "sentinel.conf"

@@ -7,9 +7,9 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
-_IN_A_ROW = 32
-_PAUSE_WRITES = 3.0
-_SHORTEST_PAUSE_SECONDS = 0.03
+_IN_A_ROW = 80
+_PAUSE_WRITES = 8.0
+_SHORTEST_PAUSE_SECONDS = 0.08
 _STREAMS = 10_000
 
 
