@@ -1,4 +1,4 @@
-"""Histories with a bad network before every server of a Cluster, or of a master with a Sentinel.
+"""Histories with a bad network before every server of a Cluster, or a master and its Sentinel.
 
     python -m tests.faults.faulty_nodes cluster --seeds 200
 
@@ -13,12 +13,14 @@ import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 
 from streamstores.conformance import target_of
 from streamstores.conformance.faults import FaultyNetwork
 from streamstores.conformance.histories import run_history
 from tests.services.redis import (
     Sentinel,
+    Server,
     own_cluster,
     own_sentinel_of,
     own_server,
@@ -55,15 +57,14 @@ def faulty_cluster() -> Generator[FaultyNodes, None, None]:
     with own_cluster() as servers, ExitStack() as stack:
         networks = [stack.enter_context(FaultyNetwork(server.url)) for server in servers]
         ports = [b"127.0.0.1:%d@" % network.port for network in networks]
+
+        def hears_of_all(server: Server) -> bool:
+            return all(port in server.ask("CLUSTER", "NODES") for port in ports)
+
         for server, network in zip(servers, networks, strict=True):
             server.ask("CONFIG", "SET", "cluster-announce-port", network.port)
         for server in servers:  # the masters tell each other every second
-            wait_until(
-                lambda server=server: all(
-                    port in server.ask("CLUSTER", "NODES") for port in ports
-                ),
-                "the masters to announce their networks",
-            )
+            wait_until(partial(hears_of_all, server), "the masters to announce their networks")
         addresses = ",".join(f"127.0.0.1:{network.port}" for network in networks)
         yield FaultyNodes(f"redis+cluster://{addresses}", networks)
 

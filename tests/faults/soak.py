@@ -5,8 +5,8 @@
 Producers write streams, which are deleted and replaced after `--life` seconds. Followers, some
 of them slow, read them to the end and compare every byte. Beside them small streams are created
 whose time comes after a minute. Every few seconds memory, tasks, threads, descriptors, sockets
-and the tables inside the store are measured. At the end the least of the last quarter is compared
-with the least of the second: a load goes up and down, while what leaks only grows.
+and the tables inside the store are measured. At the end the least of the last quarter is
+compared with the least of the second: a load goes up and down, while what leaks only grows.
 
 Exits with 1 if one of them has grown, if a byte was wrong, or if small streams are left.
 `--json FILE` keeps the figures. The store is a URL, or `memory`, `sqlite`, `postgres`, `redis`

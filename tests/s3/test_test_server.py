@@ -8,7 +8,11 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 
-from tests.services import s3
+from tests.services import given_url, s3
+
+pytestmark = pytest.mark.skipif(
+    given_url("s3") is not None, reason="the server was given by URL, and is not the tests' own"
+)
 
 HEAD = (
     "PUT /{bucket}/{key} HTTP/1.1\r\nHost: {host}\r\nx-amz-date: 20260101T000000Z\r\n"

@@ -184,10 +184,10 @@ class OwnServer(ServerProcess):
 
 
 @contextmanager
-def own_server(version: int = 18) -> Iterator[OwnServer]:
+def own_server(version: int = 18, place: str | Path = "/tmp") -> Iterator[OwnServer]:
     """A fresh server as a child process, removed with its data. Raises `Unavailable`."""
     binaries = _binaries(version)
-    with tempfile.TemporaryDirectory(prefix="streamstores-pg-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="streamstores-pg-", dir=place) as folder:
         server = OwnServer(binaries, Path(folder))
         server.initialize()
         server.start()

@@ -42,9 +42,9 @@ class Pair:
         self._wait_until("SELECT sync_state FROM pg_stat_replication", "sync")
 
     def catch_up(self) -> None:
-        """Wait until the standby has all that is on the primary's disk."""
+        """Wait until the standby has all that was committed."""
         self._wait_until(
-            "SELECT replay_lsn = pg_current_wal_flush_lsn() FROM pg_stat_replication", True
+            "SELECT replay_lsn = pg_current_wal_insert_lsn() FROM pg_stat_replication", True
         )
 
     def promote(self) -> None:
