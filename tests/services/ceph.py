@@ -66,7 +66,7 @@ mon data = {folder}/mon
 [osd.0]
 osd data = {folder}/osd
 [client.rgw]
-rgw frontends = beast endpoint=127.0.0.1:{port}
+rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
 rgw data = {folder}/rgw
 rgw dns name = localhost
 rgw enable usage log = false

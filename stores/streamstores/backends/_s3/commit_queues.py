@@ -31,6 +31,9 @@ from streamstores.limits import Limits
 from streamstores.mutations import Mutation, changes_nothing, mutated, refuse
 from streamstores.store import StreamInfo
 
+_LOSSES = 2
+"""Races lost in a row after which a change no longer reads each segment that won."""
+
 
 class _QueuedRequest(NamedTuple):
     request: ChangeRequest
@@ -191,11 +194,13 @@ class CommitQueues:
         await self._courtesy.wait(stream_id)
         known = self._streams.known(stream_id)
         has_looked = False
+        losses = 0
         rounds = self._storage.rounds(stream_id)
         while True:
             await rounds.begin()
             if known is None or (not has_looked and self._is_closed_or_expired(known)):
-                known = await self._streams.look(stream_id)
+                look = self._streams.look if losses < _LOSSES else self._streams.jump
+                known = await look(stream_id)
                 has_looked = True
             if self._streams.has_expired(known):
                 raise StreamNotFound(stream_id)
@@ -205,6 +210,7 @@ class CommitQueues:
             if plan.writes:
                 if await self._write(known, plan):
                     return plan.deliver()
+                losses += 1
             elif has_looked:  # a refusal by what was known before the call could be stale
                 return plan.deliver()
             # Another writer was first, or what was known may be stale: the next round looks.

@@ -225,10 +225,27 @@ class KnownStreams:
                 return known
             if known.is_final:  # from here on its head decides
                 return await self.load(stream_id, since=known)
+        return await self._jump(known)
+
+    async def jump(self, stream_id: str) -> KnownStream:
+        """As `look`, by one LIST and one GET, however far the stream has grown meanwhile.
+
+        For a writer that others outrun: reading the segments between, one after another, it
+        would be too late again.
+        """
+        known = self._known.get(stream_id)
+        if known is None or known.head == block_format.SEALED or known.is_final:
+            return await self.look(stream_id)
+        try:
+            return await self._jump(known)
+        except StreamNotFound:
+            return await self.load(stream_id)  # it may have been created again since
+
+    async def _jump(self, known: KnownStream) -> KnownStream:
         newest = await self._at_newest_segment(known)
         if newest is None:
-            return await self.load(stream_id)
-        return await self.load(stream_id, since=newest) if newest.is_final else newest
+            return await self.load(known.info.id)
+        return await self.load(known.info.id, since=newest) if newest.is_final else newest
 
     def is_fresh(self, known: KnownStream, date: float) -> bool:
         """Whether an answer of this date, in S3's seconds, can speak of `known`'s chain."""

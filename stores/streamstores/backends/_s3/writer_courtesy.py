@@ -7,9 +7,9 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
-_IN_A_ROW = 80
-_PAUSE_WRITES = 8.0
-_SHORTEST_PAUSE_SECONDS = 0.08
+_IN_A_ROW = 60
+_PAUSE_WRITES = 6.0
+_SHORTEST_PAUSE_SECONDS = 0.06
 _STREAMS = 10_000
 
 
@@ -25,11 +25,11 @@ class _Pace:
 class WriterCourtesy:
     """Pauses a process that writes a stream without a gap.
 
-    It knows its own last segment, while every other writer has to read that before it can
-    write the next, and so is always too late: a Stop from elsewhere would wait for as long as
-    the writer runs. Once in 32 writes in a row it waits as long as three of them take, at
-    least 30 ms, which is time to read and to write. Writers that gather (`linger`) leave gaps
-    anyway.
+    It knows its own last segment, while every other writer has to look for that and read it
+    before it can write the next, and so is always too late: a Stop from elsewhere would wait
+    for as long as the writer runs. Once in 60 writes it waits as long as six of them take, at
+    least 60 ms: twice what the three requests of the other take. Only a gap as long as that
+    makes up for it.
     """
 
     def __init__(self) -> None:
@@ -40,11 +40,12 @@ class WriterCourtesy:
         pace = self._paces.get(stream_id)
         if pace is None:
             return
-        if time.monotonic() - pace.ended_at >= pace.seconds:
+        opening = max(_PAUSE_WRITES * pace.seconds, _SHORTEST_PAUSE_SECONDS)
+        if time.monotonic() - pace.ended_at >= opening:
             pace.in_a_row = 0
         elif pace.in_a_row >= _IN_A_ROW:
             pace.in_a_row = 0
-            await asyncio.sleep(max(_PAUSE_WRITES * pace.seconds, _SHORTEST_PAUSE_SECONDS))
+            await asyncio.sleep(opening)
 
     def wrote(self, stream_id: str, begun_at: float) -> None:
         """A write that began at this monotonic time has succeeded."""
