@@ -90,8 +90,9 @@ class RedisStreamStore(CommonMethods):
     **Cost.** One round trip for each operation, two with a `durability`; a `read` costs a round
     trip for each 1,000 records or 512 KiB.
 
-    `prefix` is the namespace of the keys. `timeout` is in seconds, for connecting and for each
-    reply. Raises `InvalidRequest` for arguments that cannot work, before anything connects.
+    `prefix` is the namespace of the keys. `timeout` is in seconds, for connecting and for the
+    silence of a server that owes a reply; while replies come, a call waits for its turn. Raises
+    `InvalidRequest` for arguments that cannot work, before anything connects.
     """
 
     capabilities: frozenset[str] = frozenset({"changes", "durable", "list", "multi_process"})

@@ -32,7 +32,7 @@ class ReplyLost(Exception):
 
 
 class _Request:
-    __slots__ = ("arguments", "future", "handle", "since")
+    __slots__ = ("arguments", "future", "handle")
 
     def __init__(
         self, arguments: tuple[Any, ...], handle: HandleReply, future: asyncio.Future[Any]
@@ -40,7 +40,6 @@ class _Request:
         self.arguments = arguments
         self.handle = handle
         self.future = future
-        self.since = time.monotonic()
 
     def take(self, reply: Any) -> None:
         """Run the handler, even if the caller is gone: followers have to hear of a commit."""
@@ -63,8 +62,10 @@ class _Request:
 class SharedConnection:
     """A connection for all callers, from its first request until it breaks.
 
-    Connecting is part of the first request. A request without a reply after `timeout` seconds
-    breaks the connection: replies come in order, so no later reply can come either.
+    Connecting is part of the first request. A server that owes replies and sends none for
+    `timeout` seconds breaks the connection: replies come in order, so no later reply can come
+    either. As long as they come, a request waits for its turn, however busy this process is.
+    Giving up would fail all callers at once, and their new tries would find it busier still.
     """
 
     def __init__(
@@ -90,9 +91,11 @@ class SharedConnection:
         self._transport: CommandTransport | None = None
         self._loop = asyncio.get_running_loop()
         self._is_ending = False
+        self._quiet_since = 0.0
+        """When the server last replied, or began to owe a reply."""
         # One timer for all requests, because one for each would cost as much as sending it. So
         # a lost reply is noticed up to a quarter of the timeout late.
-        self._timer = self._loop.call_later(timeout / 4, self._check_delay)
+        self._timer = self._loop.call_later(timeout / 4, self._check_silence)
         self._task = start_task(self._serve(), "redis connection")
 
     def call(self, *arguments: Any, handle: HandleReply) -> asyncio.Future[Any]:
@@ -168,6 +171,8 @@ class SharedConnection:
             return
         queue, self._queue = self._queue, []
         requests = [request for request in queue if not request.future.cancelled()]
+        if not self._sent:
+            self._quiet_since = time.monotonic()
         self._sent += requests
         self._transport.send(*[request.arguments for request in requests])
 
@@ -175,6 +180,7 @@ class SharedConnection:
         # What still arrives belongs to requests that have failed already.
         if self.failure is not None:
             return
+        self._quiet_since = time.monotonic()
         if isinstance(reply, ServerRefuses):
             # LOADING, NOAUTH and the like hold for every request on this connection.
             if self._sent:
@@ -182,12 +188,11 @@ class SharedConnection:
             raise reply
         self._sent.popleft().take(reply)
 
-    def _check_delay(self) -> None:
-        oldest = self._sent[0] if self._sent else self._queue[0] if self._queue else None
-        if oldest is not None and time.monotonic() - oldest.since > self._timeout:
+    def _check_silence(self) -> None:
+        if self._sent and time.monotonic() - self._quiet_since > self._timeout:
             self.hang_up(TimeoutError(f"no reply in {self._timeout} seconds"))
         else:
-            self._timer = self._loop.call_later(self._timeout / 4, self._check_delay)
+            self._timer = self._loop.call_later(self._timeout / 4, self._check_silence)
 
 
 def _caused(kind: type[Exception], cause: Exception) -> Exception:
