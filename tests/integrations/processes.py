@@ -49,7 +49,8 @@ async def start_process(
     **environment: str,
 ) -> Process:
     """`app`, as uvicorn names it, in a process that ends with `stack`."""
-    log = Path(stack.enter_context(tempfile.NamedTemporaryFile(suffix=".log")).name)
+    log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "log"
+    log.touch()
     arguments = [app, "--port", str(port), *KEEP_ALIVE]
     child = _forks().Process(
         target=_serve, args=(arguments, {**os.environ, **environment}, str(log)), daemon=True

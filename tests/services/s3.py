@@ -114,7 +114,30 @@ def shared(*, conditions: bool = True) -> S3Server:
     except Unavailable as exc:
         give_up("s3", exc)
     atexit.register(server.close)
+    if conditions and found.endpoint_url is not None:
+        _probe_once(found.endpoint_url)
     return found
+
+
+def _probe_once(endpoint_url: str) -> None:
+    """Have stores of this process trust what the first of them found out about the server: an
+    opening costs 37 requests, and hundreds of tests open stores. Those that look at the opening
+    pass a client in, or have a server of their own."""
+    from streamstores.backends._s3.bucket import ServerTraits
+    from streamstores.backends._s3.server_probe import ServerProbe
+
+    run, known = ServerProbe.run, list[ServerTraits]()
+
+    async def run_once(probe: ServerProbe) -> ServerTraits:
+        bucket = probe._bucket
+        if bucket._options.endpoint_url != endpoint_url or not bucket._owns_client:
+            return await run(probe)
+        if not known:
+            known.append(await run(probe))
+        await bucket.get(probe._key)  # it is there, and what time it has
+        return known[0]
+
+    ServerProbe.run = run_once  # type: ignore[method-assign]
 
 
 def _given(url: str) -> S3Server:
