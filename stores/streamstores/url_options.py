@@ -110,7 +110,7 @@ def redacted(url: str) -> str:
     """
     address, mark, query = url.partition("?")
     try:
-        userinfo, at, _ = urlsplit(url).netloc.rpartition("@")
+        userinfo, at, _ = _parts_of(url).netloc.rpartition("@")
     except ValueError:
         userinfo, at = "", ""
     if at and ":" in userinfo:
@@ -171,6 +171,18 @@ def one_of(*names: str) -> OptionType:
 # ---- parts of the above
 
 
+def _parts_of(url: str) -> SplitResult:
+    """As `urlsplit`, for several hosts too: since Python 3.14 that refuses an IPv6 address
+    behind another host. Raises `ValueError`."""
+    scheme, _, rest = url.partition("://")
+    netloc = re.split("[/?#]", rest, maxsplit=1)[0]
+    if "," not in netloc:
+        return urlsplit(url)
+    for host in netloc.rpartition("@")[2].split(","):
+        urlsplit(f"//{host}")
+    return urlsplit(f"{scheme}://{rest[len(netloc) :]}")._replace(netloc=netloc)
+
+
 def _split(url: str, schemes: Collection[str]) -> SplitResult:
     """The parts of the URL, before its options are read."""
     if not isinstance(url, str):
@@ -178,7 +190,7 @@ def _split(url: str, schemes: Collection[str]) -> SplitResult:
     if _CONTROL.search(url):  # urlsplit would drop some of them without a word
         raise _refusal(url, "a URL contains no control characters")
     try:
-        parts = urlsplit(url)
+        parts = _parts_of(url)
         # By default `unquote` puts U+FFFD for what is not UTF-8, and so names another file.
         if "\0" in unquote(url, errors="strict"):
             raise _refusal(url, "%00 has no place in a URL")

@@ -243,7 +243,14 @@ def _binaries(version: int) -> Path:
     folder = {16: "pginstall", 18: "pginstall18"}.get(version)
     if folder is None or sys.platform == "win32":
         raise Unavailable(f"no binaries of PostgreSQL {version} here")
-    return Path(wheel.origin).parent / folder / "bin"
+    binaries = Path(wheel.origin).parent / folder / "bin"
+    if _is_root() and not _can_nobody_reach(binaries):
+        raise Unavailable(f"PostgreSQL does not run as root, nor as nobody from {binaries}")
+    return binaries
+
+
+def _can_nobody_reach(path: Path) -> bool:
+    return all(each.stat().st_mode & 0o001 for each in (path, *path.parents))
 
 
 async def _execute(url: str, sql: str) -> None:

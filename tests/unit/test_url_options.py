@@ -100,7 +100,7 @@ def test_a_wrong_option_is_refused_by_name_and_the_password_is_not_shown(
 @pytest.mark.parametrize(
     "url",
     [
-        *("", "x", "x:", "x:h", "y://h", "x://[::1", "memory://"),
+        *("", "x", "x:", "x:h", "y://h", "x://[::1", "x://a,[::1", "memory://"),
         *("x://h#f", "x://h?tls=1#f", "x://h#", "x://u:hu#sh@h/p"),
         *("x://h/%00", "x://h?prefix=%00", "x://h?prefix=a%00b", "x://h?%00=1", "x://\0"),
         *("x://h/%FF", "x://h?prefix=%FF", "x://h\n", "x://h/a\tb"),
@@ -125,6 +125,7 @@ def test_a_url_that_is_not_of_this_store_is_refused(url: object):
         ("redis://u:hu?sh@host/1", "redis://u:***@host/1"),
         ("redis://u:hu#sh@host/1", "redis://u:***@host/1"),
         ("redis+sentinel://u:hush@one:1,two:2/m", "redis+sentinel://u:***@one:1,two:2/m"),
+        ("redis+cluster://u:hush@one,[::1]:2", "redis+cluster://u:***@one,[::1]:2"),
         ("redis://h?sentinel_password=hush&db=1", "redis://h?sentinel_password=***&db=1"),
         ("postgresql://h/x?password=hush&sslmode=a", "postgresql://h/x?password=***&sslmode=a"),
         ("s3://b/p?secret_key=hu+sh&access_key=hush", "s3://b/p?secret_key=***&access_key=***"),

@@ -83,7 +83,7 @@ class Choice:
     label: str
     function: ModelFunction
     hint: str = ""
-    """How to get a language model, if the model is the built-in text."""
+    """How to get a language model, or why there is none, if the model is the built-in text."""
 
 
 def choose_model(
@@ -95,7 +95,7 @@ def choose_model(
     text: bool = False,
 ) -> Choice:
     """The model that the options name. Without options it is SmolLM2 if its packages are
-    installed, and the built-in text otherwise.
+    installed and can be imported, and the built-in text otherwise.
 
     Raises `DemoError` for options that exclude each other, or whose package or file is
     missing.
@@ -107,13 +107,17 @@ def choose_model(
             return _openai(openai_url, openai_name, api_key)
         if gguf is not None:
             return _gguf(gguf, gguf.name)
-        weights = None if text or find_spec("xllamacpp") is None else find_smollm2()
-        if weights is not None:
-            return _gguf(weights, "SmolLM2-135M-Instruct")
     except (ImportError, FileNotFoundError) as exc:
         raise DemoError(str(exc)) from exc
+    hint = HOW_TO_GET_A_MODEL
+    weights = None if text or find_spec("xllamacpp") is None else find_smollm2()
+    if weights is not None:
+        try:
+            return _gguf(weights, "SmolLM2-135M-Instruct")
+        except ImportError as exc:  # installed, but a library of the system is missing
+            hint = str(exc)
     label = "no language model: a built-in text, word by word"
-    return Choice("text", label, text_source(), HOW_TO_GET_A_MODEL)
+    return Choice("text", label, text_source(), hint)
 
 
 def _openai(url: str | None, name: str | None, api_key: str | None) -> Choice:

@@ -282,6 +282,8 @@ def _required(package: str, by: str, how: str) -> Any:
         return importlib.import_module(package)
     except ModuleNotFoundError as exc:
         raise ImportError(f"{by} needs {exc.name}: {how}", name=exc.name) from exc
+    except ImportError as exc:  # a library of the system that the package needs
+        raise ImportError(f"{by} cannot import {package}: {exc}", name=package) from exc
 
 
 class _Engine:
