@@ -55,9 +55,9 @@ async def test_a_process_that_wakes_after_the_takeover_writes_nothing(
             await first.send("prompt", model="slow", stream_id="s")
             while len(first.text) < len(whole) / 4:
                 await anext(first)
-            await second.attach("s")
-            await anext(second)
+            # Before anything else, or on a busy machine the answer would have ended by then.
             zombie.send(signal.SIGSTOP)
+            await second.attach("s")
             await fleet.noted("s", "called", lambda note: note.pid == other.pid)
             zombie.send(signal.SIGCONT)
             await fleet.noted("s", "halted", lambda note: note.pid == zombie.pid)
