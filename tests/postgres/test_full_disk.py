@@ -20,11 +20,8 @@ PATIENCE = 120.0
 
 @pytest.fixture
 def disk() -> Iterator[SmallDisk]:
-    try:
-        with small_disk(256) as disk:
-            yield disk
-    except Unavailable as exc:
-        pytest.skip(str(exc))
+    with small_disk(256) as disk:
+        yield disk
 
 
 @pytest.fixture

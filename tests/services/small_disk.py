@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.services import Unavailable
+from tests.services import give_up
 
 
 class SmallDisk:
@@ -35,14 +35,14 @@ class SmallDisk:
 
 @contextmanager
 def small_disk(megabytes: int) -> Iterator[SmallDisk]:
-    """Raises `Unavailable` without the right to mount."""
+    """Gives the test up, with the reason, without the right to mount."""
     with tempfile.TemporaryDirectory(prefix="streamstores-disk-", dir="/tmp") as folder:
         size = f"size={megabytes}m,mode=0777"
         command = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as exc:
-            raise Unavailable(f"no small disk: {getattr(exc, 'stderr', exc)}") from exc
+            give_up("small-disk", getattr(exc, "stderr", exc))
         try:
             yield SmallDisk(Path(folder))
         finally:
