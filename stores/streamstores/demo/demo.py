@@ -115,7 +115,7 @@ def choose_model(
         try:
             return _gguf(weights, "SmolLM2-135M-Instruct")
         except ImportError as exc:  # installed, but a library of the system is missing
-            hint = str(exc)
+            hint = f"install what is missing ({exc})"
     label = "no language model: a built-in text, word by word"
     return Choice("text", label, text_source(), hint)
 
