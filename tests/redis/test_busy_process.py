@@ -10,6 +10,7 @@ import pytest
 
 from streamstores import StoreUnavailable, StreamStoreError, open_store
 from streamstores.conformance.faults import Proxy
+from streamstores.conformance.faults.store_address import address_of, with_address
 from tests.services import redis
 
 TIMEOUT_SECONDS = 1.0
@@ -44,10 +45,9 @@ def url() -> str:
 
 @pytest.fixture
 def slow(url: str) -> Iterator[str]:
-    address = url.partition("://")[2].partition("/")[0].partition("?")[0]
-    host, port = address.split(":")
-    with SlowProxy(int(port), target_host=host) as proxy:
-        yield url.replace(address, f"127.0.0.1:{proxy.port}")
+    host, port = address_of(url)
+    with SlowProxy(port, target_host=host) as proxy:
+        yield with_address(url, "127.0.0.1", proxy.port)
 
 
 async def test_a_call_may_wait_longer_than_the_timeout_while_replies_come(slow: str) -> None:
@@ -80,10 +80,9 @@ def test_a_reply_that_has_arrived_is_read_before_it_is_missed(url: str, kind: st
 
 
 async def test_a_server_that_falls_silent_is_noticed_in_the_middle_of_replies(url: str) -> None:
-    port = int(url.partition("://")[2].partition("/")[0].partition("?")[0].split(":")[1])
-    with Proxy(port) as proxy:
-        through = url.replace(f":{port}", f":{proxy.port}")
-        async with open_store(through) as store:
+    host, port = address_of(url)
+    with Proxy(port, target_host=host) as proxy:
+        async with open_store(with_address(url, "127.0.0.1", proxy.port)) as store:
             await store.create("s")
             begun_at = time.monotonic()
             calls = [asyncio.ensure_future(store.append("s", b"x")) for _ in range(CALLS)]
