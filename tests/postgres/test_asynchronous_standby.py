@@ -15,10 +15,10 @@ from streamstores import (
     follow,
     open_store,
 )
-from tests.postgres.conftest import new_id
+from tests.postgres.conftest import new_id, until
 from tests.services import Unavailable, give_up
 from tests.services.postgres import with_options
-from tests.services.postgres_standby import Pair, own_pair
+from tests.services.postgres_standby import Pair, execute, own_pair
 
 pytestmark = pytest.mark.long
 DURABILITIES = ["power", "process"]
@@ -90,12 +90,17 @@ async def test_a_standby_that_lags_has_a_whole_beginning_and_nobody_mixes_the_re
 
 async def test_a_server_that_crashes_keeps_a_whole_beginning_of_what_no_disk_had(pair):
     """With `durability=process`; a crash of the server is the whole failover."""
+
+    async def is_on_disk() -> bool:
+        query = "SELECT pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn()"
+        return bool(await asyncio.to_thread(execute, pair.primary, query))
+
     stream_id = new_id()
     url = with_options(pair.primary.url, durability="process", timeout=5)
     for _ in range(5):
         async with open_store(url) as store:
             before = await store.create(stream_id, b"begin ")
-            await asyncio.sleep(1.0)  # longer than the time that a commit may be late
+            await until(is_on_disk)
             for number in range(50):
                 last = await store.append(stream_id, b"<%d>" % number)
         await asyncio.to_thread(pair.primary.kill)
