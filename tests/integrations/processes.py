@@ -99,3 +99,4 @@ def _serve(arguments: list[str], environment: Mapping[str, str], log: str) -> No
 async def _end(child: ForkServerProcess) -> None:
     child.kill()
     await asyncio.to_thread(child.join)
+    child.close()
