@@ -10,6 +10,7 @@ from streamstores._writer.append_chain import NO_CHANGE, AppendChain, Ending
 from streamstores._writer.backlog import Backlog, after_bytes
 from streamstores._writer.chunks import records_from_chunk
 from streamstores._writer.heartbeat import Heartbeat
+from streamstores._writer.pace import Pace, pace_here
 from streamstores.changes import Bell
 from streamstores.errors import (
     Conflict,
@@ -27,10 +28,12 @@ class StreamWriter:
     """Writes to one stream as its only producer.
 
     `write` returns at once while the buffer has room. Chunks that arrive while an append is
-    in flight go out together as the next append, each as a record of its own; an idle writer
-    does not delay. A writer waits `linger` seconds before an append to gather more chunks
-    (default: what `store.limits` suggests). With `heartbeat` seconds, a writer that has
-    nothing to append grows the version that often, so that followers know it is alive.
+    in flight go out together as the next append, each as a record of its own. An idle writer
+    appends at once, unless the process is busy: above about a thousand appends a second, the
+    appends of all writers begin together, every 5 ms. A writer waits `linger` seconds before
+    an append to gather more chunks (default: what `store.limits` suggests). With `heartbeat`
+    seconds, a writer that has nothing to append grows the version that often, so that
+    followers know it is alive.
 
     Every append carries the version that the one before returned. Therefore another producer
     that takes the stream over, or any other change of the stream, ends this writer with
@@ -100,6 +103,7 @@ class StreamWriter:
         self._ending: Ending | None = None
         self._failure: Exception | None = None
         self._task: asyncio.Task[None] | None = None
+        self._pace: Pace | None = None
         self._work = Bell()
         self._hurry = Bell()
         self._progress: set[asyncio.Future[None]] = set()
@@ -122,6 +126,7 @@ class StreamWriter:
     def start(self) -> None:
         """Begin the heartbeat before the first `write`; otherwise never needed."""
         if self._task is None:
+            self._pace = pace_here()
             name = f"streamstores: write {self.stream_id}"
             self._task = asyncio.get_running_loop().create_task(self._run(), name=name)
             self._task.add_done_callback(self._task_done)
@@ -139,19 +144,23 @@ class StreamWriter:
             records = records_from_chunk(chunk, self._store.limits, split=self._split)
         self._check_writable()
         while self._backlog.waiting_bytes >= self._max_buffer_bytes:
-            self._hurry.ring()
+            self._append_now()
             await self._next_progress()
             # Once more after each wait, in which the writer may have failed or been closed.
             self._check_writable()
         # No `await` from here to the end: a cancelled `write` must not leave a part of its
         # chunk behind.
+        backlog = self._backlog
+        is_first = not backlog
         for record in records:
-            self._backlog.add(record)
+            backlog.add(record)
         if self._task is None:
             self.start()
-        self._work.ring()
-        if self._backlog.waiting_bytes >= self._max_buffer_bytes:
-            self._hurry.ring()
+        if is_first:  # else there is an append in flight, or one was asked for
+            assert self._pace is not None, "it comes with the task"
+            self._pace.start(self._append_soon)
+        if backlog.waiting_bytes >= self._max_buffer_bytes:
+            self._append_now()
 
     async def flush(self) -> None:
         """Wait until the store has acknowledged all that was written.
@@ -163,7 +172,7 @@ class StreamWriter:
         target = self._backlog.accepted
         while self._backlog.stored < target:
             self._raise_failure()
-            self._hurry.ring()
+            self._append_now()
             await self._next_progress()
         # Everything may be stored and the writer ended all the same, by a takeover that a
         # heartbeat met.
@@ -298,6 +307,16 @@ class StreamWriter:
         if self._failure is not None:
             # The same exception is raised many times, and each time its traceback would grow.
             raise self._failure.with_traceback(None)
+
+    def _append_soon(self) -> None:
+        """Append what waits, after the linger. Nothing may wait any more: a flush does not wait
+        for the pace."""
+        if self._backlog:
+            self._work.ring()
+
+    def _append_now(self) -> None:
+        self._append_soon()
+        self._hurry.ring()
 
     async def _next_progress(self) -> None:
         """Wait until an append was acknowledged or the writer has ended."""
