@@ -65,9 +65,13 @@ def test_a_big_reply_is_joined_only_once(monkeypatch):
     assert len(parsed) == 2
 
 
-def test_bytes_that_are_no_reply_are_refused():
-    with pytest.raises(InvalidResponse, match="HTTP"):
-        ReplyParser(lambda reply: None).feed(b"HTTP/1.1 400 Bad Request\r\n")
+@pytest.mark.parametrize(
+    "sent",
+    [b"HTTP/1.1 400 Bad Request\r\n", b"$five\r\n", b"$-2\r\n", b"$12345678901\r\n"],
+)
+def test_bytes_that_are_no_reply_are_refused(sent):
+    with pytest.raises(InvalidResponse, match="not a reply"):
+        ReplyParser(lambda reply: None).feed(sent)
 
 
 def test_a_command_is_an_array_of_bulk_strings():

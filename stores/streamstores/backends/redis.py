@@ -13,7 +13,7 @@ from streamstores import limits as bounds
 from streamstores.backends._redis import scripts
 from streamstores.backends._redis.configuration import configure
 from streamstores.backends._redis.connections import Endpoint
-from streamstores.backends._redis.error_translation import translate_errors
+from streamstores.backends._redis.error_translation import ASKING, MUTATING
 from streamstores.backends._redis.notice_channels import NoticeChannels
 from streamstores.backends._redis.router import RedisClient, Router
 from streamstores.backends._redis.shared_connection import HandleReply
@@ -194,10 +194,10 @@ class RedisStreamStore(CommonMethods):
         info: StreamInfo = await self._mutate(
             scripts.APPEND,
             stream_id,
-            b"" if mutation.at is None else mutation.at,
-            b"" if mutation.version is None else mutation.version,
+            b"" if mutation.at is None else b"%d" % mutation.at,
+            b"" if mutation.version is None else b"%d" % mutation.version,
             b"" if mutation.state is None else mutation.state.value,
-            error_to_json(mutation.error) or b"",
+            b"" if mutation.error is None else error_to_json(mutation.error),
             b"" if mutation.attributes is None else attributes_to_json(mutation.attributes),
             *mutation.chunks,
             handle=lambda reply: self._take_append(stream_id, mutation, reply),
@@ -315,7 +315,7 @@ class RedisStreamStore(CommonMethods):
         """
         bounds.check_prefix(prefix)
         self._check_open()
-        with translate_errors(is_mutation=False):
+        with ASKING:
             masters = await self._router.masters()
         seen: set[str] = set()
         for endpoint in masters:
@@ -345,7 +345,7 @@ class RedisStreamStore(CommonMethods):
     async def __aenter__(self) -> RedisStreamStore:
         self._check_open()
         try:
-            with translate_errors(is_mutation=False):
+            with ASKING:
                 await self._router.open()
         except BaseException:
             await self._router.disconnect()  # `__aexit__` will not be called
@@ -368,7 +368,7 @@ class RedisStreamStore(CommonMethods):
         pattern = self._keys.pattern(prefix)
         cursor = b"0"
         while True:
-            with translate_errors(is_mutation=False):
+            with ASKING:
                 cursor, keys = await self._router.ask(
                     endpoint,
                     *(b"SCAN", cursor, b"MATCH", pattern),
@@ -388,7 +388,7 @@ class RedisStreamStore(CommonMethods):
     async def _mutate(
         self, script: scripts.Script, stream_id: str, *arguments: Any, handle: HandleReply
     ) -> Any:
-        with translate_errors(is_mutation=True):
+        with MUTATING:
             return await self._router.run(
                 script,
                 self._keys_of(stream_id),
@@ -400,7 +400,7 @@ class RedisStreamStore(CommonMethods):
     async def _ask(
         self, script: scripts.Script, stream_id: str, *arguments: Any, handle: HandleReply
     ) -> Any:
-        with translate_errors(is_mutation=False):
+        with ASKING:
             return await self._router.run(
                 script, self._keys_of(stream_id), *arguments, handle=handle
             )

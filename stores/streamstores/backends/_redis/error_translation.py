@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Generator
-from contextlib import contextmanager
 
 from redis.exceptions import MovedError, RedisClusterException, RedisError, ResponseError
 
@@ -24,27 +22,38 @@ _CORRUPT = re.compile("WRONGTYPE|CORRUPT|user_script|specified in XADD")
 # Some of these arrive inside the text of a failed script.
 _UNAVAILABLE = re.compile("OOM|MISCONF|READONLY|NOREPLICAS|NOPERM|CLUSTERDOWN|BUSY|permission")
 
+# Only from finding a server: requests to one fail in other ways. `RedisClusterException` is no
+# `RedisError` (redis-py 8.1).
+_UNREACHABLE = (RedisError, RedisClusterException, OSError, asyncio.TimeoutError)
 
-@contextmanager
-def translate_errors(*, is_mutation: bool) -> Generator[None, None, None]:
-    """Raise the contract's error, with the original as its cause.
+
+class ErrorTranslation:
+    """A context manager that raises the contract's error, with the original as its cause.
 
     Only a mutation has an `OutcomeUnknown`; a read whose reply is lost may be repeated freely.
+    A class, and one object for all calls: a generator would cost more than the rest of it.
     """
-    try:
-        yield
-    except NotSent as exc:
-        kind = InvalidRequest if is_refused(exc) else StoreUnavailable
-        raise kind(f"Redis: {exc}") from exc.__cause__
-    except ReplyLost as exc:
-        error = OutcomeUnknown if is_mutation else StoreUnavailable
-        raise error(f"Redis: {exc}") from exc.__cause__
-    except ResponseError as exc:
-        raise _error_of_reply(exc) from exc
-    except (RedisError, RedisClusterException, OSError, asyncio.TimeoutError) as exc:
-        # Only from finding a server: requests to one fail as above. `RedisClusterException`
-        # is no `RedisError` (redis-py 8.1).
-        raise StoreUnavailable(f"Redis: {exc or type(exc).__name__}") from exc
+
+    def __init__(self, *, is_mutation: bool) -> None:
+        self._lost = OutcomeUnknown if is_mutation else StoreUnavailable
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        if isinstance(exc, NotSent):
+            refusal = InvalidRequest if is_refused(exc) else StoreUnavailable
+            raise refusal(f"Redis: {exc}") from exc.__cause__
+        if isinstance(exc, ReplyLost):
+            raise self._lost(f"Redis: {exc}") from exc.__cause__
+        if isinstance(exc, ResponseError):
+            raise _error_of_reply(exc) from exc
+        if isinstance(exc, _UNREACHABLE):
+            raise StoreUnavailable(f"Redis: {exc or type(exc).__name__}") from exc
+
+
+ASKING = ErrorTranslation(is_mutation=False)
+MUTATING = ErrorTranslation(is_mutation=True)
 
 
 def _error_of_reply(exc: ResponseError) -> StreamStoreError:

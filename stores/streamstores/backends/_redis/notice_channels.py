@@ -166,16 +166,17 @@ class NoticeChannels:
         """Tell the followers what a notice says; None says that the subscription holds."""
         # Only a message counts as success: a server that accepts the connection and refuses to
         # subscribe would otherwise be tried without a pause.
-        self._failures.pop(name, None)
-        self._retry_at.pop(name, None)
-        stream_id = self._stream_of(channel)
+        if self._failures or self._retry_at:
+            self._failures.pop(name, None)
+            self._retry_at.pop(name, None)
         if message is None:
-            self.changes.look_at([stream_id])
+            self.changes.look_at([self._stream_of(channel)])
             return
         notice = notice_of(message)
         # The store's own may come before the reply, which tells everything that it would.
         if self._router.is_own(notice.sender):
             return
+        stream_id = self._stream_of(channel)
         news = news_in(notice.news) if notice.news else None
         if news is None or notice.version is None:
             self.changes.noticed(stream_id, notice.version)

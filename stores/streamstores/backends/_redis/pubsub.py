@@ -139,12 +139,7 @@ class PubSubConnection:
         # Any message is a sign of life.
         self._is_probed = False
         self._probe_at = self._loop.time() + PROBE_SECONDS
-        if isinstance(message, MovedError) and self._unanswered:
-            self._take_redirection()
-        elif isinstance(message, Exception):
-            raise message
-        elif isinstance(message, list):
-            # Anything else is the answer to a probe without subscriptions.
+        if isinstance(message, list):
             self.was_heard = True
             kind, channel, *rest = cast("list[bytes]", message)
             if kind in (b"message", b"smessage"):
@@ -157,6 +152,11 @@ class PubSubConnection:
                     self._on_message(channel, None)
             elif kind in (b"unsubscribe", b"sunsubscribe") and not self._take_answer(channel):
                 self._lose_channel(channel)
+        elif isinstance(message, MovedError) and self._unanswered:
+            self._take_redirection()
+        elif isinstance(message, Exception):
+            raise message
+        # Anything else is the answer to a probe without subscriptions.
 
     def _take_answer(self, channel: bytes) -> bool:
         """Whether this answers the oldest command; an unsubscription may come unasked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -30,14 +31,24 @@ _ERRORS: dict[str, type[Exception]] = {
     "WRONGPASS": AuthenticationError,
 }
 
+_ONLY_BYTES = {bytes}
+_BULK = re.compile(rb"\$(\d{1,9})\r\n")  # a text, by far the commonest item, and its length
+
 
 def encode_command(command: tuple[Any, ...]) -> bytes:
     """The command, made of bytes, texts and numbers, as it is sent."""
-    packed = [b"*%d\r\n" % len(command)]
-    for each in command:
-        argument = each if isinstance(each, bytes) else str(each).encode()
-        packed += (b"$%d\r\n" % len(argument), argument, b"\r\n")
-    return b"".join(packed)
+    if set(map(type, command)) != _ONLY_BYTES:
+        command = tuple([_as_bytes(each) for each in command])
+    # By one format for all arguments: a step for each would cost as much as an append's rules.
+    count = len(command)
+    sized: list[Any] = [0] * (2 * count)
+    sized[::2] = map(len, command)
+    sized[1::2] = command
+    return b"*%d\r\n" % count + (b"$%d\r\n%b\r\n" * count) % tuple(sized)
+
+
+def _as_bytes(argument: bytes | str | int) -> bytes:
+    return argument if isinstance(argument, bytes) else str(argument).encode()
 
 
 def error_of(text: str) -> Exception:
@@ -77,35 +88,32 @@ class ReplyParser:
         self._parse(data)
 
     def _parse(self, data: bytes) -> None:
-        position, self._missing = 0, 1
-        while position < len(data):
-            end = self._parse_item(data, position)
-            if end is None:
-                break
-            position = end
-        self._chunks = [data[position:]] if position < len(data) else []
+        position, size = 0, len(data)
+        self._missing = 1
+        while position < size:
+            bulk = _BULK.match(data, position)
+            if bulk is not None:
+                start = bulk.end()
+                end = start + int(bulk[1])
+                if size < end + 2:
+                    self._missing = end + 2 - size
+                    break
+                position = end + 2
+                self._add(data[start:end])
+            else:
+                line_end = data.find(b"\r\n", position)
+                if line_end < 0:
+                    break
+                self._take_line(data[position : position + 1], data[position + 1 : line_end])
+                position = line_end + 2
+        self._chunks = [data[position:]] if position < size else []
 
-    def _parse_item(self, data: bytes, start: int) -> int | None:
-        """Parse one reply, or one item of an array, and return the position after it.
-
-        Returns None if bytes are missing; at least `_missing` more have to come.
-        """
-        line_end = data.find(b"\r\n", start)
-        if line_end < 0:
-            return None
-        kind, text, end = data[start : start + 1], data[start + 1 : line_end], line_end + 2
-        if kind == b"$" and text != b"-1":
-            start, end = end, end + int(text)
-            if len(data) < end + 2:
-                self._missing = end + 2 - len(data)
-                return None
-            self._add(data[start:end])
-            return end + 2
+    def _take_line(self, kind: bytes, text: bytes) -> None:
+        """Take an item that is one line: anything but a text, or the head of an array."""
         if kind == b"*" and text not in (b"0", b"-1"):
             self._arrays.append(([], int(text)))
         else:
             self._add(_value(kind, text))
-        return end
 
     def _add(self, item: Any) -> None:
         """Put the item into its array, and hand over the reply that it completes."""
@@ -126,6 +134,6 @@ def _value(kind: bytes, text: bytes) -> Any:
         return text
     if kind == b"-":
         return error_of(text.decode(errors="replace"))
-    if kind in (b"$", b"*"):
+    if kind in (b"$", b"*") and text in (b"0", b"-1"):
         return [] if text == b"0" else None
     raise InvalidResponse(f"not a reply: {kind + text!r}")

@@ -45,6 +45,7 @@ from streamstores.errors import InvalidRequest
 RedisClient = Union[Redis, RedisCluster]
 
 MOST_REDIRECTIONS = 8
+_FLAGS = {False: b"0", True: b"1"}
 PAUSE_SECONDS = 0.05  # between redirections, while the cluster agrees with itself
 
 _ConnectionKey = tuple[str, bool]  # the server's name, and whether mutations are confirmed
@@ -102,7 +103,7 @@ class Router:
         """
         if self._masters is not None:
             await self._masters.wait_for_promotion()
-        endpoint = await self.endpoint_of(keys[0])
+        endpoint = self._pool if self._cluster is None else await self.endpoint_of(keys[0])
         is_confirmed = is_mutation and self._durability.is_awaited
         is_asking = False
         for redirections in range(MOST_REDIRECTIONS):
@@ -110,8 +111,8 @@ class Router:
             # Looked up anew for each attempt, because a broken connection is never used again.
             signature: tuple[Any, ...] = ()
             if is_mutation:
-                signature = (connection.name, int(self.is_cluster), int(is_confirmed))
-            request = (len(keys), *keys, *signature, *arguments)
+                signature = (connection.name, _FLAGS[self.is_cluster], _FLAGS[is_confirmed])
+            request = (b"%d" % len(keys), *keys, *signature, *arguments)
             try:
                 result = await _evaluate(connection, is_asking, script, request, handle)
             except ReadOnlyError as exc:  # demoted: new connections lead to the new master
@@ -216,8 +217,10 @@ class Router:
 
     def is_own(self, name: bytes) -> bool:
         """Whether this is the name of a connection of this store that still brings replies."""
-        connections = self._connections.values()
-        return any(each.name == name and not each.failure for each in connections)
+        for connection in self._connections.values():
+            if connection.name == name:
+                return connection.failure is None
+        return False
 
     @property
     def is_open(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from streamstores.backends._redis.error_translation import translate_errors
+from streamstores.backends._redis.error_translation import ASKING
 from streamstores.backends._redis.router import Router
 from streamstores.backends._redis.scripts import VERSIONS, versions_in
 from streamstores.backends._redis.stream_keys import StreamKeys
@@ -25,7 +25,7 @@ class StreamVersions:
 
         One script, which takes the server about a microsecond for each stream.
         """
-        with translate_errors(is_mutation=False):
+        with ASKING:
             versions = await self._router.run(
                 VERSIONS, [self._keys.info(each) for each in known], handle=versions_in
             )
