@@ -78,7 +78,8 @@ def attributes_to_json(attributes: Mapping[str, str]) -> str:
     return _dumps(dict(attributes)) if attributes else "{}"
 
 
-@lru_cache(maxsize=64)  # a producer gets the same ones back with every append
+# A producer gets the same ones back with every append: as many as a process produces at a time.
+@lru_cache(maxsize=1024)
 def attributes_from_json(text: str | bytes) -> Mapping[str, str]:
     """The attributes, frozen, because the same mapping is handed out many times.
 

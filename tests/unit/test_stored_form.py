@@ -93,3 +93,11 @@ def test_an_error_comes_back_from_one_printable_line(error: str | None):
 def test_a_malformed_stored_error_is_refused(line: str):
     with pytest.raises(ValueError):
         error_from_json(line)
+
+
+def test_attributes_are_decoded_once_for_all_streams_that_a_process_produces():
+    """Each append brings the attributes of its stream back, one stream after another."""
+    streams = [f'{{"owner":"stream {number}"}}' for number in range(1000)]  # max_runs
+    for _ in range(2):
+        decoded = [attributes_from_json(text) for text in streams]
+    assert attributes_from_json(streams[0]) is decoded[0]
