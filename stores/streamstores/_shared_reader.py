@@ -178,8 +178,9 @@ class SharedReader:
         else:
             return False
         # A read that was overtaken by a commit brings records, and an older info.
-        self._update(max(info, self._info, key=_version_of), has_records=bool(records))
-        return self.is_whole
+        newest = info if info.version >= self._info.version else self._info
+        self._update(self._info, newest, has_records=bool(records))
+        return self._end == newest.tail
 
     def _begin(self, info: StreamInfo) -> None:
         self._know(info)
@@ -215,10 +216,10 @@ class SharedReader:
         self._records = []
         self._start = self._end = offset
 
-    def _update(self, info: StreamInfo, *, has_records: bool) -> None:
-        before = self.info
+    def _update(self, before: StreamInfo, info: StreamInfo, *, has_records: bool) -> None:
         self._know(info)
-        if info.state is not before.state or info.attributes != before.attributes:
+        is_same = info.attributes is before.attributes or info.attributes == before.attributes
+        if info.state is not before.state or not is_same:
             self._wake()
         elif has_records:
             self._waiters = _set_all(self._waiters, True)
@@ -429,7 +430,3 @@ def _set_all(waiters: set[asyncio.Future[bool]], result: bool) -> set[asyncio.Fu
 
 def _offset_of(record: Record) -> int:
     return record.offset
-
-
-def _version_of(info: StreamInfo) -> int:
-    return info.version

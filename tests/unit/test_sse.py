@@ -133,7 +133,7 @@ def test_a_piece_is_text_or_an_event(piece: object) -> None:
 
 def test_an_event_over_a_record_is_refused() -> None:
     fitting = Event("n", "x" * 12)  # with its name and marks 16 bytes
-    assert len(next(encode(fitting, 16))) == 16
+    assert [len(record) for record in encode(fitting, 16)] == [16]
     with pytest.raises(ValueError, match="17 bytes"):
         list(encode(Event("n", "x" * 13), 16))
 

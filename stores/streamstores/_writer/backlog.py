@@ -16,7 +16,14 @@ class Backlog:
     and leaves when the store has acknowledged that append.
     """
 
-    __slots__ = ("_in_flight", "_waiting", "accepted", "stored", "waiting_bytes")
+    __slots__ = (
+        "_in_flight",
+        "_in_flight_bytes",
+        "_waiting",
+        "accepted",
+        "stored",
+        "waiting_bytes",
+    )
 
     def __init__(self) -> None:
         self.accepted = 0
@@ -27,6 +34,7 @@ class Backlog:
         """Of these, the bytes that no append has taken yet."""
         self._waiting: list[bytes] = []
         self._in_flight: tuple[bytes, ...] = ()
+        self._in_flight_bytes = 0
 
     def __bool__(self) -> bool:
         """Whether a chunk waits for the next append."""
@@ -46,21 +54,30 @@ class Backlog:
     def take(self, limits: Limits) -> tuple[bytes, ...]:
         """Put as many chunks in flight as one append may hold; perhaps none."""
         # Without a chunk this is a heartbeat. A refused append stays in flight, for `unstored`.
+        waiting = self._waiting
+        if self.waiting_bytes <= limits.append_bytes and len(waiting) <= limits.append_records:
+            self._in_flight, self._in_flight_bytes = tuple(waiting), self.waiting_bytes
+            waiting.clear()
+            self.waiting_bytes = 0
+        else:
+            self._take_some(limits)
+        return self._in_flight
+
+    def _take_some(self, limits: Limits) -> None:
         size = count = 0
         for chunk in self._waiting[: limits.append_records]:
             if size + len(chunk) > limits.append_bytes and count:
                 break
             size += len(chunk)
             count += 1
-        self._in_flight = tuple(self._waiting[:count])
+        self._in_flight, self._in_flight_bytes = tuple(self._waiting[:count]), size
         del self._waiting[:count]
         self.waiting_bytes -= size
-        return self._in_flight
 
     def acknowledge(self) -> None:
         """Forget what is in flight: the store has it."""
-        self.stored += sum(map(len, self._in_flight))
-        self._in_flight = ()
+        self.stored += self._in_flight_bytes
+        self._in_flight, self._in_flight_bytes = (), 0
 
 
 def after_bytes(chunks: Sequence[bytes], size: int) -> list[bytes] | None:

@@ -60,26 +60,26 @@ class Event:
             raise ValueError(f"the event name {self.name!r} is reserved")
 
 
-def encode(piece: str | Event, record_bytes: int) -> Iterator[bytes]:
+def encode(piece: str | Event, record_bytes: int) -> Iterable[bytes]:
     """The records for a piece of an answer. Empty text gives none, and long text several.
 
     Text is split between characters, and lone surrogates become U+FFFD. Raises `TypeError`
     for anything but `str` and `Event`, and `ValueError` for an event over `record_bytes`.
     """
     if isinstance(piece, str):
-        yield from _split(_utf8(piece), record_bytes)
-    elif isinstance(piece, Event):
+        data = _utf8(piece)
+        return [data] if 0 < len(data) <= record_bytes else _split(data, record_bytes)
+    if isinstance(piece, Event):
         record = b"%b%b\n%b%b" % (_MARK, piece.name.encode(), _utf8(piece.data), _MARK)
         if len(record) > record_bytes:
             raise ValueError(
                 f"the event {piece.name!r} takes {len(record)} bytes, a record {record_bytes}"
             )
-        yield record
-    else:
-        message = f"a model yields str and Event, not {type(piece).__name__}"
-        if isinstance(piece, (dict, list)):
-            message += ": wrap it, as in Event(name, json.dumps(piece))"
-        raise TypeError(message)
+        return [record]
+    message = f"a model yields str and Event, not {type(piece).__name__}"
+    if isinstance(piece, (dict, list)):
+        message += ": wrap it, as in Event(name, json.dumps(piece))"
+    raise TypeError(message)
 
 
 def text_of(records: Iterable[Record]) -> str:
@@ -113,8 +113,10 @@ def sse_of(
     string. Otherwise CR LF and CR become LF.
     """
     return b"".join(
-        _event_of(data, offset + len(data) if with_ids else None, text_as_json)
-        for offset, data in records
+        [
+            _event_of(data, offset + len(data) if with_ids else None, text_as_json)
+            for offset, data in records
+        ]
     )
 
 
