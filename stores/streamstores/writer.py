@@ -102,12 +102,15 @@ class StreamWriter:
         self._backlog = Backlog()
         self._ending: Ending | None = None
         self._failure: Exception | None = None
+        self._has_ended = False  # and `_failure` says how
         self._task: asyncio.Task[None] | None = None
         self._pace: Pace | None = None
         self._work = Bell()
         self._hurry = Bell()
         self._progress: set[asyncio.Future[None]] = set()
-        self._ended: set[asyncio.Future[Exception | None]] = set()
+        # In the order in which they were asked for: a producer that waits for the end learns of
+        # it before the caller of the `aclose` that brings it.
+        self._ended: dict[asyncio.Future[Exception | None], None] = {}
 
     @property
     def info(self) -> StreamInfo | None:
@@ -224,8 +227,8 @@ class StreamWriter:
         if self._has_ended:
             future.set_result(self._failure)
         else:
-            self._ended.add(future)
-            future.add_done_callback(self._ended.discard)
+            self._ended[future] = None
+            future.add_done_callback(self._ended.pop)
         return future
 
     def continue_from(self, info: StreamInfo) -> StreamWriter:
@@ -294,10 +297,6 @@ class StreamWriter:
         limit = self._store.limits.error_bytes
         return text.encode(errors="replace")[:limit].decode(errors="ignore")
 
-    @property
-    def _has_ended(self) -> bool:
-        return self._ending is not None if self._task is None else self._task.done()
-
     def _check_writable(self) -> None:
         self._raise_failure()
         if self._ending is not None:
@@ -339,7 +338,7 @@ class StreamWriter:
             self._report_end()
         else:
             # Not the task itself: a cancelled close must not end it half-way.
-            await asyncio.shield(asyncio.wait([self._task]))
+            await self.ended()
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         # Here and not in the task, whose code does not run if it is cancelled before it starts.
@@ -348,6 +347,7 @@ class StreamWriter:
         self._report_end()
 
     def _report_end(self) -> None:
+        self._has_ended = True
         self._report_progress()
         for future in list(self._ended):
             if not future.done():

@@ -156,6 +156,19 @@ async def test_the_end_is_told_without_a_flush():
     assert await idle.ended() is None
 
 
+async def test_a_producer_learns_of_the_end_before_the_caller_that_closes():
+    """Otherwise that caller could ask the producer for a stream that it no longer writes."""
+    async with MemoryStreamStore() as store:
+        await store.create("s")
+        writer = StreamWriter(store, "s")
+        told = []
+        for number in range(20):
+            writer.ended().add_done_callback(lambda _, number=number: told.append(number))
+        await writer.write(b"text")
+        await writer.aclose("stopped")
+        assert told == list(range(20))
+
+
 async def test_the_last_word_and_the_state_are_one_append():
     store = Counting()
     await store.create("a")

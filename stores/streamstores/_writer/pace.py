@@ -48,9 +48,11 @@ class Pace:
 
     def _start_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
-        # These are the first of the next span: a process that stays busy goes on in step.
+        # These are the first of the next span: a process that stays busy goes on in step. The
+        # span begins when the last one should have ended, because timers are late.
         self._starts = len(waiting)
-        self._span_end = self._clock() + PACE_SECONDS
+        now = self._clock()
+        self._span_end = max(self._span_end, now - PACE_SECONDS / 2) + PACE_SECONDS
         for append in waiting:
             append()
 
