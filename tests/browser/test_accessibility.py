@@ -18,7 +18,7 @@ from tests.services import give_up, given_url
 
 __all__ = ["busy"]  # a fixture
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.long]
 
 VERSION = "4.10.3"
 STATES = ["idle", "streaming", "reconnecting", "stopped", "disconnected", "done", "error"]

@@ -12,7 +12,7 @@ from tests.http.cutting_proxy import cutting_proxy
 from tests.integrations.test_examples import EXAMPLES, copied, running
 from tests.services import free_port
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.long]
 
 SENTENCE = "one two three four five six seven eight nine ten eleven twelve"
 STATUS = "document.querySelector('#status').textContent"

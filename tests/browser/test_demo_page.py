@@ -109,9 +109,11 @@ LOOKS = {
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 860}},
     "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
 }
+ONE_LOOK, *_OTHER_LOOKS = LOOKS
+SOME_LOOKS = [ONE_LOOK, *(pytest.param(each, marks=pytest.mark.long) for each in _OTHER_LOOKS)]
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("look", SOME_LOOKS)
 async def test_the_answer_comes_and_the_page_fits(
     open_page: OpenPage, demo: DemoServer, look: str
 ) -> None:
@@ -129,7 +131,7 @@ async def test_the_answer_comes_and_the_page_fits(
     assert widths[0] == widths[1], "the page scrolls sideways"
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("look", SOME_LOOKS)
 async def test_stop_is_in_view_while_an_answer_is_written(
     open_page: OpenPage, demo: DemoServer, look: str
 ) -> None:

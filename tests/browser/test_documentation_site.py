@@ -15,7 +15,7 @@ import pytest
 from tests.browser.client import TIMEOUT_MS
 from tests.browser.conftest import ROOT, OpenPage
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.long]
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 PAGES = ("", "guarantees/", "reference/streams/", "performance/", "comparison/")

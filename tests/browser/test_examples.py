@@ -18,7 +18,7 @@ from tests.browser.client import POLL_MS, TIMEOUT_MS
 from tests.browser.conftest import ROOT, OpenPage
 from tests.http.serving import serving
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.long]
 
 EXAMPLE = (ROOT / "examples/javascript/plain.html").read_text()
 GUIDE = (ROOT / "docs/javascript.md").read_text()

@@ -28,6 +28,8 @@ LOOKS = {
     "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
     "phone-dark": {"color_scheme": "dark", "viewport": {"width": 390, "height": 844}},
 }
+ONE_LOOK, *_OTHER_LOOKS = LOOKS
+SOME_LOOKS = [ONE_LOOK, *(pytest.param(each, marks=pytest.mark.long) for each in _OTHER_LOOKS)]
 
 
 class Busy:
@@ -115,7 +117,7 @@ async def shown(page: Any) -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("look", SOME_LOOKS)
 async def test_the_page_shows_the_live_streams_and_fits_the_window(
     open_page: OpenPage, busy: Busy, look: str
 ) -> None:

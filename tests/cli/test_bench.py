@@ -15,10 +15,11 @@ from tests.cli.processes import run, start, until, use, with_small_files
 from tests.redis.helpers import server_or_skip
 from tests.services import postgres, redis, s3
 
+OTHERS = [pytest.param(each, marks=pytest.mark.long) for each in ("cluster", "s3")]
 QUICK = ("bench", "--seconds", 0.1)
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis", "cluster", "postgres", "s3"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgres", *OTHERS])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with ExitStack() as stack:
         if request.param == "memory":

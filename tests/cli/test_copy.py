@@ -57,7 +57,7 @@ def store_url(kind: str, tmp_path) -> Iterator[str]:
             yield url
 
 
-@pytest.fixture(params=TARGETS)
+@pytest.fixture(params=SOME_TARGETS)
 def live_url(request, tmp_path) -> Iterator[str]:
     yield from store_url(request.param, tmp_path)
 

@@ -16,7 +16,7 @@ from tests.services.redis import shared, with_options, with_own_prefix
         "valkey",
         pytest.param("redis-6.2-tls", marks=pytest.mark.long),
         pytest.param("sentinel", marks=pytest.mark.long),
-        "cluster",
+        pytest.param("cluster", marks=pytest.mark.long),
     ],
 )
 def target(request: pytest.FixtureRequest) -> Target:

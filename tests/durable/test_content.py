@@ -28,6 +28,7 @@ def messages(body: bytes) -> tuple[bytes, ...]:
     return chunks_of(JSON, body, Limits())
 
 
+@pytest.mark.long
 @given(st.lists(VALUES), st.sampled_from([None, 2]), st.booleans())
 def test_an_array_is_taken_apart_by_one_level(
     values: list[object], indent: int | None, is_ascii: bool

@@ -109,6 +109,7 @@ async def test_a_planned_failover_loses_no_acknowledged_append(sentinel):
         assert acknowledged - {record.data for record in page.records} == set()
 
 
+@pytest.mark.long
 async def test_a_store_that_opens_during_a_failover_waits_for_its_end(sentinel):
     async with RedisStreamStore(sentinel.url) as store:
         await store.create("a")
@@ -146,6 +147,7 @@ async def test_an_announced_promotion_that_fails_holds_requests_only_for_a_while
         assert (await reading).id == "a"
 
 
+@pytest.mark.long
 async def test_reads_see_an_append_that_another_connection_made_after_a_failover(sentinel):
     await eventually(lambda: _is_replicated(sentinel))
     async with RedisStreamStore(sentinel.url, durability="replica") as store:

@@ -147,7 +147,10 @@ GETS: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("part", ["streams/", "segments/"])
-@pytest.mark.parametrize("name", GETS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] * ("stalled" in name)) for name in GETS],
+)
 async def test_an_incomplete_object_is_unavailable(
     server: ScriptedS3, name: str, part: str
 ) -> None:
@@ -275,6 +278,7 @@ async def test_no_exception_of_a_driver_leaks(server: ScriptedS3, name: str) -> 
                 await call
 
 
+@pytest.mark.long  # it waits for several timeouts
 async def test_a_writer_outlives_spoilt_errors(server: ScriptedS3) -> None:
     async with opened(server) as store:
         info = await store.create("a")

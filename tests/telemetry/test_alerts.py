@@ -186,6 +186,7 @@ def test_every_rule_is_provoked_and_the_file_is_valid() -> None:
     assert f"{len(ALERTS)} rules found" in run.stdout, run.stdout + run.stderr
 
 
+@pytest.mark.long  # each waits until its rule has held for long enough
 @pytest.mark.parametrize("alert", ALERTS)
 async def test_an_alert_fires_when_it_is_provoked_and_not_before(
     scraped: Scraped, alert: str, tmp_path: Path
