@@ -48,7 +48,7 @@ def ours(url: str) -> App:
         async for token in answer(request.prompt):
             yield token
 
-    return create_stream_handler(model, open_store(url))
+    return create_stream_handler(model, open_store(url), max_runs=20_000)
 
 
 def plain(url: str) -> App:

@@ -43,6 +43,10 @@ class Sizes(NamedTuple):
     """Where the search for the most chats that a process serves in time gives up."""
     crowd_chats: int
     """Begun within half a second, or live and silent."""
+    open_chats: int
+    """Live and silent, as many as a process may well have."""
+    held_seconds: float
+    """How long the CPU of silent chats is measured."""
 
 
 FULL = Sizes(
@@ -71,6 +75,8 @@ FULL = Sizes(
     fast_chats=25,
     most_chats=1_600,
     crowd_chats=1_000,
+    open_chats=10_000,
+    held_seconds=30.0,
 )
 QUICK = FULL._replace(
     appends=100,
@@ -93,6 +99,8 @@ QUICK = FULL._replace(
     fast_chats=5,
     most_chats=50,
     crowd_chats=50,
+    open_chats=200,
+    held_seconds=0.5,
 )
 TINY = Sizes(
     appends=2,
@@ -120,6 +128,8 @@ TINY = Sizes(
     fast_chats=2,
     most_chats=25,
     crowd_chats=2,
+    open_chats=4,
+    held_seconds=0.05,
 )
 
 # So that an append case takes about as long on every backend.

@@ -98,16 +98,23 @@ async def begin_chats(trial: Trial) -> dict[str, float]:
     }
 
 
-async def hold_chats(trial: Trial) -> dict[str, float]:
-    """Resident memory of the server for each chat that has begun and waits."""
-    count = trial.sizes.crowd_chats
+async def hold_chats(trial: Trial, *, chats: str = "crowd_chats") -> dict[str, float]:
+    """Resident memory of the server for each chat that has begun and waits, and the CPU that
+    they take together, with the heartbeats and pings of the time that this lasts."""
+    count: int = getattr(trial.sizes, chats)
     async with _server(trial) as server:
         await server.warm_up()
         before = server.resident_bytes
-        start = time.monotonic() + 60
+        start = time.monotonic() + 600
         clients = [await server.ask(f"c{number}", 1, 1, start) for number in range(count)]
-        await _until(lambda: all(client.first_after for client in clients), 20.0)
-        return {"resident": (server.resident_bytes - before) / count / 1024}
+        await _until(lambda: all(client.first_after for client in clients), 60.0)
+        resident, used = server.resident_bytes - before, server.cpu_seconds
+        await asyncio.sleep(trial.sizes.held_seconds)
+        used = server.cpu_seconds - used
+        return {
+            "resident": resident / count / 1024,
+            "cpu": used / trial.sizes.held_seconds * 100,
+        }
 
 
 @asynccontextmanager
@@ -159,6 +166,11 @@ _FIGURES = (
     Metric("p50", "ms", "lower"),
     Metric("p99", "ms", "lower"),
     Metric("delivered", "of all", "higher"),
+)
+
+_HELD = (
+    Metric("resident", "KiB of resident memory a chat", "lower"),
+    Metric("cpu", "% of a core, of all together", "lower"),
 )
 
 CASES = (
@@ -223,7 +235,15 @@ CASES = (
         "chats-held",
         "1,000 live chats that wait for their next token",
         hold_chats,
-        (Metric("resident", "KiB of resident memory a chat", "lower"),),
+        _HELD,
+        frozenset(CHATS),
+        with_peers=False,
+    ),
+    Case(
+        "chats-open",
+        "10,000 live chats that wait for their next token",
+        partial(hold_chats, chats="open_chats"),
+        _HELD,
         frozenset(CHATS),
         with_peers=False,
     ),

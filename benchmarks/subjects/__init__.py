@@ -83,6 +83,7 @@ SUBJECTS: dict[str, dict[str, str]] = {
     },
     "postgres": {
         "raw": "raw_postgres:RawPostgres",
+        "raw, prepared": "raw_postgres:PreparedPostgres",
         "streamstores": "ours:Ours",
     },
     "redis": {

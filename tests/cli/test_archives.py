@@ -13,6 +13,8 @@ from streamstores.cli.archives import archive_name
 from tests.cli.processes import run, start, until, use, with_small_files
 from tests.cli.test_copy import LARGE, SOME_TARGETS, everything, fill, store_url
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def source(tmp_path) -> str:

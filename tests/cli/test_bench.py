@@ -15,6 +15,8 @@ from tests.cli.processes import run, start, until, use, with_small_files
 from tests.redis.helpers import server_or_skip
 from tests.services import postgres, redis, s3
 
+pytestmark = pytest.mark.long
+
 OTHERS = [pytest.param(each, marks=pytest.mark.long) for each in ("cluster", "s3")]
 QUICK = ("bench", "--seconds", 0.1)
 

@@ -29,6 +29,8 @@ from tests.services import postgres as postgres_servers
 from tests.services import redis as redis_servers
 from tests.services import s3 as s3_servers
 
+pytestmark = pytest.mark.long
+
 LATER = datetime(2099, 1, 1, tzinfo=timezone.utc)
 LARGE = b"0123456789abcdef" * 40_000
 TARGETS = ["sqlite", "redis", "postgres", "s3"]

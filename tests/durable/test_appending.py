@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
 
 from streamstores import MemoryStreamStore, OutcomeUnknown
@@ -13,6 +14,7 @@ from streamstores.http import create_durable_streams_app
 from streamstores.limits import Limits
 from tests.durable.client import CLOSED, JSON, TEXT, Client, at, producer, refusal
 from tests.durable.conftest import Serve
+from tests.http.serving import serving
 from tests.wrapping import Counting, Faulty
 
 
@@ -51,22 +53,35 @@ async def test_an_append_is_one_call_after_the_first(serve: Serve) -> None:
     assert store.calls == {"info": 1, "append": 6}
 
 
-async def test_appends_that_wait_go_out_together_and_each_learns_its_own_end(
-    serve: Serve,
-) -> None:
+async def test_appends_that_wait_go_out_together_and_each_learns_its_own_end() -> None:
     store = Watched()
-    client = await serve(store)
-    await client.put("s")
-    store.gate.clear()
-    first = asyncio.ensure_future(client.post("s", b"first"))
-    await until(lambda: store.waiting == 1)
-    rest = [asyncio.ensure_future(client.post("s", b"%d" % n)) for n in range(10)]
-    asyncio.get_running_loop().call_later(0.2, store.gate.set)
-    assert (await first).headers["stream-next-offset"] == at(5)
-    ends = sorted([(await each).headers["stream-next-offset"] for each in rest])
-    assert ends == [at(6 + n) for n in range(10)]
-    assert store.calls["append"] < 11
-    assert len(await client.text("s")) == 15
+    app = create_durable_streams_app(store)
+    bodies = 0
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        async def received() -> Any:
+            nonlocal bodies
+            message = await receive()
+            bodies += len(message.get("body", b"")) > 0
+            return message
+
+        await app(scope, received, send)
+
+    async with app, serving(counted, lifespan="off") as url, httpx.AsyncClient() as http:
+        client = Client(url, http)
+        await client.put("s")
+        store.gate.clear()
+        first = asyncio.ensure_future(client.post("s", b"first"))
+        await until(lambda: store.waiting == 1)
+        rest = [asyncio.ensure_future(client.post("s", b"%d" % n)) for n in range(10)]
+        await until(lambda: bodies == 11)
+        await asyncio.sleep(0)  # the last of them joins those that wait
+        store.gate.set()
+        assert (await first).headers["stream-next-offset"] == at(5)
+        ends = sorted([(await each).headers["stream-next-offset"] for each in rest])
+        assert ends == [at(6 + n) for n in range(10)]
+        assert store.calls["append"] < 11
+        assert len(await client.text("s")) == 15
 
 
 async def test_a_refused_request_does_not_affect_others_in_the_same_append(

@@ -44,7 +44,7 @@ HTML = Response(200, {"Content-Type": "text/html"}, b"<html><body>log in first</
 OTHER_XML = Response(200, {}, b"<?xml version='1.0'?><Other><IsTruncated/></Other>")
 
 
-pytestmark = pytest.mark.usefixtures("quick_retries")
+pytestmark = [pytest.mark.usefixtures("quick_retries"), pytest.mark.long]
 
 
 @pytest.fixture

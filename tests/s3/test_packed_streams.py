@@ -9,6 +9,8 @@ import pytest
 from streamstores import CorruptData, S3StreamStore, StoreUnavailable, StreamNotFound
 from tests.s3.conftest import Place, eventually, on_conditional_removal
 
+pytestmark = pytest.mark.long
+
 CHUNKS = [b"%05d" % number * 400 for number in range(100)]  # 200 kB
 
 

@@ -16,6 +16,8 @@ import pytest
 from streamstores import Conflict, S3StreamStore, StreamClosed, StreamExists, StreamNotFound
 from tests.s3.conftest import Place
 
+pytestmark = pytest.mark.long
+
 RACES = int(os.environ.get("STREAMSTORES_RACES", "5"))
 RACERS = 32
 STORES = 4

@@ -14,6 +14,8 @@ from streamstores.backends._s3.s3_answers import UNCHANGED
 from tests.s3.conftest import Place, eventually, on_conditional_removal
 from tests.s3.recording_client import put_of
 
+pytestmark = pytest.mark.long
+
 PAST = datetime(2001, 2, 3, tzinfo=timezone.utc)
 
 
