@@ -41,6 +41,7 @@ class ErrorTranslation:
         pass
 
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        """Raise the error that stands for `exc`; one that is none of Redis passes through."""
         if isinstance(exc, NotSent):
             refusal = InvalidRequest if is_refused(exc) else StoreUnavailable
             raise refusal(f"Redis: {exc}") from exc.__cause__

@@ -88,6 +88,7 @@ class ReplyParser:
         self._parse(data)
 
     def _parse(self, data: bytes) -> None:
+        """Take all items that are whole, and keep the bytes that begin the next one."""
         position, size = 0, len(data)
         self._missing = 1
         while position < size:
