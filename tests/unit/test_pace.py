@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -44,8 +46,9 @@ async def crowd_of_writers(store):
 
 async def test_the_first_starts_do_not_wait_and_the_others_start_together():
     started = []
+    rhythm = pace_here()
     for number in range(CROWD):
-        pace_here().start(lambda number=number: started.append(number))
+        rhythm.start(lambda number=number: started.append(number))
     assert started == list(range(FREE_STARTS))
     while len(started) == FREE_STARTS:
         await asyncio.sleep(0)
@@ -67,14 +70,15 @@ async def test_nothing_waits_in_a_quiet_process(endless_pace):
 async def test_a_busy_process_stays_in_step():
     """After many have started together, the next one waits like those before it."""
     started = []
+    rhythm = pace_here()
 
     def last_of_a_crowd():
-        pace_here().start(lambda: started.append("next"))
+        rhythm.start(lambda: started.append("next"))
         started.append("crowd")
 
     for _ in range(CROWD - 1):
-        pace_here().start(lambda: None)
-    pace_here().start(last_of_a_crowd)
+        rhythm.start(lambda: None)
+    rhythm.start(last_of_a_crowd)
     while not started:
         await asyncio.sleep(0)
     assert started == ["crowd"]
@@ -144,9 +148,15 @@ async def test_every_chunk_of_a_crowd_arrives():
             assert text == b"a token" + 50 * b"more"
 
 
-def test_each_event_loop_has_a_pace_of_its_own():
-    async def own():
-        return pace_here()
+def test_each_event_loop_has_a_pace_of_its_own_and_is_not_kept_by_it():
+    async def write():
+        async with MemoryStreamStore() as store:
+            writers = await crowd_of_writers(store)
+            for writer in writers:
+                await writer.aclose(State.DONE)
+            return weakref.ref(asyncio.get_running_loop()), id(pace_here())
 
-    first, second = asyncio.run(own()), asyncio.run(own())
-    assert first is not second
+    loops, paces = zip(*[asyncio.run(write()) for _ in range(2)], strict=True)
+    gc.collect()
+    assert [loop() for loop in loops] == [None, None]
+    assert not [each for each in paces if each in map(id, pace._paces.values())]

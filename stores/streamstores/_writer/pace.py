@@ -57,13 +57,14 @@ class Pace:
             append()
 
 
-_paces: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pace] = weakref.WeakKeyDictionary()
+_paces: weakref.WeakValueDictionary[int, Pace] = weakref.WeakValueDictionary()
+"""By the identity of the loop, which a pace keeps for as long as a writer keeps the pace."""
 
 
 def pace_here() -> Pace:
-    """The pace of the running event loop."""
+    """The pace of the running event loop, which its writers share."""
     loop = asyncio.get_running_loop()
-    pace = _paces.get(loop)
+    pace = _paces.get(id(loop))
     if pace is None:
-        pace = _paces[loop] = Pace(loop)
+        pace = _paces[id(loop)] = Pace(loop)
     return pace
