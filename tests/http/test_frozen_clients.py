@@ -152,6 +152,7 @@ async def until_full(connection: socket.socket) -> None:
         await asyncio.sleep(0.5)
 
 
+@pytest.mark.long
 async def test_a_client_that_reads_again_in_time_gets_every_byte(store: StreamStore) -> None:
     async with chat(store, send_timeout=60) as handler:
         async with serving(handler, lifespan="off") as url:

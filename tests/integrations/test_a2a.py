@@ -34,6 +34,8 @@ from a2a.utils.errors import (
 from tests.integrations.conftest import EVERY_STORE
 from tests.integrations.processes import Process, Start
 
+pytestmark = pytest.mark.long
+
 APP = "tests.integrations.a2a_app:app"
 WORKING, DONE = TaskState.TASK_STATE_WORKING, TaskState.TASK_STATE_COMPLETED
 FAILED, CANCELED = TaskState.TASK_STATE_FAILED, TaskState.TASK_STATE_CANCELED

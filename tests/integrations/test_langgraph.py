@@ -24,6 +24,8 @@ from streamstores.integrations.langgraph import LangGraphRuns
 from tests.http.cutting_proxy import cutting_proxy
 from tests.http.serving import serving
 
+pytestmark = pytest.mark.long
+
 APP = "tests.integrations.langgraph_app:app"
 MODES = ["custom", "values"]
 

@@ -18,6 +18,8 @@ from tests.integrations.conftest import EVERY_STORE
 from tests.integrations.node_clients import script_with_package
 from tests.integrations.processes import Process, Start
 
+pytestmark = pytest.mark.long
+
 APP = "tests.integrations.pydantic_ai_app:app"
 CLIENT = Path(__file__).with_name("ag_ui_client.mjs")
 

@@ -28,6 +28,8 @@ from tests.services.scripted_s3 import (
     trickle_headers,
 )
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 FOREVER = 20.0  # seconds: many times a timeout, and far less than a call that hangs
 

@@ -32,6 +32,8 @@ from tests.s3.recording_client import put_of
 from tests.services import PATIENCE
 from tests.services.s3 import S3Server, moto_server
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 
 

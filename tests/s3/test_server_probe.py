@@ -17,6 +17,8 @@ from streamstores import (
 from tests.services.s3_objects import get_of, put_of
 from tests.services.scripted_s3 import ScriptedS3, fail_with, lose_answer, scripted_s3
 
+pytestmark = pytest.mark.long
+
 QUOTED, UNQUOTED = frozenset({"quoted"}), frozenset({"unquoted"})
 
 # docs/stores/s3.md has these two tables for users.

@@ -27,7 +27,7 @@ from tests.services.scripted_s3 import (
 PAST = datetime(2001, 2, 3, tzinfo=timezone.utc)
 
 
-pytestmark = pytest.mark.usefixtures("quick_retries")
+pytestmark = [pytest.mark.usefixtures("quick_retries"), pytest.mark.long]
 
 
 @pytest.fixture
