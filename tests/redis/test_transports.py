@@ -131,6 +131,24 @@ async def test_the_end_of_the_connection_ends_the_transport(server, connection):
     assert not transport.is_writable
 
 
+async def test_a_connection_that_has_ended_before_ends_the_transport_at_once(server):
+    """As after the greeting; otherwise no request would ever be sent, and each call hang."""
+    connection = Connection(port=server.port, protocol=2)
+    await connection.connect()
+    socket_transport = connection._writer.transport
+    ended = asyncio.get_running_loop().create_future()
+    protocol = socket_transport.get_protocol()
+    lose = protocol.connection_lost
+    protocol.connection_lost = lambda exc: (lose(exc), ended.set_result(None))
+    socket_transport.abort()
+    await ended
+    transport = open_transport(connection, lambda reply: None)
+    assert not transport.is_writable
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(transport.lost, 10)
+    await close_connection(connection)
+
+
 async def test_a_server_that_reads_slowly_is_waited_for(server, connection):
     replies: list[Any] = []
     writable: list[bool] = []

@@ -74,6 +74,9 @@ class DirectTransport(asyncio.Protocol):
         self._is_full = False
         self.lost = asyncio.get_running_loop().create_future()
         socket_transport.set_protocol(self)
+        if socket_transport.is_closing():
+            # The protocol before this one may have been told, and then this one never will be.
+            _lose(self.lost, ConnectionError("the connection was lost"))
 
     @property
     def is_writable(self) -> bool:
