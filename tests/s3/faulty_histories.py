@@ -69,7 +69,9 @@ class FaultyServer(ScriptedS3):
         self.spoilt = 0
 
     def _answer(self, exchange: Exchange) -> None:
-        fault = None if "probe/" in exchange.request.key else self._next_fault()
+        request = exchange.request
+        is_probe = "probe/" in request.key or "probe/" in request.prefix  # an object or a list
+        fault = None if is_probe else self._next_fault()
         if fault is None:
             return super()._answer(exchange)
         self.requests.append(exchange.request)
