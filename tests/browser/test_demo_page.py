@@ -109,8 +109,8 @@ LOOKS = {
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 860}},
     "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
 }
-ONE_LOOK, *_OTHER_LOOKS = LOOKS
-SOME_LOOKS = [ONE_LOOK, *(pytest.param(each, marks=pytest.mark.long) for each in _OTHER_LOOKS)]
+OTHER_LOOKS = (pytest.param(each, marks=pytest.mark.long) for each in LOOKS if each != "light")
+SOME_LOOKS = ["light", *OTHER_LOOKS]
 
 
 @pytest.mark.parametrize("look", SOME_LOOKS)

@@ -11,7 +11,7 @@ import pytest
 
 from streamstores.cli.archives import archive_name
 from tests.cli.processes import run, start, until, use, with_small_files
-from tests.cli.test_copy import LARGE, SOME_TARGETS, everything, fill, store_url
+from tests.cli.test_copy import LARGE, TARGETS, everything, fill, store_url
 
 pytestmark = pytest.mark.long
 
@@ -33,7 +33,7 @@ def outcomes(*arguments: object, url: str, code: int = 0) -> dict[str, str]:
     return {line["id"]: line["outcome"] for line in lines[:-1]}
 
 
-@pytest.mark.parametrize("kind", SOME_TARGETS)
+@pytest.mark.parametrize("kind", TARGETS)
 def test_what_was_exported_is_imported_and_both_can_be_repeated(kind, source, folder, tmp_path):
     use(source, fill)
     for expected in ("copied", "unchanged"):

@@ -17,11 +17,10 @@ from tests.services import postgres, redis, s3
 
 pytestmark = pytest.mark.long
 
-OTHERS = [pytest.param(each, marks=pytest.mark.long) for each in ("cluster", "s3")]
 QUICK = ("bench", "--seconds", 0.1)
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis", "postgres", *OTHERS])
+@pytest.fixture(params=["memory", "sqlite", "redis", "cluster", "postgres", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with ExitStack() as stack:
         if request.param == "memory":

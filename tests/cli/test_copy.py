@@ -34,7 +34,6 @@ pytestmark = pytest.mark.long
 LATER = datetime(2099, 1, 1, tzinfo=timezone.utc)
 LARGE = b"0123456789abcdef" * 40_000
 TARGETS = ["sqlite", "redis", "postgres", "s3"]
-SOME_TARGETS = ["sqlite", *(pytest.param(each, marks=pytest.mark.long) for each in TARGETS[1:])]
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def store_url(kind: str, tmp_path) -> Iterator[str]:
             yield url
 
 
-@pytest.fixture(params=SOME_TARGETS)
+@pytest.fixture(params=TARGETS)
 def live_url(request, tmp_path) -> Iterator[str]:
     yield from store_url(request.param, tmp_path)
 
@@ -197,7 +196,7 @@ def unfinished(url: str) -> list[int]:
     return use(url, sizes)
 
 
-@pytest.mark.parametrize("kind", SOME_TARGETS)
+@pytest.mark.parametrize("kind", TARGETS)
 def test_a_redis_store_is_copied_and_interrupted_and_resumed_byte_by_byte(kind, tmp_path):
     """With the progress on a terminal; the first run is interrupted inside a large stream."""
     origin = redis_servers.with_own_prefix(redis_servers.shared())

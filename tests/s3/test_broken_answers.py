@@ -101,9 +101,6 @@ LISTINGS: dict[str, Fault] = {
 }
 
 
-STALLED = pytest.param("stalled", marks=pytest.mark.long)  # each waits for its timeouts
-
-
 @pytest.mark.parametrize("name", LISTINGS)
 async def test_an_incomplete_listing_is_unavailable(server: ScriptedS3, name: str) -> None:
     """A process that does not know the stream would see it shorter than it is."""
@@ -147,10 +144,7 @@ GETS: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("part", ["streams/", "segments/"])
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.long] * ("stalled" in name)) for name in GETS],
-)
+@pytest.mark.parametrize("name", GETS)
 async def test_an_incomplete_object_is_unavailable(
     server: ScriptedS3, name: str, part: str
 ) -> None:
@@ -178,7 +172,7 @@ async def test_a_missing_object_is_missing(server: ScriptedS3) -> None:
 
 
 @pytest.mark.parametrize("code", [404, 412, 409, 500, 503])
-@pytest.mark.parametrize("spoilt", ["cut", "reset", STALLED])
+@pytest.mark.parametrize("spoilt", ["cut", "reset", "stalled"])
 async def test_an_error_of_a_write_is_translated_even_if_its_body_is_damaged(
     server: ScriptedS3, code: int, spoilt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,7 +250,6 @@ KINDS: dict[str, Wanted] = {
 }
 
 
-@pytest.mark.long  # each waits for the timeouts of several calls
 @pytest.mark.parametrize("name", NO_ANSWERS)
 async def test_no_exception_of_a_driver_leaks(server: ScriptedS3, name: str) -> None:
     """Every kind of request, with every kind of damaged response."""
@@ -278,7 +271,6 @@ async def test_no_exception_of_a_driver_leaks(server: ScriptedS3, name: str) -> 
                 await call
 
 
-@pytest.mark.long  # it waits for several timeouts
 async def test_a_writer_outlives_spoilt_errors(server: ScriptedS3) -> None:
     async with opened(server) as store:
         info = await store.create("a")
