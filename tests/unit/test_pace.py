@@ -129,18 +129,13 @@ async def test_what_a_flush_has_appended_is_not_appended_again():
         assert store.appends == CROWD
 
 
-async def test_an_aborted_writer_appends_nothing_later():
+async def test_a_heartbeat_does_not_wait_for_the_pace(endless_pace):
     async with CountingStore() as store:
-        writers = await crowd_of_writers(store)
-        for writer in writers:
-            await writer.abort()
-        appends = store.appends
-        late = []
-        pace_here().start(lambda: late.append(True))
-        while not late:
-            await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert store.appends == appends
+        await crowd_of_writers(store)
+        info = await store.create("silent")
+        async with StreamWriter(store, info.id, info=info, heartbeat=0.01):
+            await store.wait("silent", version=info.version, timeout=60)
+            assert (await store.info("silent")).version > info.version
 
 
 async def test_every_chunk_of_a_crowd_arrives():

@@ -12,6 +12,7 @@ PACE_SECONDS = 0.005
 """How long an append waits at most for the appends to other streams."""
 
 FREE_STARTS = 5
+"""How many appends within that time begin at once."""
 
 
 class Pace:
