@@ -9,11 +9,20 @@ import asyncio
 import math
 import weakref
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from streamstores import observation
-from streamstores.changes import Bell, Subscription, changes_of, is_namesake, recheck_after
+from streamstores._first_ring import FirstRing
+from streamstores._shared_readers import live_readers, readers_of
+from streamstores.changes import (
+    LONGEST_SLEEP,
+    Bell,
+    Subscription,
+    changes_of,
+    is_namesake,
+    recheck_after,
+)
 from streamstores.errors import OffsetOutOfRange, StreamNotFound
 from streamstores.store import StreamStore
 from streamstores.values import Page, Record, StreamInfo
@@ -37,7 +46,9 @@ class SharedReader:
         "_alarms",
         "_bell",
         "_changed_at",
+        "_changes",
         "_end",
+        "_expiry",
         "_first",
         "_info",
         "_loop",
@@ -74,16 +85,18 @@ class SharedReader:
         self._state_waiters: set[asyncio.Future[bool]] = set()
         self._alarms: dict[float, asyncio.TimerHandle] = {}
         self._reading: asyncio.Task[None] | None = None
-        _live_readers.add(weakref.ref(self, _live_readers.discard))
-        changes = changes_of(store)
+        self._expiry: asyncio.TimerHandle | None = None
+        live_readers.add(weakref.ref(self, live_readers.discard))
+        self._changes = changes_of(store)
         self._bell: Bell = Bell()
-        if changes is not None:
-            self._bell = changes.subscribe(stream_id, self._absorb).start()
+        if self._changes is not None:
+            bell = FirstRing(self._changes, stream_id, self._absorb, self._keep_up)
+            self._bell = bell.start()
 
     @classmethod
     def join(cls, store: StreamStore, stream_id: str) -> SharedReader:
         """The reader of this stream, on behalf of one more follower, which has to `leave`."""
-        readers = _readers_of(store)
+        readers = readers_of(store)
         reader: SharedReader | None = readers.get(stream_id)
         # A loop that was closed with followers in it leaves its readers behind.
         if reader is None or reader._loop.is_closed():
@@ -107,14 +120,18 @@ class SharedReader:
         self._wake()
 
     def _retire(self) -> None:
+        """Hear and read nothing more, and make room for another reader. Idempotent."""
         # Another reader may have taken the place, if this one failed or its loop was closed.
         if self._readers.get(self._stream_id) is self:
             del self._readers[self._stream_id]
         if isinstance(self._bell, Subscription):
             self._bell.stop()
+            self._bell = Bell()  # without the way back to this reader
         for alarm in self._alarms.values():
             alarm.cancel()
         self._alarms.clear()
+        if self._expiry is not None:
+            self._expiry.cancel()
         if self._reading is not None and not self._loop.is_closed():
             self._reading.cancel()
 
@@ -151,6 +168,28 @@ class SharedReader:
             return None
         return self._first + bisect_left(self._records, offset, key=_offset_of)
 
+    def number_as_seen(self, info: StreamInfo, offset: int) -> int | None:
+        """The number of the record that begins at `offset` if a follower that has seen `info`
+        can be live at once; None if it has to read first.
+
+        Live may begin with that info, if no record is missing and the store can look whether
+        the stream has changed before this reader listened.
+        """
+        if self._info is None:
+            changes = self._changes
+            if offset != info.tail or changes is None or not changes.makes_safety_looks:
+                return None
+            self._begin(info)
+            changes.look_at([self._stream_id])
+        elif self._info.version < info.version or self.belongs_to_namesake_of(info):
+            return None
+        number = self.number_of(offset)
+        if number is None:
+            return None
+        index = number - self._first
+        start = self._records[index].offset if number < self.count else self._end
+        return number if start == offset else None  # the rest of a record has to be read
+
     def records_from(self, number: int) -> list[Record] | None:
         """The records with this number and above; None if they are no longer kept."""
         if number < self._first:
@@ -185,8 +224,25 @@ class SharedReader:
     def _begin(self, info: StreamInfo) -> None:
         self._know(info)
         self._start = self._end = info.tail
-        name = f"streamstores: follow {self._stream_id}"
-        self._reading = self._loop.create_task(self._keep_reading(), name=name)
+        bell = self._bell
+        looks = self._changes is not None and self._changes.makes_safety_looks
+        if looks and isinstance(bell, FirstRing) and not bell.has_rung:
+            self._keep_up_from_expiry(info)
+        else:
+            self._keep_up()
+
+    def _keep_up_from_expiry(self, info: StreamInfo) -> None:
+        """Let the task that reads begin with the first ring, or when the stream expires: most
+        streams are written in this process alone, and a task for each would do nothing."""
+        seconds = recheck_after(info, math.inf)
+        if seconds != math.inf:
+            self._expiry = self._loop.call_later(min(seconds, LONGEST_SLEEP), self._keep_up)
+
+    def _keep_up(self) -> None:
+        """Begin the task that reads, if live has begun and the task has not."""
+        if self._info is not None and self._reading is None and not self._loop.is_closed():
+            name = f"streamstores: follow {self._stream_id}"
+            self._reading = self._loop.create_task(self._keep_reading(), name=name)
 
     def _extend(self, records: Sequence[Record], next_offset: int) -> None:
         if records and records[0].offset < self._end:
@@ -308,6 +364,8 @@ class SharedReader:
                 if is_namesake(before, page.info):
                     raise StreamNotFound(self._stream_id)
                 self.offer(page.info, page.records, page.next_offset)
+        except asyncio.CancelledError:
+            return  # raised, it would keep this reader alive until the next garbage collection
         except Exception as exc:
             self.fail(exc)
 
@@ -372,52 +430,9 @@ async def read_on(store: StreamStore, stream_id: str, offset: int) -> Page:
         raise StreamNotFound(stream_id) from exc
 
 
-# ---- where the readers of a store are found
-
-_readers_by_store: dict[int, tuple[weakref.ref[StreamStore], dict[str, Any]]] = {}
-"""For stores that share no `Changes`, by identity: a store need not be hashable."""
-
-
-def _readers_of(store: StreamStore) -> dict[str, Any]:
-    """The shared readers of the store's streams, by stream id."""
-    changes = changes_of(store)
-    if changes is not None:
-        return changes.readers
-    key = id(store)
-    known = _readers_by_store.get(key)
-    if known is not None and known[0]() is store:
-        return known[1]
-    try:
-        ref = weakref.ref(store, lambda ref: _forget(key, ref))
-    except TypeError:  # it has __slots__ without __weakref__: each follower reads for itself
-        return {}
-    readers: dict[str, Any] = {}
-    _readers_by_store[key] = (ref, readers)
-    return readers
-
-
-_live_readers: set[weakref.ref[SharedReader]] = set()
-
-
-def followers_here() -> Iterator[tuple[StreamStore, int]]:
-    """How many followers are at work in this process, with their stores; a store may come
-    several times. Safe in any thread."""
-    # Copied by `list` in one step, because event loops may change it meanwhile.
-    for ref in list(_live_readers):
-        reader = ref()
-        if reader is not None:
-            yield from reader.followers()
-
-
 def shared_reader_of(store: StreamStore, stream_id: str) -> SharedReader | None:
     """The reader that the stream's followers share now; None if none of them is there."""
-    return _readers_of(store).get(stream_id)
-
-
-def _forget(key: int, ref: weakref.ref[StreamStore]) -> None:
-    known = _readers_by_store.get(key)
-    if known is not None and known[0] is ref:  # else another store has this identity by now
-        del _readers_by_store[key]
+    return readers_of(store).get(stream_id)
 
 
 def _set_all(waiters: set[asyncio.Future[bool]], result: bool) -> set[asyncio.Future[bool]]:

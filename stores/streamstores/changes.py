@@ -33,6 +33,8 @@ from streamstores.store import StreamStore
 from streamstores.values import Record, StreamInfo
 
 __all__ = [
+    "LONGEST_SLEEP",
+    "Absorb",
     "Bell",
     "Changes",
     "SharesChanges",
@@ -43,7 +45,7 @@ __all__ = [
     "subscribed",
 ]
 
-_LONGEST_SLEEP = 86_400.0  # longer timers overflow in some event loops
+LONGEST_SLEEP = 86_400.0  # longer timers overflow in some event loops
 
 Absorb = Callable[[StreamInfo, Sequence[Record]], bool]
 
@@ -135,7 +137,7 @@ class Bell:
         waiter = self._waiter = loop.create_future()
         timer = None
         if timeout is not None:
-            timer = loop.call_later(min(timeout, _LONGEST_SLEEP), _finish, waiter)
+            timer = loop.call_later(min(timeout, LONGEST_SLEEP), _finish, waiter)
         try:
             await waiter
         finally:

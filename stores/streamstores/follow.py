@@ -31,6 +31,7 @@ def follow(
     stream_id: str,
     offset: int = 0,
     *,
+    info: StreamInfo | None = None,
     producer_timeout: float | None = None,
     is_lost: Callable[[StreamInfo], bool] | None = None,
     wait_for_create: float = 0.0,
@@ -55,6 +56,10 @@ def follow(
     `StreamNotFound`. A creation in this process is noticed at once; one elsewhere within half
     a second, for which the store is asked up to twice a second.
 
+    `info` is the stream as the store has just shown it, for example by `create`. It spares the
+    read at the start if the stream is followed in this process already, or if `offset` is its
+    tail. What has changed since is noticed all the same.
+
     Nothing is read before the first step. Raises `InvalidRequest` for a bad argument.
     """
     if producer_timeout is not None:
@@ -62,7 +67,9 @@ def follow(
     check_seconds(wait_for_create, "wait_for_create")
     check_stream_id(stream_id, store.limits)
     offset = check_offset(offset)
-    return Follower(store, stream_id, offset, producer_timeout, is_lost, wait_for_create)
+    if info is not None and info.id != stream_id:
+        raise InvalidRequest(f"info is of stream {info.id!r}, not of {stream_id!r}")
+    return Follower(store, stream_id, offset, producer_timeout, is_lost, wait_for_create, info)
 
 
 class Follower:
@@ -79,9 +86,10 @@ class Follower:
     After an error, `follow(store, id, follower.offset)` goes on without loss or repetition. A
     step that was cancelled can be made again.
 
-    Cost: a read at the start and for each page of replay. From then on the followers
-    of a stream share their reads. A follower that is not read from costs the others nothing:
-    at most two megabytes of a stream are kept, and a follower further behind reads for itself.
+    Cost: a read at the start, if no `info` spares it, and for each page of replay. From then on
+    the followers of a stream share their reads. A follower that is not read from costs the
+    others nothing: at most two megabytes of a stream are kept, and a follower further behind
+    reads for itself.
     """
 
     def __init__(
@@ -92,6 +100,7 @@ class Follower:
         producer_timeout: float | None,
         is_lost: Callable[[StreamInfo], bool] | None,
         wait_for_create: float = 0.0,
+        seen: StreamInfo | None = None,
     ) -> None:
         self.stream_id = stream_id
         self.offset: int = offset
@@ -102,6 +111,7 @@ class Follower:
         self._producer_timeout = producer_timeout
         self._is_lost = is_lost
         self._wait_for_create = wait_for_create
+        self._seen = seen
         self._created_by: float | None = None  # on the monotonic clock, from the first step on
         self._reader: SharedReader | None = None
         self._next = 0  # the number of the next record in the shared reader, while live
@@ -182,6 +192,7 @@ class Follower:
         Needed only if the iteration is abandoned half-way and the follower is kept.
         """
         self._finished = True
+        self._is_lost = None  # it may refer to this follower
         self._ready = []
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(True)  # nothing else would wake it: it leaves the reader
@@ -248,6 +259,8 @@ class Follower:
     async def _replay(self) -> list[Record]:
         """One page from the store. If it reaches what the reader shares, live begins."""
         reader = self._reader or self._join()
+        if self._seen is not None and self._is_live_as_seen(reader, self._seen):
+            return []
         # The reader is joined, and so subscribed, before this read: what is appended after it
         # is told to the reader.
         if self.info is None:
@@ -269,6 +282,20 @@ class Follower:
             self._live = True
             self._next = number
         return page.records
+
+    def _is_live_as_seen(self, reader: SharedReader, seen: StreamInfo) -> bool:
+        """Whether live begins without a read, from what the caller of `follow` has seen."""
+        self._seen = None  # it helps at the start only
+        if self.offset > seen.tail:
+            return False
+        self.info = seen  # a read has to find the same stream
+        number = reader.number_as_seen(seen, self.offset)
+        if number is None:
+            return False
+        self.info = reader.info
+        self._live = True
+        self._next = number
+        return True
 
     async def _first_page(self) -> Page:
         """The page at the offset; waits for the stream if it has to be created first."""

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from streamstores import Limits, MemoryStreamStore, StreamStore, follow
-from streamstores._shared_reader import _readers_by_store, shared_reader_of
+from streamstores._shared_reader import shared_reader_of
+from streamstores._shared_readers import readers_by_store
 from streamstores.changes import Changes, changes_of
 from tests.wrapping import Counting, Delegating, Wrapping
 
@@ -221,13 +222,13 @@ async def test_the_readers_of_a_store_that_is_gone_are_forgotten():
     await store.create("a", b"0")
     follower = follow(store, "a")
     await anext(follower)
-    assert key in _readers_by_store
+    assert key in readers_by_store
     await follower.aclose()
     await store.aclose()
     del store, follower
     await asyncio.sleep(0)
     gc.collect()
-    assert key not in _readers_by_store
+    assert key not in readers_by_store
 
 
 def test_every_store_of_the_package_shares_its_changes():

@@ -68,6 +68,23 @@ async def test_appends_of_this_process_cost_its_followers_no_read(tmp_path, monk
         assert len(reads) <= 5, reads
 
 
+async def test_a_follower_that_was_given_the_info_reads_nothing(monkeypatch):
+    """From the tail, or where the stream is followed already."""
+    async with MemoryStreamStore() as store:
+        info = await store.create("a", b"0")
+        monkeypatch.delattr(MemoryStreamStore, "read")
+        first = follow(store, "a", info.tail, info=info)
+        step = asyncio.ensure_future(anext(first))
+        while not first._live:
+            await asyncio.sleep(0)
+        await store.append("a", b"1")
+        assert (await step).data == b"1"
+        second = follow(store, "a", info.tail, info=info)
+        await store.append("a", b"2", state=State.DONE)
+        assert await collect(second) == b"12"
+        assert await collect(first) == b"2"
+
+
 async def test_a_follower_that_is_behind_reads_for_itself_and_misses_nothing():
     store = MemoryStreamStore()
     await store.create("a")
@@ -305,6 +322,13 @@ async def test_a_namesake_in_another_process_is_not_read_from_the_shared_records
 def test_wrong_arguments_are_refused_at_once(arguments):
     with pytest.raises(InvalidRequest):
         follow(MemoryStreamStore(), **{"stream_id": "a", **arguments})
+
+
+async def test_the_info_of_another_stream_is_refused():
+    async with MemoryStreamStore() as store:
+        info = await store.create("a")
+        with pytest.raises(InvalidRequest, match="'a', not of 'b'"):
+            follow(store, "b", info=info)
 
 
 async def test_a_creation_in_this_process_is_noticed_without_polling(monkeypatch):

@@ -36,7 +36,9 @@ class RunFollower:
         self._heartbeat = heartbeat
         self._rescue = rescue
         self._rescued: int | None = None  # the version at which a rescue was tried
-        self._follower = self._follow(offset)
+        # A stream that is to be taken over is not as it was seen.
+        seen = None if self._is_handed_over(info) else info
+        self._follower = self._follow(offset, seen)
 
     def __repr__(self) -> str:
         where = f"{self._first_info.id!r} on {self._store!r} at {self._follower.offset}"
@@ -67,13 +69,14 @@ class RunFollower:
         """Stop following. Idempotent."""
         await self._follower.aclose()
 
-    def _follow(self, offset: int) -> Follower:
+    def _follow(self, offset: int, seen: StreamInfo | None = None) -> Follower:
         # A producer that is no run has promised no heartbeats, so its silence means nothing.
         is_ours = OWNER in self._first_info.attributes
         return follow(
             self._store,
             self._first_info.id,
             offset,
+            info=seen,
             producer_timeout=HEARTBEATS_OF_PATIENCE * self._heartbeat if is_ours else None,
             is_lost=self._is_handed_over,
         )

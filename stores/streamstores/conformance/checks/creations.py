@@ -15,6 +15,8 @@ from streamstores.conformance.assertions import (
     read_all,
     within,
 )
+from streamstores.conformance.checks.followers import VANISHING, everything
+from streamstores.conformance.checks.waits import bound
 from streamstores.conformance.harness import Harness
 from streamstores.conformance.registry import check
 from streamstores.errors import StreamClosed, StreamNotFound
@@ -94,3 +96,65 @@ async def check_a_follower_waits_for_its_stream_no_longer_than_asked(harness: Ha
             await within(PATIENCE.prompt + seconds, follower.__anext__(), "the first step")
         waited = time.monotonic() - begin
         equal(waited >= seconds, True, f"it waited for {seconds} seconds ({waited:.3f})")
+
+
+@check(5)
+async def check_a_follower_that_was_given_the_info_misses_nothing(harness: Harness) -> None:
+    """What happens between `create` and the first step of a follower with its info is noticed
+    as promptly as by a read, whichever store object makes the change."""
+    store, other = await harness.open(), await harness.open()
+    for changer in (store, other):
+        stream_id = harness.new_id()
+        info = await store.create(stream_id, b"abc")
+        follower = follow(store, stream_id, info.tail, info=info)
+        await changer.append(stream_id, b"def")
+        record = await within(PATIENCE.prompt, follower.__anext__(), "the record after it")
+        equal(record, (3, b"def"), "the record after the info")
+        late = follow(store, stream_id, info.tail, info=info)
+        done = await changer.mark_done(stream_id)
+        seconds = bound(store, changer)
+        records = await within(seconds, everything(late), "a follower that comes late")
+        equal(records, [(3, b"def")], "its records")
+        equal(late.info, done, "its info")
+        equal(await within(seconds, everything(follower), "the end"), [], "records at the end")
+
+
+@check(5)
+async def check_a_follower_that_was_given_the_info_of_a_lost_stream(harness: Harness) -> None:
+    """If the stream was deleted, expired or begun anew since, its first step raises
+    StreamNotFound."""
+    store, other = await harness.open(), await harness.open()
+    for name, vanish in VANISHING.items():
+        for ender in (store, other):
+            stream_id = harness.new_id()
+            info = await store.create(stream_id, b"abc")
+            follower = follow(store, stream_id, info.tail, info=info)
+            await vanish(ender, stream_id)
+            step = outcome(follower.__anext__())
+            result = await within(PATIENCE.prompt, step, f"the first step after {name}")
+            equal(type(result), StreamNotFound, f"outcome of the first step after {name}")
+
+
+@check(5)
+async def check_a_follower_that_was_given_the_info_begins_anywhere(harness: Harness) -> None:
+    """With the info of a stream that is followed already, a follower yields every byte from any
+    offset, inside a record too."""
+    store = await harness.open()
+    stream_id = harness.new_id()
+    info = await store.create(stream_id)
+    first = follow(store, stream_id, info=info)
+    whole = b""
+    for chunk in (b"a", b"bcd", b"ef"):
+        whole += chunk
+        info = await store.append(stream_id, chunk)
+        equal((await within(PATIENCE.prompt, first.__anext__(), "live")).data, chunk, "live")
+    followers = [
+        follow(store, stream_id, offset, info=info) for offset in range(len(whole) + 1)
+    ]
+    following = [harness.start(everything(follower)) for follower in followers]
+    await asyncio.sleep(0.02)
+    await store.append(stream_id, b"end", state="done")
+    for offset, rest in enumerate(following):
+        records = await within(bound(store, store), rest, f"the follower from {offset}")
+        data = b"".join(record.data for record in records)
+        equal(data, whole[offset:] + b"end", f"bytes from {offset}")

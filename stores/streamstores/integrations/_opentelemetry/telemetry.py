@@ -14,7 +14,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 
-from streamstores._shared_reader import followers_here
+from streamstores._shared_readers import followers_here
 from streamstores.errors import StreamExists
 from streamstores.integrations._opentelemetry.instrumented_store import InstrumentedStore
 from streamstores.integrations._opentelemetry.instruments import Instruments
