@@ -336,7 +336,7 @@ class StreamWriter:
     async def _until_task_done(self) -> None:
         if self._task is None:
             self._report_end()
-        else:
+        elif not self._has_ended:
             # Not the task itself: a cancelled close must not end it half-way.
             await self.ended()
 

@@ -31,6 +31,7 @@ from streamstores.runs.source import (
     close_source,
     close_unread,
 )
+from streamstores.runs.state_watch import StateWatch
 from streamstores.store import State, StreamInfo, StreamStore
 from streamstores.writer import StreamWriter
 
@@ -87,7 +88,8 @@ class Run:
 
     It has two tasks besides its writer's. `_drive` steps the source and lasts as long as the
     run. `_attend` has an eye on the stream: it watches for a stop or a takeover, holds the
-    paused source, and claims the stream again. When `_attend` ends, the run ends.
+    paused source, and claims the stream again. When `_attend` ends, the run ends. It begins
+    with the first change that others make; until then a `StateWatch` is enough.
 
     What is not stored yet is known to the writer alone. A writer that has ended is followed
     by its continuation, and in between the source waits with at most a single record.
@@ -117,8 +119,11 @@ class Run:
         self._closing: asyncio.TimerHandle | None = None
         self._task = self._start(self._drive(), "run")
         self._task.add_done_callback(self._finish_ending)
-        self._attention = self._start(self._attend(info), "watch")
-        self._attention.add_done_callback(self._attention_done)
+        self._is_ending_stream = False
+        self._attention: asyncio.Task[None] | None = None
+        self._watch = StateWatch(settings.store, info, self._owns, self._state_changed)
+        if not self._watch.is_watching:
+            self._begin_attention(info)
 
     def __repr__(self) -> str:
         return f"<Run of {self.stream_id!r} on {self._settings.store!r}: {self.phase.value}>"
@@ -197,7 +202,7 @@ class Run:
                 # The source has ended by itself: `_cancel` bounds the time that it may close.
                 self.phase = Phase.ENDING
                 self._closing = self._loop.call_later(CLOSE_SECONDS, self._cancel, 1)
-            self._attention.cancel()
+            self._end_attention()
             await self._close_source()
             await self._writer.abort()
 
@@ -238,6 +243,7 @@ class Run:
 
     async def _end_stream(self, state: State, error: str | None) -> None:
         """End the stream with the last records in one append, after a pause if there is one."""
+        self._is_ending_stream = True
         writer = self._writer
         while True:
             with suppress(Exception):  # as in `_write`
@@ -295,16 +301,32 @@ class Run:
         # The phase first: the writer's end and the watch may both report the same stop.
         self.phase = Phase.PAUSED
         self._seen = info
-        watching, self._attention = self._attention, self._start(self._attend(info), "hold")
+        watching = self._attention
+        self._begin_attention(info)
+        if watching is not None:
+            watching.cancel()
+
+    def _state_changed(self, info: StreamInfo) -> None:
+        # A writer that is ending the stream meets every change of others itself.
+        if not self._is_ending_stream:
+            self._begin_attention(info)
+
+    def _begin_attention(self, info: StreamInfo) -> None:
+        self._watch.stop()
+        self._attention = self._start(self._attend(info), "watch")
         self._attention.add_done_callback(self._attention_done)
-        watching.cancel()
+
+    def _end_attention(self) -> None:
+        self._watch.stop()
+        if self._attention is not None:
+            self._attention.cancel()
 
     async def _attend(self, info: StreamInfo) -> None:
         """Watch the stream, or hold it if it is paused, in turn, until it is another's."""
         try:
             while True:
                 if self.phase is Phase.PRODUCING:
-                    info = await self._next_foreign_change(info.tail)
+                    info = await self._next_foreign_change(info)
                     self.phase = Phase.PAUSED
                     self._seen = info
                     # Wait for an append in flight: if it was in doubt, it may have landed. Its
@@ -316,23 +338,27 @@ class Run:
                     return
                 self._write_with(writer)
                 info = self._info
+        except asyncio.CancelledError:
+            return  # raised, it would keep this run alive until the next garbage collection
         except Exception as exc:
             self._report(exc)
             self.phase = Phase.PAUSED  # `_writer_ended` must not report an end made here
             await self._writer.abort()
 
-    async def _next_foreign_change(self, offset: int) -> StreamInfo:
-        """The stream when it has left streaming or has another owner. What this process
-        appends itself costs no read of the store."""
+    async def _next_foreign_change(self, info: StreamInfo) -> StreamInfo:
+        """The stream, which was as `info` describes it, when it has left streaming or has
+        another owner. What this process appends itself costs no read of the store."""
+        offset = info.tail
+        seen: StreamInfo | None = info
         while True:
-            follower = follow(self._settings.store, self.stream_id, offset)
+            follower = follow(self._settings.store, self.stream_id, offset, info=seen)
             try:
                 return await follower.until(lambda info: not self._owns(info))
             except (StoreUnavailable, OutcomeUnknown):  # the writer decides when to give up
                 await asyncio.sleep(RETRY_SECONDS)
             finally:
                 await follower.aclose()
-            offset = follower.offset
+            offset, seen = follower.offset, None
 
     async def _hold(self, info: StreamInfo) -> StreamWriter | None:
         """Keep the source of a stopped stream until the stream is reopened for its owner.
@@ -386,7 +412,7 @@ class Run:
         """End this run, and say nothing to the store. Idempotent."""
         if self.phase is not Phase.ENDING:
             self.phase = Phase.ENDING
-            self._attention.cancel()
+            self._end_attention()
             self._cancel(2)
 
     def _cancel(self, attempts: int) -> None:
