@@ -70,29 +70,31 @@ class EventStream(NamedTuple):
         sender = _BodySender(send, self)
         pump = asyncio.ensure_future(sender.pump(bodies))
         leaving = asyncio.ensure_future(_until_disconnected(exchange.receive))
-        closed = asyncio.ensure_future(self.patience.gate.wait_closed())
+        # The callbacks of one future are much cheaper than `asyncio.wait`.
+        pump.add_done_callback(sender.finish)
+        leaving.add_done_callback(sender.interrupt)
+        self.patience.gate.tell(sender.interrupt)
         try:
-            await asyncio.wait(
-                {pump, leaving, closed, sender.stuck},
-                timeout=self.lasts,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await sender.over
         finally:
+            self.patience.gate.forget(sender.interrupt)
             # A client that leaves when everything has been sent has lost nothing.
             has_left = leaving.done() and not pump.done()
-            is_stuck = sender.stuck.done()
+            leaving.cancel()
             # The pump first: a generator cannot be closed while another task is inside it.
-            await _cancel(pump, leaving, closed, sender.stuck)
+            await _cancel(pump)
             await sender.close()
             await bodies.aclose()
-        if is_stuck:
+        if sender.is_stuck:
             drop(exchange.scope)
-        elif _was_completed(pump) or not has_left:
+        elif _was_completed(pump):
+            await self.patience.until_taken(exchange.scope, sender.size)
+        elif not has_left and not sender.is_ending:
             await self._finish(exchange, sender)
-        return has_left or is_stuck
+        return has_left or sender.is_stuck
 
     async def _finish(self, exchange: Exchange, sender: _BodySender) -> None:
-        """End the body, and see that the client takes it."""
+        """End a body that was cut, and see that the client takes it."""
         ending = asyncio.ensure_future(sender.end())
         watch = SendWatch(self.patience, ending.cancel)
         try:
@@ -157,18 +159,25 @@ class _BodySender:
     def __init__(self, send: Send, stream: EventStream) -> None:
         self.size = 0
         """How many bytes were sent."""
+        self.is_ending = False
+        """Whether the end of the response is being sent, or was."""
+        self.is_stuck = False
+        """Whether the client has taken nothing for too long."""
         self._loop = asyncio.get_running_loop()
-        self.stuck: asyncio.Future[None] = self._loop.create_future()
-        """Done when the client has taken nothing for too long."""
+        self.over: asyncio.Future[None] = self._loop.create_future()
+        """Done when there is nothing more to wait for."""
         self._send = send
         self._stream = stream
         self._sending_since: float | None = None
         self._pinging: asyncio.Future[None] | None = None
         self._sent_at = self._loop.time()
         self._timer = self._loop.call_later(self._next_look(), self._look)
+        self._limit: asyncio.TimerHandle | None = None
+        if stream.lasts is not None:
+            self._limit = self._loop.call_later(stream.lasts, self.interrupt)
 
     async def pump(self, bodies: AsyncGenerator[bytes, None]) -> None:
-        """Send all bodies, but not the end of the response."""
+        """Send all bodies and the end of the response."""
         in_a_row = 0
         async for body in bodies:
             await self._send_one(body)
@@ -176,14 +185,26 @@ class _BodySender:
             if in_a_row >= _TURN_BYTES:  # a send may never suspend
                 in_a_row = 0
                 await asyncio.sleep(0)
+        await self.end()
 
     async def end(self) -> None:
         """Send the end of the response; no ping comes after it."""
-        self._timer.cancel()
+        self.is_ending = True
         await self._send_one(b"", more_body=False)
+
+    def interrupt(self, _: object = None) -> None:
+        """Let the wait be over, unless the end is being sent, which must not be sent again."""
+        if not self.is_ending:
+            self.finish()
+
+    def finish(self, _: object = None) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
 
     async def close(self) -> None:
         self._timer.cancel()
+        if self._limit is not None:
+            self._limit.cancel()
         if self._pinging is not None:
             await _cancel(self._pinging)
 
@@ -204,10 +225,14 @@ class _BodySender:
         needs no ping."""
         since = self._sending_since
         if since is not None:
-            if self._stream.patience.is_over(since) and not self.stuck.done():
-                self.stuck.set_result(None)
+            if self._stream.patience.is_over(since):
+                self.is_stuck = True
+                self.finish()
                 return
-        elif self._sent_at + self._stream.ping_interval <= self._loop.time():
+        elif (
+            not self.is_ending
+            and self._sent_at + self._stream.ping_interval <= self._loop.time()
+        ):
             self._sent_at = self._loop.time()
             self._pinging = asyncio.ensure_future(self._ping())
         self._timer = self._loop.call_later(self._next_look(), self._look)
@@ -241,8 +266,8 @@ async def _until_disconnected(receive: Receive) -> None:
         pass
 
 
-async def _cancel(*tasks: asyncio.Future[Any]) -> None:
-    for task in tasks:
+async def _cancel(task: asyncio.Future[Any]) -> None:
+    """Cancel a task, and wait until it has ended."""
+    if not task.done():
         task.cancel()
-    # Not `gather`, which raises at the first error and leaves the other tasks unfinished.
-    await asyncio.wait(tasks)
+        await asyncio.wait([task])

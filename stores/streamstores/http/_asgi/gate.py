@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from streamstores.errors import StoreUnavailable
 
@@ -14,6 +15,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._closed = asyncio.Event()
+        self._on_close: set[Callable[[], None]] = set()
 
     @property
     def is_closed(self) -> bool:
@@ -25,8 +27,20 @@ class Gate:
             raise StoreUnavailable("this process is closing")
 
     def close(self) -> None:
-        """Refuse requests from now on, and wake every `wait_closed`. Idempotent."""
+        """Refuse requests from now on, and tell all that wait for it. Idempotent."""
         self._closed.set()
+        for on_close in list(self._on_close):
+            on_close()
 
     async def wait_closed(self) -> None:
         await self._closed.wait()
+
+    def tell(self, on_close: Callable[[], None]) -> None:
+        """Call `on_close` when the gate closes, or now if it has, until `forget`. It is cheaper
+        than a task in `wait_closed`."""
+        self._on_close.add(on_close)
+        if self.is_closed:
+            on_close()
+
+    def forget(self, on_close: Callable[[], None]) -> None:
+        self._on_close.discard(on_close)

@@ -46,13 +46,12 @@ class ChatRequests:
             model=self._model_name(fields),
             session_id=_optional_text(fields, "sessionId", "invalid_session_id"),
             messages=_read_messages(fields),
+            id=_given_id(fields, limits),
             scope=exchange.scope,
         )
-        if limits is None:
+        if limits is None or request.id:
             return request
-        if fields.get("id") is None:
-            return replace(request, id=self.new_id(request))
-        return replace(request, id=requests.check_id(fields["id"], limits))
+        return replace(request, id=self.new_id(request))
 
     async def check(self, exchange: Exchange, stream_id: str, *actions: str) -> None:
         """Raise `HttpError` `forbidden` unless `authorize` allows each of the actions."""
@@ -81,6 +80,14 @@ def _read_prompt(fields: Mapping[str, Any], max_bytes: int) -> str:
     if len(prompt.encode(errors="surrogatepass")) > max_bytes:
         raise HttpError(413, "too_large", f"the prompt is over {max_bytes} bytes")
     return prompt
+
+
+def _given_id(fields: Mapping[str, Any], limits: Limits | None) -> str:
+    """The id that the client has chosen; empty if it has not, or if nothing is kept."""
+    stream_id = fields.get("id")
+    if limits is None or stream_id is None:
+        return ""
+    return requests.check_id(stream_id, limits)
 
 
 def _optional_text(fields: Mapping[str, Any], name: str, code: str) -> str | None:
