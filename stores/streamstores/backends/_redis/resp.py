@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Protocol
 
 from redis.exceptions import (
     AskError,
@@ -32,6 +34,7 @@ _ERRORS: dict[str, type[Exception]] = {
 }
 
 _ONLY_BYTES = {bytes}
+_INCOMPLETE = object()
 _BULK = re.compile(rb"\$(\d{1,9})\r\n")  # a text, by far the commonest item, and its length
 
 
@@ -64,12 +67,42 @@ def error_of(text: str) -> Exception:
     return ResponseError(text)
 
 
-class ReplyParser:
+class ReplyParser(Protocol):
     """Cuts the bytes of a connection into replies.
 
     `on_reply` gets each reply at the moment its last byte arrives: bytes, an int, a list of
     these, None, or an exception for an error reply. What `on_reply` raises leaves `feed`.
     """
+
+    def __init__(self, on_reply: Callable[[Any], None]) -> None: ...
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes. Raises `InvalidResponse` for bytes that are no reply."""
+
+
+class HiredisParser:
+    """A `ReplyParser` by hiredis, which is written in C."""
+
+    def __init__(self, on_reply: Callable[[Any], None]) -> None:
+        self._on_reply = on_reply
+        self._reader: Any = import_module("hiredis").Reader(
+            protocolError=InvalidResponse, replyError=error_of, notEnoughData=_INCOMPLETE
+        )
+
+    def feed(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while (reply := self._next(data)) is not _INCOMPLETE:
+            self._on_reply(reply)
+
+    def _next(self, data: bytes) -> Any:
+        try:
+            return self._reader.gets()
+        except InvalidResponse as exc:
+            raise InvalidResponse(f"not a reply, near {data[:80]!r}: {exc}") from exc
+
+
+class PythonParser:
+    """A `ReplyParser` without hiredis."""
 
     def __init__(self, on_reply: Callable[[Any], None]) -> None:
         self._on_reply = on_reply
@@ -78,7 +111,6 @@ class ReplyParser:
         self._arrays: list[tuple[list[Any], int]] = []  # unfinished arrays, with their lengths
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes. Raises `InvalidResponse` for bytes that are no reply."""
         self._chunks.append(data)
         self._missing -= len(data)
         if self._missing > 0:  # joined only once, however many pieces a big reply has
@@ -138,3 +170,7 @@ def _value(kind: bytes, text: bytes) -> Any:
     if kind in (b"$", b"*") and text in (b"0", b"-1"):
         return [] if text == b"0" else None
     raise InvalidResponse(f"not a reply: {kind + text!r}")
+
+
+FASTEST_PARSER: type[ReplyParser] = HiredisParser if find_spec("hiredis") else PythonParser
+"""By whether hiredis is installed."""

@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from streamstores.backends._redis.connections import start_task
-from streamstores.backends._redis.resp import ReplyParser, encode_command
+from streamstores.backends._redis.resp import FASTEST_PARSER, encode_command
 
 OnReply = Callable[[Any], None]
 
@@ -66,7 +66,7 @@ class DirectTransport(asyncio.Protocol):
         on_reply: OnReply,
         on_writable: Callable[[], None] | None = None,
     ) -> None:
-        self._parser = ReplyParser(self._hand_over)
+        self._parser = FASTEST_PARSER(self._hand_over)
         self._on_reply = on_reply
         self._on_writable = on_writable
         self._transport = socket_transport
