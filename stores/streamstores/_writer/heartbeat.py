@@ -8,8 +8,13 @@ from collections.abc import Callable
 __all__ = ["Heartbeat"]
 
 
+_MOMENTS = 50
+"""In an interval, at which heartbeats are due."""
+
+
 class Heartbeat:
-    """Calls `on_due` whenever there was no append for `interval` seconds.
+    """Calls `on_due` whenever there was no append for `interval` seconds, give or take a
+    fiftieth.
 
     One timer for the writer's whole life: when it fires it looks whether there was an append
     meanwhile. A timer for each append would cost more than the rest of a small append.
@@ -26,7 +31,7 @@ class Heartbeat:
         self._appended_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         if interval is not None:
-            self._timer = self._loop.call_later(interval, self._fire, interval)
+            self._call_at(self._appended_at + interval, interval)
 
     def append_begins(self) -> None:
         """Until it returns, the append itself says whether the producer is alive."""
@@ -45,7 +50,14 @@ class Heartbeat:
         due = self._appended_at + interval
         if self._is_appending:
             due = now + interval
-        elif due <= now:
+        elif due <= now + interval / _MOMENTS:
             self._on_due()
             due = now + interval
-        self._timer = self._loop.call_at(due, self._fire, interval)
+        self._call_at(due, interval)
+
+    def _call_at(self, due: float, interval: float) -> None:
+        """Set the timer, to a moment that all writers with this interval share: so their
+        heartbeats are one transaction, statement or write together."""
+        step = interval / _MOMENTS
+        moment = round(due / step) * step
+        self._timer = self._loop.call_at(moment, self._fire, interval)
