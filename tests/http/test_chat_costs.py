@@ -12,6 +12,7 @@ import pytest
 
 from streamstores import MemoryStreamStore
 from streamstores.http import create_stream_handler
+from streamstores.http._asgi.event_stream import _BodySender, event_stream
 
 CALLS = ("create", "append", "read", "info", "wait")
 
@@ -128,3 +129,15 @@ async def test_a_chat_that_has_ended_is_freed_without_a_garbage_collection(handl
     ours = {kind.__name__ for kind in kinds if kind.__module__.startswith("streamstores")}
     assert not ours
     assert not kinds & {asyncio.Task, CoroutineType, AsyncGeneratorType}
+
+
+async def test_a_silent_response_is_looked_at_when_its_ping_is_due_and_not_before():
+    """One timer every 15 seconds, by default, for each of perhaps ten thousand clients."""
+
+    async def send(message):
+        raise AssertionError("nothing is sent")
+
+    sender = _BodySender(send, event_stream(send_timeout=600.0, ping_interval=300.0))
+    due = sender._timer.when() - asyncio.get_running_loop().time()
+    assert 290 < due <= 300
+    await sender.close()

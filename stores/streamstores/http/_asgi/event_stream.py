@@ -22,6 +22,7 @@ __all__ = ["EventStream", "event_stream", "event_stream_headers", "in_parts"]
 
 _PING = encode_event(b"", name=b"ping")
 _TURN_BYTES = 65_536  # to one client, before others get their turn
+_LONGEST_SECONDS = 3_600.0  # a longer timer may overflow in an event loop
 _EVENT_BYTES = 32  # about what the wire adds to a record
 
 _log = logging.getLogger("streamstores.http")
@@ -152,8 +153,8 @@ def _was_completed(pump: asyncio.Future[None]) -> bool:
 class _BodySender:
     """Sends bodies and pings, never two at a time: ASGI servers do not expect that.
 
-    One timer a second serves both the pings and the bound on a client that takes nothing,
-    because a timer for each body would cost as much as sending it.
+    One timer serves both the pings and the bound on a client that takes nothing, because a
+    timer for each body would cost as much as sending it.
     """
 
     def __init__(self, send: Send, stream: EventStream) -> None:
@@ -171,7 +172,7 @@ class _BodySender:
         self._sending_since: float | None = None
         self._pinging: asyncio.Future[None] | None = None
         self._sent_at = self._loop.time()
-        self._timer = self._loop.call_later(self._next_look(), self._look)
+        self._timer = self._loop.call_at(self._next_look(), self._look)
         self._limit: asyncio.TimerHandle | None = None
         if stream.lasts is not None:
             self._limit = self._loop.call_later(stream.lasts, self.interrupt)
@@ -196,6 +197,8 @@ class _BodySender:
         """Let the wait be over, unless the end is being sent, which must not be sent again."""
         if not self.is_ending:
             self.finish()
+        elif not self.over.done():
+            self._look()  # the client may have less time now
 
     def finish(self, _: object = None) -> None:
         if not self.over.done():
@@ -223,25 +226,30 @@ class _BodySender:
     def _look(self) -> None:
         """Ping if it is time, or give the client up. A client that is still taking a body
         needs no ping."""
+        self._timer.cancel()
         since = self._sending_since
-        if since is not None:
-            if self._stream.patience.is_over(since):
-                self.is_stuck = True
-                self.finish()
-                return
-        elif (
-            not self.is_ending
-            and self._sent_at + self._stream.ping_interval <= self._loop.time()
-        ):
-            self._sent_at = self._loop.time()
+        if since is not None and self._stream.patience.is_over(since):
+            self.is_stuck = True
+            self.finish()
+            return
+        now = self._loop.time()
+        if since is None and not self.is_ending and self._next_ping() <= now:
+            self._sent_at = now
             self._pinging = asyncio.ensure_future(self._ping())
-        self._timer = self._loop.call_later(self._next_look(), self._look)
+        self._timer = self._loop.call_at(self._next_look(), self._look)
 
     def _next_look(self) -> float:
-        left = self._sent_at + self._stream.ping_interval - self._loop.time()
-        if self._sending_since is not None or left <= 0:
-            left = self._stream.ping_interval
-        return min(left, self._stream.patience.next_check())
+        """When a ping may be due, or the client have taken nothing for too long. A body that
+        begins to wait after this look is seen by the next one, which is not too late for it."""
+        now, seconds = self._loop.time(), self._stream.patience.seconds
+        if self._sending_since is not None:
+            moment = self._sending_since + seconds
+        else:
+            moment = min(self._next_ping(), now + seconds)
+        return min(moment, now + _LONGEST_SECONDS)
+
+    def _next_ping(self) -> float:
+        return self._sent_at + self._stream.ping_interval
 
     async def _ping(self) -> None:
         """Send a ping. It has as much time as a body, because a client that takes no ping takes
