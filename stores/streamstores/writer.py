@@ -32,8 +32,9 @@ class StreamWriter:
     appends at once, unless the process is busy: above about a thousand appends a second, the
     appends of all writers begin together, every 5 ms. A writer waits `linger` seconds before
     an append to gather more chunks (default: what `store.limits` suggests). With `heartbeat`
-    seconds, a writer that has nothing to append grows the version that often, so that
-    followers know it is alive.
+    seconds, a writer that has nothing to append grows the version that often, give or take a
+    fiftieth, so that followers know it is alive. Writers with the same `heartbeat` do it at the
+    same moments.
 
     Every append carries the version that the one before returned. Therefore another producer
     that takes the stream over, or any other change of the stream, ends this writer with
