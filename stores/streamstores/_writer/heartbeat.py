@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 
 __all__ = ["Heartbeat"]
 
-
 _MOMENTS = 50
 """In an interval, at which heartbeats are due."""
+
+_PHASE = random.random()
+"""Of those moments, so that the processes of a machine do not come together too."""
 
 
 class Heartbeat:
@@ -59,5 +62,5 @@ class Heartbeat:
         """Set the timer, to a moment that all writers with this interval share: so their
         heartbeats are one transaction, statement or write together."""
         step = interval / _MOMENTS
-        moment = round(due / step) * step
+        moment = (round(due / step - _PHASE) + _PHASE) * step
         self._timer = self._loop.call_at(moment, self._fire, interval)
