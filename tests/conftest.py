@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 
@@ -16,6 +17,22 @@ hypothesis.settings.register_profile(
     "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("unhurried")
+
+
+@pytest.hookimpl(trylast=True)  # after the tests that this run leaves out are gone
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slow tests first in the share that each worker of pytest-xdist begins with."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    size = len(items) // workers
+    items.clear()
+    for number in range(workers):
+        first = slow[number::workers]
+        rest = max(size - len(first), 0)
+        items += first + others[:rest]
+        others = others[rest:]
+    items += others
 
 
 @pytest.fixture(autouse=True, scope="session")

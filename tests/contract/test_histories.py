@@ -101,6 +101,7 @@ def test_the_histories_of_each_store_have_an_explanation(target: Target) -> None
 
 
 @pytest.mark.long
+@pytest.mark.slow
 def test_many_histories_of_each_store_have_an_explanation(
     target: Target, request: pytest.FixtureRequest
 ) -> None:

@@ -84,6 +84,7 @@ async def outcomes_of(suite: Path, url: str, report: Path) -> dict[str, list[dic
 
 
 @pytest.mark.long
+@pytest.mark.slow
 async def test_a_server_on_any_store_passes_the_public_suite(
     suite: Path, store_url: str, tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ def test_histories_through_a_bad_network_have_an_explanation(url: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["redis", "postgres", "s3"], indirect=True)
 def test_many_histories_through_a_bad_network_have_an_explanation(url: str) -> None:
     run_faulty(url, range(100, 112))

@@ -84,7 +84,9 @@ async def cancel_some(store: StreamStore, ids: list[str], count: int, seed: int)
         await asyncio.gather(*(one(number) for number in numbers))
 
 
-@pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "count", [FEW, pytest.param(MANY, marks=[pytest.mark.long, pytest.mark.slow])]
+)
 @pytest.mark.timeout(1800)
 async def test_cancelled_followers_writers_and_waiters_leave_nothing(url, count):
     async with open_store(url) as store:

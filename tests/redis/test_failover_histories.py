@@ -64,6 +64,7 @@ class PlannedFailover:
         return next(each for each in self._sentinel.servers if each is not master)
 
 
+@pytest.mark.slow
 def test_histories_over_planned_failovers_have_an_explanation(sentinel: Sentinel) -> None:
     failovers = PlannedFailover(sentinel)
     for seed in range(1, 8):
