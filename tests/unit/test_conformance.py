@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -395,3 +396,16 @@ def test_the_suite_needs_neither_pytest_nor_hypothesis():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert (run.returncode, run.stderr) == (0, "")
+
+
+async def test_what_took_too_long_leaves_no_error_that_nobody_has_read():
+    """asyncio would log it during a garbage collection, in whichever test that is."""
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: reported.append(context)
+    )
+    with pytest.raises(AssertionError, match="nothing happened for 0.01 seconds"):
+        await within(0.01, asyncio.gather(asyncio.sleep(60), asyncio.sleep(60)), "it")
+    await asyncio.sleep(0)
+    gc.collect()
+    assert not reported

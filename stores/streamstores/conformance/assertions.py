@@ -10,7 +10,7 @@ import reprlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from streamstores.conformance.stacks import task_stack
 from streamstores.store import Record, StreamInfo, StreamStore
@@ -24,6 +24,7 @@ __all__ = [
     "content",
     "equal",
     "eventually",
+    "mark_retrieved",
     "outcome",
     "raises",
     "read_all",
@@ -112,6 +113,7 @@ async def within(seconds: float, awaitable: Awaitable[T], what: str) -> T:
     """
     __tracebackhide__ = True
     task = asyncio.ensure_future(awaitable)
+    task.add_done_callback(mark_retrieved)
     try:
         done, _ = await asyncio.wait([task], timeout=seconds)
     finally:
@@ -129,6 +131,12 @@ async def within(seconds: float, awaitable: Awaitable[T], what: str) -> T:
     if ignoring:
         text += ", and it ignores its cancellation"
     raise AssertionError(text)
+
+
+def mark_retrieved(future: asyncio.Future[Any]) -> None:
+    """Keep asyncio from reporting the exception of a future that was given up."""
+    if not future.cancelled():
+        future.exception()
 
 
 async def eventually(condition: Callable[[], Awaitable[object]], what: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from streamstores.conformance.assertions import PATIENCE
+from streamstores.conformance.assertions import PATIENCE, mark_retrieved
 from streamstores.conformance.harness import (
     Harness,
     NotOffered,
@@ -91,7 +91,7 @@ async def perform(check: Check, target: Target) -> None:
 async def _perform_in_time(check: Check, target: Target) -> None:
     task = asyncio.create_task(perform(check, target))
     # A store that raises SystemExit ends the loop at once, and nothing awaits the task.
-    task.add_done_callback(_mark_retrieved)
+    task.add_done_callback(mark_retrieved)
     done, _ = await asyncio.wait([task], timeout=PATIENCE.whole_check)
     if done:
         return await task
@@ -99,12 +99,6 @@ async def _perform_in_time(check: Check, target: Target) -> None:
     task.cancel()
     await asyncio.wait([task], timeout=_CLEANUP_FACTOR * PATIENCE.eventual)
     raise Hangs("the check", PATIENCE.whole_check, stack)
-
-
-def _mark_retrieved(task: asyncio.Task[None]) -> None:
-    """Keep asyncio from reporting an exception that the check's result reports."""
-    if not task.cancelled():
-        task.exception()
 
 
 def run_check(check: Check, target: Target) -> None:
