@@ -27,3 +27,4 @@ def set_timeout(store: S3StreamStore, seconds: float) -> None:
     """Give a store another timeout."""
     options = dataclasses.replace(store._options, timeout=seconds)
     store._options = store._storage.bucket._options = options
+    object.__setattr__(store._storage, "timeout", seconds)  # how long a change is tried again

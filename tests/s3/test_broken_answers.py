@@ -16,6 +16,8 @@ from streamstores import (
     StreamWriter,
 )
 from streamstores.backends._s3 import storage
+from tests.s3.opening import set_timeout
+from tests.services import PATIENCE
 from tests.services.s3_objects import (
     Request,
     Response,
@@ -254,8 +256,9 @@ KINDS: dict[str, Wanted] = {
 async def test_no_exception_of_a_driver_leaks(server: ScriptedS3, name: str) -> None:
     """Every kind of request, with every kind of damaged response."""
     await written(server, 2)
-    async with opened(server, timeout=1.5) as store:
+    async with opened(server, timeout=PATIENCE) as store:
         await store.info("a")
+        set_timeout(store, 1.5)
         server.spoil(anything, NO_ANSWERS[name], times=0)
         calls = [
             store.info("a"),

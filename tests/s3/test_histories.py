@@ -14,7 +14,12 @@ def test_histories_on_a_faulty_server_have_an_explanation(seed: int) -> None:
     assert spoilt > 0
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("seed", range(1000, 1060))
+@pytest.mark.parametrize(
+    "seed",
+    [
+        *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1000, 1020)),
+        *(pytest.param(seed, marks=pytest.mark.release) for seed in range(1020, 1060)),
+    ],
+)
 def test_histories_on_a_very_faulty_server_have_an_explanation(seed: int) -> None:
     run_faulty_history(seed, share=0.15)

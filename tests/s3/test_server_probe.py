@@ -14,6 +14,8 @@ from streamstores import (
     StreamExists,
     StreamNotFound,
 )
+from tests.s3.opening import set_timeout
+from tests.services import PATIENCE
 from tests.services.s3_objects import get_of, put_of
 from tests.services.scripted_s3 import ScriptedS3, fail_with, lose_answer, scripted_s3
 
@@ -109,9 +111,10 @@ async def test_a_probe_outlives_losers_that_are_told_to_try_again(status: int) -
 async def test_a_server_that_refuses_a_right_etag_later_is_given_up_on() -> None:
     """Retries end, and there is a pause between them."""
     with scripted_s3() as server:
-        async with S3StreamStore(server.store_url("p", timeout=1)) as store:
+        async with S3StreamStore(server.store_url("p", timeout=PATIENCE)) as store:
             await store.create("a", state="done")
             await store._packer.idle()
+            set_timeout(store, 1)
             server.objects.quirks.etag_forms = frozenset()
             for call in (store.expire("a", 60), store.delete("a")):
                 seen = len(server.requests)
