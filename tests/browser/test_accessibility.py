@@ -5,16 +5,13 @@ axe-core comes from npm, or from the folder that `STREAMSTORES_TEST_AXE` names.
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.browser.conftest import ARTIFACTS, DemoServer, OpenPage
 from tests.browser.test_monitor_page import LOOKS, Busy, busy, open_dialog, until
-from tests.services import give_up, given_url
+from tests.services.npm import installed
 
 __all__ = ["busy"]  # a fixture
 
@@ -27,18 +24,8 @@ STATES = ["idle", "streaming", "reconnecting", "stopped", "disconnected", "done"
 @pytest.fixture(scope="session")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The script of axe-core."""
-    folder = Path(given_url("axe") or tmp_path_factory.mktemp("axe"))
-    script = folder / "node_modules/axe-core/axe.min.js"
-    if not script.exists():
-        npm = shutil.which("npm")
-        if npm is None:
-            give_up("npm", "it is not installed")
-        package = f"axe-core@{VERSION}"
-        command = (npm, "install", "--no-audit", "--no-fund", "--prefix", folder, package)
-        installed = subprocess.run(command, capture_output=True, text=True, check=False)
-        if installed.returncode != 0:
-            give_up("npm", installed.stderr[-500:])
-    return script.read_text()
+    folder = installed(tmp_path_factory, "axe", f"axe-core@{VERSION}")
+    return (folder / "node_modules/axe-core/axe.min.js").read_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -15,7 +15,9 @@ import pytest
 
 from tests.integrations.processes import Process, start_process
 from tests.integrations.test_examples import running
-from tests.services import free_port, give_up
+from tests.made_once import made_once
+from tests.services import free_port
+from tests.services.npm import install, tool
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.integrations.ai_sdk_app:app"
@@ -27,20 +29,16 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.long]
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example, built as its README says."""
-    clone = tmp_path_factory.mktemp("ai_sdk")
+    return made_once(tmp_path_factory, "ai_sdk", build_example) / "examples/ai_sdk"
+
+
+def build_example(clone: Path) -> None:
     folder = clone / "examples/ai_sdk"
-    npm = shutil.which("npm")
-    if npm is None:
-        give_up("npm", "it is not installed")
     shutil.copytree(ROOT / "javascript", clone / "javascript")
     built = shutil.ignore_patterns("node_modules", "app.js")
     shutil.copytree(ROOT / "examples/ai_sdk", folder, ignore=built)
-    install = [npm, "install", "--no-audit", "--no-fund", "--silent"]
-    done = subprocess.run(install, cwd=folder, capture_output=True, timeout=240, check=False)
-    if done.returncode:
-        give_up("npm", done.stderr.decode()[-500:])
-    subprocess.run([npm, "run", "build"], cwd=folder, check=True, timeout=120)
-    return folder
+    install(folder)
+    subprocess.run([tool("npm"), "run", "build"], cwd=folder, check=True, timeout=120)
 
 
 @pytest.fixture

@@ -8,12 +8,14 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.browser.client import TIMEOUT_MS
 from tests.browser.conftest import ROOT, OpenPage
+from tests.made_once import made_once
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.long]
 
@@ -29,10 +31,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the site, built for these tests."""
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, str(ROOT / ".ci" / "documentation.py"), "--out", str(folder)]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-    assert built.returncode == 0, built.stdout + built.stderr
+    folder = made_once(tmp_path_factory, "site", build_site)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -40,6 +39,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def build_site(folder: Path) -> None:
+    command = [sys.executable, str(ROOT / ".ci" / "documentation.py"), "--out", str(folder)]
+    built = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
 
 
 @pytest.mark.parametrize("screen", [WIDE, PHONE], ids=["wide", "phone"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import streamstores
 from tests.browser.client import POLL_MS, TIMEOUT_MS
 from tests.browser.conftest import ROOT, DemoServer, OpenPage
 from tests.browser.serve import TEXT
-from tests.services import give_up, given_url
+from tests.made_once import made_once
+from tests.services import given_url
+from tests.services.npm import install, tool
 
 PACKAGE = ROOT / "javascript"
 MODULE = ROOT / "stores/streamstores/http/chat/stream.js"
@@ -35,13 +38,6 @@ MODULE_OPTIONS = [
         "--strict",
     )
 ]
-
-
-def tool(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        give_up(name, "it is not installed")
-    return path
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -70,18 +66,22 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def project(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's project with the package and its peers installed."""
-    folder = Path(given_url("npm") or tmp_path_factory.mktemp("project"))
+    fill = partial(fill_project, packed)
+    given = given_url("npm")
+    if given is None:
+        return made_once(tmp_path_factory, "project", fill)
+    fill(Path(given))
+    return Path(given)
+
+
+def fill_project(packed: Path, folder: Path) -> None:
     (folder / "package.json").write_text('{"type": "module"}')
     for source in SOURCES.iterdir():
         shutil.copy(source, folder)
     (folder / "examples").mkdir(exist_ok=True)
     for source in EXAMPLES / "Chat.jsx", EXAMPLES / "Chat.svelte", MODULE:
         shutil.copy(source, folder / "examples")
-    install = (tool("npm"), "install", "--no-audit", "--no-fund")
-    result = run(*install, packed, *DEPENDENCIES, cwd=folder)
-    if result.returncode != 0:
-        give_up("npm", result.stderr[-500:])
-    return folder
+    install(folder, packed, *DEPENDENCIES)
 
 
 def test_the_types_are_those_of_the_comments(tmp_path: Path) -> None:
@@ -125,10 +125,13 @@ def test_strict_typescript_accepts_a_users_code_and_refuses_its_mistakes(
 
 
 @pytest.fixture(scope="session")
-def bundles(project: Path) -> Path:
-    result = run(tool("node"), "build.mjs", cwd=project)
-    assert result.returncode == 0, result.stderr
-    return project / "built"
+def bundles(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def build(folder: Path) -> None:
+        result = run(tool("node"), "build.mjs", cwd=project)
+        assert result.returncode == 0, result.stderr
+        shutil.copytree(project / "built", folder, dirs_exist_ok=True)
+
+    return made_once(tmp_path_factory, "bundles", build)
 
 
 async def open_app(open_page: OpenPage, context: Any, url: str, script: Path) -> Any:

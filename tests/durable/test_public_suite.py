@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from streamstores import MemoryStreamStore, open_store
 from streamstores.http import create_durable_streams_app
 from tests.durable.client import at
 from tests.http.serving import serving
-from tests.services import give_up, given_url
+from tests.services.npm import installed
 
 VERSION = "0.3.6"
 TESTS = 332
@@ -30,30 +28,14 @@ EXPECTED_FAILURES: dict[str, str] = {}
 
 LONG_POLL_SECONDS = 2.0  # some of the tests wait for its end, and none longer than 5 seconds
 
-TEST_FILE = """
-import { runConformanceTests } from "@durable-streams/server-conformance-tests"
-runConformanceTests({ baseUrl: process.env.CONFORMANCE_TEST_URL })
-"""
+TEST_FILE = Path(__file__).with_name("suite.test.mjs")
 
 
 @pytest.fixture(scope="session")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the suite in `node_modules`."""
-    for tool in ("node", "npm"):
-        if shutil.which(tool) is None:
-            give_up(tool, "it is not installed")
-    given = given_url("durable-suite")
-    folder = Path(given) if given else tmp_path_factory.mktemp("durable-suite")
-    if given is None:
-        package = f"@durable-streams/server-conformance-tests@{VERSION}"
-        command = ("npm", "install", "--no-audit", "--no-fund", "--prefix", folder, package)
-        installed = subprocess.run(
-            command, capture_output=True, text=True, timeout=240, check=False
-        )
-        if installed.returncode != 0:
-            give_up("npm", installed.stderr[-500:])
-    (folder / "suite.test.mjs").write_text(TEST_FILE)
-    return folder
+    package = f"@durable-streams/server-conformance-tests@{VERSION}"
+    return installed(tmp_path_factory, "durable-suite", package, beside=(TEST_FILE,))
 
 
 async def outcomes_of(suite: Path, url: str, report: Path) -> dict[str, list[dict[str, Any]]]:
@@ -64,6 +46,7 @@ async def outcomes_of(suite: Path, url: str, report: Path) -> dict[str, list[dic
     node = await asyncio.create_subprocess_exec(
         *("node", suite / "node_modules/vitest/vitest.mjs", "run", "suite.test.mjs"),
         *("--retry=1", "--testTimeout=60000", "--reporter=json", f"--outputFile={report}"),
+        "--no-cache",  # in the folder that other runs share
         cwd=suite,
         env={**os.environ, "CONFORMANCE_TEST_URL": url, "CI": "1"},
         stdout=asyncio.subprocess.PIPE,
@@ -83,8 +66,18 @@ async def outcomes_of(suite: Path, url: str, report: Path) -> dict[str, list[dic
     return outcomes
 
 
-@pytest.mark.long
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "store_url",
+    [
+        pytest.param("memory", marks=pytest.mark.release),
+        pytest.param("sqlite", marks=pytest.mark.long),
+        pytest.param("postgres", marks=pytest.mark.release),
+        pytest.param("redis", marks=pytest.mark.release),
+        pytest.param("s3", marks=pytest.mark.long),
+    ],
+    indirect=True,
+)
 async def test_a_server_on_any_store_passes_the_public_suite(
     suite: Path, store_url: str, tmp_path: Path
 ) -> None:

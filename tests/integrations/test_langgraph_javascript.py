@@ -21,8 +21,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="session")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("langgraph")
-    return script_with_package(CLIENT, "@langchain/langgraph-sdk@1", folder)
+    return script_with_package(CLIENT, "@langchain/langgraph-sdk@1", tmp_path_factory)
 
 
 @pytest.fixture

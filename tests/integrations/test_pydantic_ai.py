@@ -27,8 +27,7 @@ CLIENT = Path(__file__).with_name("ag_ui_client.mjs")
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """Node, and the script of the client."""
-    folder = tmp_path_factory.mktemp("ag-ui")
-    return "node", script_with_package(CLIENT, "@ag-ui/client@1", folder)
+    return "node", script_with_package(CLIENT, "@ag-ui/client@1", tmp_path_factory)
 
 
 class Tab:

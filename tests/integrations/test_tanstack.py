@@ -25,8 +25,7 @@ def said(count: int) -> str:
 
 @pytest.fixture(scope="session")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tanstack")
-    return script_with_package(CLIENT, "@tanstack/ai-client@0.33", folder)
+    return script_with_package(CLIENT, "@tanstack/ai-client@0.33", tmp_path_factory)
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.made_once import made_once
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -17,7 +19,10 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of both, as `STREAMSTORES_DIST` names it, or else built for these tests."""
     if named := os.environ.get("STREAMSTORES_DIST"):
         return Path(named)
-    folder = tmp_path_factory.mktemp("dist")
+    return made_once(tmp_path_factory, "dist", build)
+
+
+def build(folder: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--directory", str(folder)],
         cwd=ROOT,
@@ -25,4 +30,3 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
         timeout=240,
     )
-    return folder
