@@ -100,7 +100,7 @@ def test_the_histories_of_each_store_have_an_explanation(target: Target) -> None
         run_history(target, seed)
 
 
-@pytest.mark.long
+@pytest.mark.release
 @pytest.mark.slow
 def test_many_histories_of_each_store_have_an_explanation(
     target: Target, request: pytest.FixtureRequest

@@ -24,7 +24,7 @@ def target(request: pytest.FixtureRequest) -> Target:
 
 
 @pytest.fixture(
-    scope="module", params=["valkey", pytest.param("cluster-6.2", marks=pytest.mark.long)]
+    scope="module", params=["valkey", pytest.param("cluster-6.2", marks=pytest.mark.release)]
 )
 def model_target(request: pytest.FixtureRequest) -> Target:
     return target_of(with_options(with_own_prefix(shared(request.param)), timeout=PATIENCE))

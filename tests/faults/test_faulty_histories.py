@@ -62,7 +62,7 @@ def test_histories_through_a_bad_network_have_an_explanation(url: str) -> None:
     assert sum(network.counts.values()) > 5
 
 
-@pytest.mark.long
+@pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.parametrize("url", ["redis", "postgres", "s3"], indirect=True)
 def test_many_histories_through_a_bad_network_have_an_explanation(url: str) -> None:

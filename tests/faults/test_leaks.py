@@ -16,7 +16,7 @@ from streamstores.store import StreamStore
 from tests.faults.measures import holdings
 from tests.services import postgres, redis, s3
 
-FEW, MANY = 150, 5_000
+FEW, SOME, MANY = 150, 1_500, 5_000
 AT_ONCE = 25
 STREAMS = 5
 SETTLES_SECONDS = 60.0
@@ -85,7 +85,12 @@ async def cancel_some(store: StreamStore, ids: list[str], count: int, seed: int)
 
 
 @pytest.mark.parametrize(
-    "count", [FEW, pytest.param(MANY, marks=[pytest.mark.long, pytest.mark.slow])]
+    "count",
+    [
+        FEW,
+        pytest.param(SOME, marks=[pytest.mark.long, pytest.mark.slow]),
+        pytest.param(MANY, marks=[pytest.mark.release, pytest.mark.slow]),
+    ],
 )
 @pytest.mark.timeout(1800)
 async def test_cancelled_followers_writers_and_waiters_leave_nothing(url, count):

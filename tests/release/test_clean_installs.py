@@ -19,7 +19,7 @@ PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 TABLE = PROJECT.partition("[project.optional-dependencies]")[2].partition("\n# Where")[0]
 EXTRAS = ["", *(set(re.findall(r"^([a-z0-9-]+) = \[", TABLE, re.M)) - {"dev"})]
 
-OF_CI = {"", "sqlite", "http"}
+OF_CI = {"", "sqlite"}
 """The extras whose installation is tried on each change, and not only for a release."""
 
 
