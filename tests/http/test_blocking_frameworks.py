@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import flask
 import httpx
@@ -44,6 +45,13 @@ def flask_url(tmp_path):
         seconds = float(flask.request.args.get("seconds", 0))
         return streams.replay(stream_id, flask.request, wait_for_create=seconds)
 
+    with serving(app) as url:
+        yield url
+    streams.close()
+
+
+@contextmanager
+def serving(app: flask.Flask) -> Iterator[str]:
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -51,7 +59,6 @@ def flask_url(tmp_path):
     server.shutdown()
     thread.join()
     server.server_close()
-    streams.close()
 
 
 def numbers_of(text: str) -> list[str]:
@@ -90,6 +97,36 @@ def test_its_refusals_are_those_of_a_resumable_stream(flask_url):
         again = client.get("/a", params={"offset": ids[-2]})
         assert again.headers["x-stream-offset"] == ids[-2]
         assert numbers_of(again.text) == WHOLE[-1:]
+
+
+def test_a_client_that_leaves_a_silent_stream_gives_its_thread_back(tmp_path):
+    """A thread that waits for the next event cannot see that; a ping that fails shows it."""
+    go_on, left = threading.Event(), threading.Event()
+
+    def silent():
+        yield "data: 1\n\n"
+        go_on.wait(60)
+
+    streams = BlockingStreams(f"sqlite:///{tmp_path}/streams.db", ping_interval=0.1)
+    app = flask.Flask(__name__)
+
+    @app.post("/")
+    def answer():
+        def body():
+            try:
+                yield from streams.body("a")
+            finally:
+                left.set()
+
+        streams.start("a", silent)
+        return flask.Response(body(), mimetype="text/event-stream")
+
+    with serving(app) as url, httpx.Client(timeout=60) as client:
+        with client.stream("POST", url) as response:
+            assert next(response.iter_text())
+        assert left.wait(30)
+        go_on.set()
+    streams.close()
 
 
 def test_a_reader_may_come_before_the_task(flask_url):

@@ -302,6 +302,46 @@ async def test_without_http_it_is_records_and_bodies():
             await anext(streams.follow("none"))
 
 
+async def test_bodies_have_pings_between_events():
+    """A framework that sends them itself would else not learn that its client has left."""
+    go_on = asyncio.Event()
+
+    async def source():
+        yield "data: 1\n\n"
+        await go_on.wait()
+        yield "data: 2\n\n"
+
+    async with (
+        MemoryStreamStore() as store,
+        ResumableStreams(store, ping_interval=0.05) as streams,
+    ):
+        await streams.start("s", source())
+        body, other = streams.body("s"), streams.body("s")
+        for each in body, other:
+            parts = [await asyncio.wait_for(anext(each), 60) for _ in range(3)]
+            assert parts == [b"id: 9\ndata: 1\n\n", b":\n\n", b":\n\n"]
+        await other.aclose()  # in the middle of a silence
+        go_on.set()
+        assert [part async for part in body if part != b":\n\n"] == [b"id: 18\ndata: 2\n\n"]
+
+
+async def test_bodies_that_are_no_events_have_no_pings():
+    go_on = asyncio.Event()
+
+    async def source():
+        yield "1"
+        await go_on.wait()
+        yield "2"
+
+    async with (
+        MemoryStreamStore() as store,
+        ResumableStreams(store, ping_interval=0.01) as streams,
+    ):
+        await streams.start("s", source(), media_type="text/plain")
+        asyncio.get_running_loop().call_later(0.1, go_on.set)
+        assert [part async for part in streams.body("s")] == [b"1", b"2"]
+
+
 async def test_a_closed_process_hands_over_and_another_one_goes_on():
     """Two objects stand for two processes here; `tests/faults` kills a real one."""
     async with MemoryStreamStore() as store:

@@ -28,6 +28,7 @@ from streamstores.http.resumable.framings import (
     Framing,
     framing_of,
 )
+from streamstores.http.resumable.pings import with_pings
 from streamstores.http.resumable.response import StreamResponse, refused, stream_headers
 from streamstores.http.resumable.resume_point import resume_offset, resume_point
 from streamstores.http.resumable.served_streams import ServedStreams, touch
@@ -291,8 +292,8 @@ class ResumableStreams:
         offset: int | str | None = None,
         wait_for_create: float = 0.0,
     ) -> AsyncGenerator[bytes, None]:
-        """What `replay` would send, for frameworks with responses of their own (Django,
-        Litestar, aiohttp). `offset` may also be the id of the last event.
+        """What `replay` would send, pings included, for frameworks with responses of their own
+        (Django, Litestar, aiohttp). `offset` may also be the id of the last event.
 
         Raises `StreamNotFound`, `OffsetOutOfRange` and `InvalidRequest`. `wait_for_create` is
         that of `info`."""
@@ -304,6 +305,9 @@ class ResumableStreams:
             raise InvalidRequest(str(exc)) from exc
         reader = self._streams.open_reader(info, start)
         bodies = self._bodies(reader, info)
+        if _sends_events(info):
+            responses = self._streams.responses
+            bodies = with_pings(bodies, responses.ping, responses.ping_interval)
         try:
             async for part in bodies:
                 yield part
