@@ -36,7 +36,7 @@ def run(
     cases = list(cases)
     results: list[Result] = []
     for backend in backends:
-        names = _installed(backend, subjects, report)
+        names = installed(backend, subjects, report)
         wanted = [case for case in cases if backend in case.backends]
         if not wanted:
             continue
@@ -49,7 +49,7 @@ def run(
     return results
 
 
-def _installed(backend: str, subjects: frozenset[str] | None, report: Report) -> list[str]:
+def installed(backend: str, subjects: frozenset[str] | None, report: Report) -> list[str]:
     names = []
     for name in SUBJECTS[backend]:
         if subjects is not None and name not in subjects:

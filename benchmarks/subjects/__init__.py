@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from importlib.util import find_spec
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 Take = Callable[[bytes], object]
@@ -26,8 +27,18 @@ class NotOffered(Exception):
 class Subject:
     """A way to keep streams, opened on an empty namespace that the URL names."""
 
+    needs: tuple[str, ...] = ()
+    """The modules that only a process of the subject's own imports."""
+
     def __init__(self, url: str) -> None:
         self.url = url
+
+    @classmethod
+    def check_installed(cls) -> None:
+        """Raise `ImportError` if something is missing that the adapter does not import."""
+        for module in cls.needs:
+            if find_spec(module) is None:
+                raise ImportError(f"{module} is not installed")
 
     async def open(self) -> None:
         """Connect."""
@@ -127,6 +138,7 @@ def load(backend: str, name: str) -> type[Subject]:
     """The adapter; raises `ImportError` if its package is not installed."""
     module, cls = SUBJECTS[backend][name].split(":")
     subject: type[Subject] = getattr(importlib.import_module(f"{__name__}.{module}"), cls)
+    subject.check_installed()
     return subject
 
 

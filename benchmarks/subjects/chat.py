@@ -11,7 +11,6 @@ import sys
 import time
 from contextlib import suppress
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.subjects.web import WebServer, children, cpu_seconds, request_bytes
@@ -55,8 +54,6 @@ class ChatServer(WebServer):
     workers = 1
 
     async def open(self) -> None:
-        if find_spec(self.server) is None:
-            raise ImportError(f"{self.server} is not installed")
         options = (self.name, self.url, self.server, str(self.workers))
         self.command = (sys.executable, "-m", "benchmarks.chat_servers", *options)
         await super().open()
@@ -124,15 +121,19 @@ class OursInFourWorkers(Ours):
 
 class OursOnGranian(Ours):
     server = "granian"
+    needs = ("granian",)
 
 
 class OursOnHypercorn(Ours):
     server = "hypercorn"
+    needs = ("hypercorn", "uvloop")
 
 
 class AssistantStream(ChatServer):
     name = "assistant-stream"
+    needs = ("assistant_stream",)
 
 
 class ResumableSSE(ChatServer):
     name = "resumable-sse"
+    needs = ("resumable_sse",)

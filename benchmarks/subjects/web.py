@@ -8,7 +8,6 @@ import os
 import re
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.subjects import Subject, Take
@@ -139,20 +138,16 @@ class Bare(WebServer):
 
 class Rakaia(WebServer):
     command = _python("rakaia")
-
-    async def open(self) -> None:
-        if find_spec("rakaia") is None:
-            raise ImportError("rakaia is not installed")
-        await super().open()
+    needs = ("rakaia",)
 
 
 class NodeReference(WebServer):
     command = ("node", str(_REFERENCE / "serve.mjs"))
 
-    async def open(self) -> None:
+    @classmethod
+    def check_installed(cls) -> None:
         if not (_REFERENCE / "node_modules").is_dir():
             raise ImportError("run npm install --prefix benchmarks/reference")
-        await super().open()
 
 
 class DurableStreams(WebServer):

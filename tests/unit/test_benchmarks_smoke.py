@@ -10,8 +10,9 @@ from benchmarks import one_token, report, results
 from benchmarks.cases import ALL
 from benchmarks.cases.case import Metric, Target
 from benchmarks.results import Result
-from benchmarks.runner import run
+from benchmarks.runner import installed, run
 from benchmarks.sizes import TINY
+from benchmarks.subjects.chat import BareASGI
 
 OURS_AND_RAW = frozenset({"raw", "streamstores"})
 
@@ -43,6 +44,17 @@ async def test_the_steps_of_one_token_are_counted(monkeypatch: pytest.MonkeyPatc
     found = await one_token.profile("ours", "memory://", traced=False)
     assert found["turns of the loop"] > 0
     assert found["CPU, µs"] > 0
+
+
+def test_a_subject_whose_server_is_not_installed_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(BareASGI, "needs", ("no_such_module",))
+    told: list[str] = []
+    left = installed("chat-memory", None, told.append)
+    assert "raw, bare ASGI" not in left
+    assert "streamstores" in left
+    assert "chat-memory, raw, bare ASGI: left out, no_such_module is not installed" in told
 
 
 def test_results_come_back_from_their_file_and_become_a_table(tmp_path: Path) -> None:
