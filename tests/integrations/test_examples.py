@@ -157,18 +157,26 @@ async def test_the_a2a_client_joins_its_task_in_another_server(tmp_path: Path):
         assert (await rest_of(asking)).endswith(b"\nTASK_STATE_FAILED\n")
 
 
-async def test_the_client_of_a_flask_view_gets_what_a_celery_worker_produces(tmp_path: Path):
-    copied("flask_celery", tmp_path)
+@asynccontextmanager
+async def celery_and_flask(folder: Path):
+    """The URL of the Flask server of an example, whose Celery worker runs beside it."""
+    copied("flask_celery", folder)
     port = free_port()
     async with AsyncExitStack() as stack:
         for module, arguments, ready in (
             ("celery", ("-A", "server.celery", "worker", "-c", "1", "-l", "INFO"), b"ready."),
             ("flask", ("--app", "server", "run", "--port", str(port)), b"Running on"),
         ):
-            child = await stack.enter_async_context(program(tmp_path, module, *arguments))
+            child = await stack.enter_async_context(program(folder, module, *arguments))
             await until_said(child, ready)
-        url = f"http://127.0.0.1:{port}"
-        asking = await stack.enter_async_context(client("flask_celery/client.py", url))
+        yield f"http://127.0.0.1:{port}"
+
+
+async def test_the_client_of_a_flask_view_gets_what_a_celery_worker_produces(tmp_path: Path):
+    async with (
+        celery_and_flask(tmp_path) as url,
+        client("flask_celery/client.py", url) as asking,
+    ):
         said = await rest_of(asking)
     assert said.startswith(b"It was the best of (away) times")
     assert said.endswith(b"complete\n")
