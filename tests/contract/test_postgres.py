@@ -20,13 +20,13 @@ PATIENT = {"timeout": PATIENCE, "command_timeout": PATIENCE}
 
 
 # What differs between the variants has tests of its own, so the whole contract on the others is
-# left to the long run.
+# left to the long run and to a release.
 @pytest.fixture(
     scope="module",
     params=[
         "18",
         pytest.param("18-polling", marks=pytest.mark.long),
-        pytest.param("16", marks=pytest.mark.long),
+        pytest.param("16", marks=pytest.mark.release),
     ],
 )
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:

@@ -14,8 +14,8 @@ from tests.services.redis import shared, with_options, with_own_prefix
     scope="module",
     params=[
         "valkey",
-        pytest.param("redis-6.2-tls", marks=pytest.mark.long),
-        pytest.param("sentinel", marks=pytest.mark.long),
+        pytest.param("redis-6.2-tls", marks=pytest.mark.release),
+        pytest.param("sentinel", marks=pytest.mark.release),
         pytest.param("cluster", marks=pytest.mark.long),
     ],
 )

@@ -11,7 +11,7 @@ from streamstores import SQLiteStreamStore
 from streamstores.conformance import Target, contract_tests
 
 
-@pytest.fixture(params=["process", pytest.param("power", marks=pytest.mark.long)])
+@pytest.fixture(params=["process", pytest.param("power", marks=pytest.mark.release)])
 def sqlite(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
     path = tmp_path / "streams.db"
     url = f"sqlite:///{path}?durability={request.param}"

@@ -13,14 +13,16 @@ from tests.integrations.processes import Process, Start, start_process
 from tests.services import postgres, redis
 
 LONG = pytest.mark.long
+RELEASE = pytest.mark.release
+"""For the stores on which an adapter that works on one works as well, by the contract."""
 
 EVERY_STORE = pytest.mark.parametrize(
     "store_url",
     [
         "memory",
         pytest.param("sqlite", marks=LONG),
-        pytest.param("postgres", marks=LONG),
-        pytest.param("redis", marks=LONG),
+        pytest.param("postgres", marks=RELEASE),
+        pytest.param("redis", marks=RELEASE),
     ],
     indirect=True,
 )
@@ -29,8 +31,8 @@ EVERY_STORE = pytest.mark.parametrize(
 
 SHARED_STORES = [
     "sqlite",
-    pytest.param("postgres", marks=LONG),
-    pytest.param("redis", marks=LONG),
+    pytest.param("postgres", marks=RELEASE),
+    pytest.param("redis", marks=RELEASE),
 ]
 
 
