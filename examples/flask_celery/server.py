@@ -8,6 +8,7 @@ from typing import Any
 from celery import Celery
 from flask import Flask, request, send_file
 
+from streamstores import StreamNotFound
 from streamstores.blocking import BlockingStreams
 
 HERE = Path(__file__).parent
@@ -49,7 +50,11 @@ def read(answer_id: str) -> Any:
 
 @app.delete("/answers/<answer_id>")
 def stop(answer_id: str) -> Any:
-    return {"state": streams.stop(answer_id).state}
+    try:
+        streams.info(answer_id, wait_for_create=30)  # it may still be in the queue
+        return {"state": streams.stop(answer_id).state}
+    except StreamNotFound:
+        return "", 404
 
 
 @app.get("/")
