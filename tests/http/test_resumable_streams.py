@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
@@ -11,6 +12,7 @@ from fastapi import FastAPI, Request
 
 from streamstores import MemoryStreamStore, State, StreamNotFound
 from streamstores.http import ResumableStreams
+from streamstores.http.resumable.pings import with_pings
 from tests.http.serving import serving
 
 
@@ -323,6 +325,25 @@ async def test_bodies_have_pings_between_events():
         await other.aclose()  # in the middle of a silence
         go_on.set()
         assert [part async for part in body if part != b":\n\n"] == [b"id: 18\ndata: 2\n\n"]
+
+
+async def test_an_error_after_the_last_ping_is_not_left_unread():
+    """asyncio would log it in some garbage collection."""
+
+    async def failing():
+        await asyncio.sleep(0.05)
+        raise ValueError
+        yield b""
+
+    reported = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: reported.append(context))
+    bodies = with_pings(failing(), b":", 0.01)
+    assert await anext(bodies) == b":"
+    await asyncio.sleep(0.2)  # it fails meanwhile, and the client has left
+    await bodies.aclose()
+    gc.collect()
+    assert not reported
 
 
 async def test_bodies_that_are_no_events_have_no_pings():

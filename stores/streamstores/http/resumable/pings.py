@@ -31,7 +31,8 @@ async def with_pings(
                 return
             yield body
     finally:
-        if step is not None and not step.done():
+        if step is not None:
             step.cancel()
-            await asyncio.wait([step])
+            # Its error is read even if the client has left before it.
+            await asyncio.gather(step, return_exceptions=True)
         await bodies.aclose()
