@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
@@ -304,20 +305,20 @@ async def test_without_http_it_is_records_and_bodies():
             await anext(streams.follow("none"))
 
 
+async def with_a_silence(first: str, second: str, go_on: asyncio.Event):
+    yield first
+    await go_on.wait()
+    yield second
+
+
 async def test_bodies_have_pings_between_events():
     """A framework that sends them itself would else not learn that its client has left."""
     go_on = asyncio.Event()
-
-    async def source():
-        yield "data: 1\n\n"
-        await go_on.wait()
-        yield "data: 2\n\n"
-
     async with (
         MemoryStreamStore() as store,
         ResumableStreams(store, ping_interval=0.05) as streams,
     ):
-        await streams.start("s", source())
+        await streams.start("s", with_a_silence("data: 1\n\n", "data: 2\n\n", go_on))
         body, other = streams.body("s"), streams.body("s")
         for each in body, other:
             parts = [await asyncio.wait_for(anext(each), 60) for _ in range(3)]
@@ -346,21 +347,22 @@ async def test_an_error_after_the_last_ping_is_not_left_unread():
     assert not reported
 
 
-async def test_bodies_that_are_no_events_have_no_pings():
+@pytest.mark.parametrize(
+    ("media_type", "interval"), [("text/plain", 0.01), ("text/event-stream", math.inf)]
+)
+async def test_bodies_without_pings(media_type: str, interval: float) -> None:
+    """Text has no comments, and an endless interval needs no timer."""
+    first, second = "data: 1\n\n", "data: 2\n\n"
     go_on = asyncio.Event()
-
-    async def source():
-        yield "1"
-        await go_on.wait()
-        yield "2"
-
     async with (
         MemoryStreamStore() as store,
-        ResumableStreams(store, ping_interval=0.01) as streams,
+        ResumableStreams(store, ping_interval=interval) as streams,
     ):
-        await streams.start("s", source(), media_type="text/plain")
+        source = with_a_silence(first, second, go_on)
+        await streams.start("s", source, media_type=media_type)
         asyncio.get_running_loop().call_later(0.1, go_on.set)
-        assert [part async for part in streams.body("s")] == [b"1", b"2"]
+        parts = [part.decode() async for part in streams.body("s")]
+    assert [part[part.index("data") :] for part in parts] == [first, second]
 
 
 async def test_a_closed_process_hands_over_and_another_one_goes_on():
