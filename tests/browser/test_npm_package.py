@@ -19,8 +19,7 @@ from tests.browser.client import POLL_MS, TIMEOUT_MS
 from tests.browser.conftest import ROOT, DemoServer, OpenPage
 from tests.browser.serve import TEXT
 from tests.made_once import made_once
-from tests.services import given_url
-from tests.services.npm import install, tool
+from tests.services.npm import filled, install, tool
 
 PACKAGE = ROOT / "javascript"
 MODULE = ROOT / "stores/streamstores/http/chat/stream.js"
@@ -66,12 +65,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def project(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's project with the package and its peers installed."""
-    fill = partial(fill_project, packed)
-    given = given_url("npm")
-    if given is None:
-        return made_once(tmp_path_factory, "project", fill)
-    fill(Path(given))
-    return Path(given)
+    return filled(tmp_path_factory, "npm", partial(fill_project, packed))
 
 
 def fill_project(packed: Path, folder: Path) -> None:

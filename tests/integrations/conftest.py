@@ -14,7 +14,7 @@ from tests.services import postgres, redis
 
 LONG = pytest.mark.long
 RELEASE = pytest.mark.release
-"""For the stores on which an adapter that works on one works as well, by the contract."""
+"""For further stores: an adapter needs nothing of them but the contract."""
 
 EVERY_STORE = pytest.mark.parametrize(
     "store_url",

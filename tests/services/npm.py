@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from tests.made_once import made_once
 from tests.services import give_up, given_url
 
-__all__ = ["install", "installed", "tool"]
+__all__ = ["filled", "install", "installed", "tool"]
 
 
 def tool(name: str) -> str:
@@ -26,12 +27,16 @@ def tool(name: str) -> str:
 def installed(
     temporary: pytest.TempPathFactory, name: str, *packages: str, beside: tuple[Path, ...] = ()
 ) -> Path:
-    """The folder with these packages in its `node_modules`, and copies of files beside that.
+    """The folder with these packages in its `node_modules`, and copies of files beside that;
+    see `filled`. In the one that the variable names they may be installed."""
+    return filled(temporary, name, partial(_fill, packages, beside))
 
-    It is the one that `STREAMSTORES_TEST_<NAME>` names, in which they may be installed, or else
-    a new one, which all tests of a run share.
-    """
-    fill = partial(_fill, packages, beside)
+
+def filled(
+    temporary: pytest.TempPathFactory, name: str, fill: Callable[[Path], object]
+) -> Path:
+    """The folder that `STREAMSTORES_TEST_<NAME>` names, or else a new one that all tests of a
+    run share, filled by `fill`."""
     given = given_url(name)
     if given is None:
         return made_once(temporary, name, fill)
