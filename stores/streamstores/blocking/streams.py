@@ -113,9 +113,10 @@ class BlockingStreams:
         offset: int | str | None = None,
         wait_for_create: float = 0.0,
     ) -> Iterator[bytes]:
-        """The bytes to send, from where the client left off, to the end of the stream, with a
-        ping of `ping_interval` in an event stream. Its thread learns by a ping that the client
-        of a silent stream has left.
+        """The bytes to send, from where the client left off, to the end of the stream.
+
+        An event stream has a comment after each `ping_interval` seconds of silence. The server
+        fails to send it if the client has left, and gives the waiting thread back.
 
         The first step raises `StreamNotFound`, `OffsetOutOfRange` and `InvalidRequest`; use
         `info` before you begin a response. `wait_for_create` is that of `info`.
